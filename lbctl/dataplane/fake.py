@@ -1,0 +1,110 @@
+"""A data path in memory, with the kernel's manners: what exists cannot be added, what is
+missing cannot be changed, and what goes takes along what it holds. Unit tests and
+`--dry-run` use it; the contract tests hold it to what the real ones do."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+
+from lbctl.dataplane.port import (
+    AddServer,
+    AddService,
+    Flow,
+    Op,
+    Refusal,
+    RemoveServer,
+    RemoveService,
+    SetServer,
+    SetService,
+    Stats,
+)
+from lbctl.errors import DataPlaneError
+from lbctl.model import Destination, Endpoint, Frontend, Table, VirtualService
+
+
+class FakePlane:
+    """refuses: an operation it says yes to is refused, as a kernel without memory would."""
+
+    name = "fake"
+
+    def __init__(self, refuses: Callable[[Op], bool] = lambda op: False) -> None:
+        self.refuses = refuses
+        self.log: list[Op] = []
+        self._services: dict[Frontend, VirtualService] = {}
+        self._flows: dict[bytes, Flow] = {}
+
+    def observe(self) -> Table:
+        return Table(dict(self._services))
+
+    def apply(self, ops: Sequence[Op]) -> list[Refusal]:
+        refused = []
+        for op in ops:
+            try:
+                if self.refuses(op):
+                    raise DataPlaneError(f"{op}: Cannot allocate memory")
+                self._do(op)
+            except DataPlaneError as error:
+                refused.append(Refusal(op, error))
+            else:
+                self.log.append(op)
+        return refused
+
+    def stats(self) -> Stats:
+        return Stats(writes={"operations": len(self.log)})
+
+    def export_flows(self) -> Iterator[Flow]:
+        yield from self._flows.values()
+
+    def import_flows(self, flows: Iterable[Flow]) -> int:
+        taken = 0
+        for flow in flows:
+            service = self._services.get(flow.frontend)
+            if service is not None and flow.server in service.destinations:
+                self._flows[flow.key] = flow
+                taken += 1
+        return taken
+
+    def close(self) -> None:
+        return
+
+    def _do(self, op: Op) -> None:
+        service = self._services.get(op.frontend)
+        if isinstance(op, AddService):
+            if service is not None:
+                raise DataPlaneError(f"{op}: File exists")
+            self._services[op.frontend] = op.service.header()
+            return
+        if service is None:
+            raise DataPlaneError(f"{op}: No such service")
+        match op:
+            case SetService(_, header):
+                self._services[op.frontend] = replace(header, destinations=service.destinations)
+            case RemoveService():
+                del self._services[op.frontend]
+                self._forget(lambda flow: flow.frontend == op.frontend)
+            case AddServer(_, endpoint, destination):
+                if endpoint in service.destinations:
+                    raise DataPlaneError(f"{op}: File exists")
+                self._put(op.frontend, service, endpoint, destination)
+            case SetServer(_, endpoint, destination):
+                if endpoint not in service.destinations:
+                    raise DataPlaneError(f"{op}: No such destination")
+                self._put(op.frontend, service, endpoint, destination)
+            case RemoveServer(_, endpoint):
+                if endpoint not in service.destinations:
+                    raise DataPlaneError(f"{op}: No such destination")
+                rest = {e: d for e, d in service.destinations.items() if e != endpoint}
+                self._services[op.frontend] = replace(service, destinations=rest)
+                self._forget(lambda f: (f.frontend, f.server) == (op.frontend, endpoint))
+
+    def _put(
+        self,
+        frontend: Frontend,
+        service: VirtualService,
+        endpoint: Endpoint,
+        destination: Destination,
+    ) -> None:
+        destinations = {**service.destinations, endpoint: destination}
+        self._services[frontend] = replace(service, destinations=destinations)
+
+    def _forget(self, gone: Callable[[Flow], bool]) -> None:
+        self._flows = {key: flow for key, flow in self._flows.items() if not gone(flow)}

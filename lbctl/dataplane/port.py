@@ -1,0 +1,193 @@
+"""The port: what every data path must do, and the operations it is asked for.
+
+Three implementations: `fake` (memory, with the kernel's manners), `xdp` and `ipvs`. The
+same contract tests run on all of them (tests/contract).
+
+`apply` takes a batch, in order, and refuses one operation at a time: a data path can
+then build each ring once, or send all messages in one go, and what it refuses does not
+stop the rest (ADR 0001).
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from lbctl.errors import DataPlaneError
+from lbctl.model import Destination, Endpoint, Frontend, Table, VirtualService
+
+# --- operations -------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class AddService:
+    """A new listen, without destinations (`service.destinations` is empty)."""
+
+    frontend: Frontend
+    service: VirtualService
+
+    def __str__(self) -> str:
+        return f"{self.frontend}: add service ({self.service.scheduler})"
+
+
+@dataclass(frozen=True, slots=True)
+class SetService:
+    """Another scheduler or persistence; destinations stay."""
+
+    frontend: Frontend
+    service: VirtualService
+
+    def __str__(self) -> str:
+        return f"{self.frontend}: set scheduler {self.service.scheduler}"
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveService:
+    """The listen and everything behind it."""
+
+    frontend: Frontend
+
+    def __str__(self) -> str:
+        return f"{self.frontend}: remove service"
+
+
+@dataclass(frozen=True, slots=True)
+class AddServer:
+    frontend: Frontend
+    endpoint: Endpoint
+    destination: Destination
+
+    def __str__(self) -> str:
+        return f"{self.frontend}: add {self.endpoint} weight {self.destination.weight}"
+
+
+@dataclass(frozen=True, slots=True)
+class SetServer:
+    frontend: Frontend
+    endpoint: Endpoint
+    destination: Destination
+
+    def __str__(self) -> str:
+        return f"{self.frontend}: set {self.endpoint} weight {self.destination.weight}"
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveServer:
+    """The server counts as dead: its flows go to others, or end."""
+
+    frontend: Frontend
+    endpoint: Endpoint
+
+    def __str__(self) -> str:
+        return f"{self.frontend}: remove {self.endpoint}"
+
+
+Op = AddService | SetService | RemoveService | AddServer | SetServer | RemoveServer
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """An operation that was not done, and why."""
+
+    op: Op
+    error: DataPlaneError
+
+
+# --- numbers ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Counters:
+    """Totals since the server or service was added. in: from clients; out: to them."""
+
+    connections: int = 0
+    packets_in: int = 0
+    packets_out: int = 0
+    bytes_in: int = 0
+    bytes_out: int = 0
+
+    def __add__(self, other: "Counters") -> "Counters":
+        return Counters(
+            self.connections + other.connections,
+            self.packets_in + other.packets_in,
+            self.packets_out + other.packets_out,
+            self.bytes_in + other.bytes_in,
+            self.bytes_out + other.bytes_out,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Active:
+    """Connections now open through one server.
+
+    source says where the number comes from: "records" (the data path remembers each
+    flow), "agent" or "estimate"; `None` where nobody can know.
+    """
+
+    established: int | None
+    source: str
+    embryonic: int = 0
+    closing: int = 0
+
+
+@dataclass(frozen=True)
+class Stats:
+    """A snapshot of a data path's counters.
+
+    verdicts: packets by the verdict that each ended in; empty where the data path has
+    none (IPVS). writes: what this process changed in the kernel since it started, by kind.
+    """
+
+    servers: Mapping[tuple[Frontend, Endpoint], Counters] = field(default_factory=dict)
+    active: Mapping[tuple[Frontend, Endpoint], Active] = field(default_factory=dict)
+    verdicts: Mapping[str, int] = field(default_factory=dict)
+    writes: Mapping[str, int] = field(default_factory=dict)
+
+    def service(self, frontend: Frontend) -> Counters:
+        return sum((c for (f, _), c in self.servers.items() if f == frontend), Counters())
+
+
+# --- flows ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Flow:
+    """One remembered flow, for a peer that is to go on with it.
+
+    key: opaque to all but the data path that wrote it; two gateways that replicate share
+    the hash key that it was made with. idle: seconds since its last packet.
+    """
+
+    frontend: Frontend
+    key: bytes
+    server: Endpoint
+    confirmed: bool
+    idle: float
+
+
+class DataPlane(Protocol):
+    """A packet path that can be programmed. Not thread-safe: one caller at a time."""
+
+    name: str
+
+    def observe(self) -> Table:
+        """What the kernel holds of ours, read back from the kernel itself."""
+        ...
+
+    def apply(self, ops: Sequence[Op]) -> list[Refusal]:
+        """Do `ops` in order; return those that could not be done."""
+        ...
+
+    def stats(self) -> Stats: ...
+
+    def export_flows(self) -> Iterator[Flow]:
+        """Remembered flows; none where the data path remembers none."""
+        ...
+
+    def import_flows(self, flows: Iterable[Flow]) -> int:
+        """Take flows over from a peer; those that find no room or no server are left out.
+        Returns how many were taken."""
+        ...
+
+    def close(self) -> None:
+        """Let go of handles. What was programmed stays."""
+        ...

@@ -1,0 +1,2 @@
+"""Health: `judge` (what results mean), `schedule` (when to probe), and, in the worker
+process, the probes themselves."""

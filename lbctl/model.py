@@ -1,0 +1,407 @@
+"""The nouns of lbctl. Values only: frozen, comparable, without I/O.
+
+Two families live here:
+
+* what a person wrote: `Config`, `Gateway`, `Service`, `Server`, `Check`;
+* what a data path holds: `Table`, `VirtualService`, `Destination`. One type for desired
+  and observed, so that comparing them is a pure function of two values.
+
+A `Table` is keyed by *listen*, not by service name: a listen is what a packet meets and
+what any kernel can read back, and the gateway that owns a listen's address is the sole
+author of what lies behind it.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from ipaddress import (
+    IPv4Address,
+    IPv4Network,
+    IPv6Address,
+    IPv6Network,
+    ip_address,
+)
+from types import MappingProxyType
+from typing import Self
+
+import msgspec
+
+Address = IPv4Address | IPv6Address
+Network = IPv4Network | IPv6Network
+
+MAX_WEIGHT = 65535
+NOTHING: Mapping[str, str] = MappingProxyType({})
+
+
+class Proto(StrEnum):
+    TCP = "tcp"
+    UDP = "udp"
+    SCTP = "sctp"
+
+
+class Family(StrEnum):
+    IPV4 = "ipv4"
+    IPV6 = "ipv6"
+
+
+def family_of(address: Address) -> Family:
+    return Family.IPV4 if address.version == 4 else Family.IPV6
+
+
+def _port(text: str, whole: str) -> int:
+    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= 65535):
+        raise ValueError(f"'{whole}' has no valid port (1 to 65535)")
+    return int(text)
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Endpoint:
+    """An address and a port: `192.0.2.1:80` or `[2001:db8::1]:80`."""
+
+    address: Address
+    port: int
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        host, colon, port = text.rpartition(":")
+        if not colon or not host or (":" in host) != host.startswith("["):
+            raise ValueError(f"'{text}' is not ADDRESS:PORT (IPv6: [ADDRESS]:PORT)")
+        address = ip_address(host.removeprefix("[").removesuffix("]"))
+        return cls(address, _port(port, text))
+
+    def __str__(self) -> str:
+        host = f"[{self.address}]" if self.address.version == 6 else str(self.address)
+        return f"{host}:{self.port}"
+
+    def sort_key(self) -> tuple[int, int, int]:
+        """Orders IPv4 before IPv6, which compare with each other in no other way."""
+        return self.address.version, int(self.address), self.port
+
+
+@dataclass(frozen=True, slots=True)
+class Listen:
+    """What clients connect to: `192.0.2.10:80/tcp`."""
+
+    address: Address
+    port: int
+    proto: Proto
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        endpoint, slash, proto = text.rpartition("/")
+        if not slash:
+            hint = "write ADDRESS:PORT/PROTO"
+            if ":" not in text:
+                raise ValueError(f"'{text}' has no address ({hint})")
+            raise ValueError(f"'{text}' has no protocol ({hint})")
+        if proto not in list(Proto):
+            raise ValueError(f"'{text}': protocol is one of {', '.join(Proto)}")
+        if ":" not in endpoint:
+            raise ValueError(f"'{text}' has no address (write ADDRESS:PORT/PROTO)")
+        where = Endpoint.parse(endpoint)
+        return cls(where.address, where.port, Proto(proto))
+
+    @property
+    def family(self) -> Family:
+        return family_of(self.address)
+
+    @property
+    def endpoint(self) -> Endpoint:
+        return Endpoint(self.address, self.port)
+
+    def __str__(self) -> str:
+        return f"{self.endpoint}/{self.proto}"
+
+    def sort_key(self) -> tuple[int, int, int, str]:
+        return self.address.version, int(self.address), self.port, self.proto
+
+
+@dataclass(frozen=True, slots=True)
+class FirewallMark:
+    """Packets that a firewall marked: `fwmark:7/ipv4`. Only IPVS has these."""
+
+    mark: int
+    family: Family
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        number, _, family = text.removeprefix("fwmark:").partition("/")
+        if not (number.isascii() and number.isdigit() and 0 < int(number) < 2**32):
+            raise ValueError(f"'{text}': a firewall mark is a number from 1 to {2**32 - 1}")
+        if family not in list(Family):
+            raise ValueError(f"'{text}' has no family (write fwmark:NUMBER/ipv4 or /ipv6)")
+        return cls(int(number), Family(family))
+
+    def __str__(self) -> str:
+        return f"fwmark:{self.mark}/{self.family}"
+
+    def sort_key(self) -> tuple[int, int, int, str]:
+        return 0, self.mark, 0, self.family
+
+
+Frontend = Listen | FirewallMark
+
+
+def parse_frontend(text: str) -> Frontend:
+    return FirewallMark.parse(text) if text.startswith("fwmark:") else Listen.parse(text)
+
+
+# --- forwarding and scheduling ----------------------------------------------------------
+
+
+class Mode(StrEnum):
+    NAT = "nat"
+    FULLNAT = "fullnat"
+    DR = "dr"
+    TUN = "tun"
+
+
+class Encapsulation(StrEnum):
+    IPIP = "ipip"
+    GUE = "gue"
+    GRE = "gre"
+
+
+@dataclass(frozen=True, slots=True)
+class Tunnel:
+    """How `tun` wraps a packet; `port` is GUE's UDP port."""
+
+    encapsulation: Encapsulation = Encapsulation.IPIP
+    port: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Forwarding:
+    """How a packet gets to a server. A property of the destination, as in IPVS."""
+
+    mode: Mode = Mode.NAT
+    tunnel: Tunnel | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Scheduler:
+    """A scheduler by IPVS's name, with its flags (`sh-port`, `mh-fallback`, ...)."""
+
+    name: str
+    flags: frozenset[str] = frozenset()
+
+    def __str__(self) -> str:
+        return " ".join([self.name, *sorted(self.flags)])
+
+
+SCHEDULERS = ("rr", "wrr", "lc", "wlc", "mh", "sh", "dh", "sed", "nq", "fo", "ovf", "lblc", "lblcr")
+WEIGHTLESS = frozenset({"rr", "lc"})  # they take every positive weight as 1
+HASHING = frozenset({"mh", "sh"})  # the flow alone picks the server: nothing is remembered
+
+
+@dataclass(frozen=True, slots=True)
+class Persistence:
+    """Connections of one client prefix stay with one server for `timeout` seconds."""
+
+    timeout: int = 300
+    prefix: int = 32  # of the client's address; 128 for IPv6
+    engine: str = ""  # an IPVS persistence engine, e.g. "sip"
+
+
+# --- what a data path holds -------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Destination:
+    """A real server as the data path sees it.
+
+    weight: 0 to 65535. Zero takes no new flows and keeps the old ones (drain); a server
+    that is dead is not in the table at all.
+    """
+
+    weight: int = 1
+    forwarding: Forwarding = Forwarding()
+    max_connections: int = 0  # 0: no limit
+
+
+@dataclass(frozen=True)
+class VirtualService:
+    """One listen with its scheduler and destinations."""
+
+    scheduler: Scheduler
+    destinations: Mapping[Endpoint, Destination] = field(default_factory=dict)
+    persistence: Persistence | None = None
+    oneshot: bool = False  # UDP whose packets stand alone (DNS): IPVS `ops`
+
+    def header(self) -> "VirtualService":
+        """The service without its destinations: what an operation on the service carries."""
+        return VirtualService(self.scheduler, {}, self.persistence, self.oneshot)
+
+
+@dataclass(frozen=True)
+class Table:
+    """Everything a data path serves: desired and observed have this one type."""
+
+    services: Mapping[Frontend, VirtualService] = field(default_factory=dict)
+
+    def __iter__(self) -> Iterator[Frontend]:
+        return iter(self.services)
+
+    def get(self, frontend: Frontend) -> VirtualService | None:
+        return self.services.get(frontend)
+
+
+# --- what a person wrote ----------------------------------------------------------------
+
+
+class Probe(msgspec.Struct, frozen=True, tag_field="type", forbid_unknown_fields=True):
+    """What is asked of a server. Hashable: equal probes of one target run once."""
+
+
+class TcpProbe(Probe, frozen=True, tag="tcp"):
+    """A connection that is accepted."""
+
+
+class HttpProbe(Probe, frozen=True, tag="http"):
+    """A request that is answered with one of `statuses` (inclusive ranges) and `body`."""
+
+    path: str = "/"
+    host: str = ""  # "": the server's address
+    method: str = "GET"
+    headers: tuple[tuple[str, str], ...] = ()
+    statuses: tuple[tuple[int, int], ...] = ((200, 399),)
+    body: str = ""  # a regular expression the body must match; "" reads no body
+
+
+AnyProbe = TcpProbe | HttpProbe
+CONNECT = TcpProbe()
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """When a check runs and what counts (seconds; probes in a row)."""
+
+    interval: float = 2.0
+    timeout: float = 1.0
+    fall: int = 3
+    rise: int = 2
+    jitter: float = 0.1  # share of the interval
+    fast_interval: float = 0.5  # between the first surprise and the verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """A probe, its timing, and where it goes if not to the server itself."""
+
+    probe: AnyProbe = CONNECT
+    timing: Timing = Timing()
+    port: int | None = None
+    address: Address | None = None
+
+    def target(self, server: Endpoint) -> Endpoint:
+        return Endpoint(self.address or server.address, self.port or server.port)
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class ServerName:
+    """`service/server`, the name of a server everywhere."""
+
+    service: str
+    server: str
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        service, slash, server = text.partition("/")
+        if not (slash and service and server) or "/" in server:
+            raise ValueError(f"'{text}' is not SERVICE/SERVER")
+        return cls(service, server)
+
+    def __str__(self) -> str:
+        return f"{self.service}/{self.server}"
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A real server in a service. Without a port it takes that of each listen."""
+
+    address: Address
+    port: int | None = None
+    weight: int = 1
+    max_connections: int = 0
+
+    def endpoint(self, frontend: Frontend) -> Endpoint:
+        if self.port is not None:
+            return Endpoint(self.address, self.port)
+        return Endpoint(self.address, frontend.port if isinstance(frontend, Listen) else 0)
+
+
+class LastResort(StrEnum):
+    """What a service does when no server is left."""
+
+    NONE = "none"
+    ALL = "all"
+    SORRY = "sorry"
+
+
+@dataclass(frozen=True, slots=True)
+class Drain:
+    """timeout: seconds after which a draining server counts as dead. quiet: seconds
+    without a packet of an unrecorded flow after which a hashed server counts as empty."""
+
+    timeout: float = 300.0
+    quiet: float = 60.0
+
+
+class VipOwner(StrEnum):
+    """Who puts the VIP on an interface."""
+
+    MANAGED = "managed"
+    EXTERNAL = "external"
+
+
+@dataclass(frozen=True)
+class Service:
+    """A service as configured."""
+
+    listens: tuple[Frontend, ...]
+    servers: Mapping[str, Server] = field(default_factory=dict)
+    scheduler: Scheduler = Scheduler("mh")
+    forwarding: Forwarding = Forwarding()
+    check: Check | None = Check()
+    persistence: Persistence | None = None
+    oneshot: bool = False
+    vip: VipOwner = VipOwner.MANAGED
+    drain: Drain = Drain()
+    last_resort: LastResort = LastResort.NONE
+    sorry: Server | None = None
+
+
+class Datapath(StrEnum):
+    AUTO = "auto"
+    IPVS = "ipvs"
+    XDP = "xdp"
+
+
+class XdpMode(StrEnum):
+    AUTO = "auto"
+    NATIVE = "native"
+    GENERIC = "generic"
+
+
+@dataclass(frozen=True, slots=True)
+class Gateway:
+    """A box that runs lbctl: its interfaces and its data path."""
+
+    front: str  # the interface that VIPs live on
+    back: tuple[str, ...] = ()  # where servers are, if elsewhere
+    datapath: Datapath = Datapath.AUTO
+    xdp_mode: XdpMode = XdpMode.AUTO
+    flow_cache: int = 131072  # flows that schedulers with memory can hold
+    direct: tuple[Network, ...] = ()  # servers' packets to these are not translated
+
+    @property
+    def interfaces(self) -> tuple[str, ...]:
+        return (self.front, *(name for name in self.back if name != self.front))
+
+
+@dataclass(frozen=True)
+class Config:
+    """One file, read and found good."""
+
+    gateway: Gateway
+    services: Mapping[str, Service] = field(default_factory=dict)
