@@ -18,7 +18,7 @@ from lbctl.dataplane.port import (
     Stats,
 )
 from lbctl.errors import DataPlaneError
-from lbctl.model import Destination, Endpoint, Frontend, Table, VirtualService
+from lbctl.model import Address, Destination, Endpoint, Frontend, Table, VirtualService
 
 
 class FakePlane:
@@ -62,6 +62,15 @@ class FakePlane:
                 self._flows[flow.key] = flow
                 taken += 1
         return taken
+
+    def fileno(self) -> int | None:
+        return None
+
+    def catch_up(self) -> bool:
+        return False
+
+    def tend(self) -> None:
+        return
 
     def close(self) -> None:
         return
@@ -108,3 +117,24 @@ class FakePlane:
 
     def _forget(self, gone: Callable[[Flow], bool]) -> None:
         self._flows = {key: flow for key, flow in self._flows.items() if not gone(flow)}
+
+
+class FakeVips:
+    """Addresses of an interface in memory."""
+
+    def __init__(self, foreign: Iterable[Address] = ()) -> None:
+        self.foreign = set(foreign)
+        self._held: set[Address] = set()
+
+    def held(self) -> set[Address]:
+        return set(self._held)
+
+    def add(self, address: Address) -> None:
+        if address in self.foreign | self._held:
+            raise DataPlaneError(f"{address}: cannot add the VIP: File exists")
+        self._held.add(address)
+
+    def remove(self, address: Address) -> None:
+        if address not in self._held:
+            raise DataPlaneError(f"{address}: cannot remove the VIP: not ours")
+        self._held.remove(address)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from lbctl.errors import DataPlaneError
-from lbctl.model import Destination, Endpoint, Frontend, Table, VirtualService
+from lbctl.model import Address, Destination, Endpoint, Frontend, Table, VirtualService
 
 # --- operations -------------------------------------------------------------------------
 
@@ -188,6 +188,32 @@ class DataPlane(Protocol):
         Returns how many were taken."""
         ...
 
+    def fileno(self) -> int | None:
+        """Readable when the kernel has news (a neighbour moved, a link went away)."""
+        ...
+
+    def catch_up(self) -> bool:
+        """Take the kernel's news in. True: operations refused before deserve a new try."""
+        ...
+
+    def tend(self) -> None:
+        """Housekeeping, wanted about every ten seconds: remembered flows age here."""
+        ...
+
     def close(self) -> None:
         """Let go of handles. What was programmed stays."""
         ...
+
+
+class VipAddresses(Protocol):
+    """The VIPs that lbctl put on the front interface; it sees and touches only those it
+    tagged itself."""
+
+    def held(self) -> set[Address]: ...
+
+    def add(self, address: Address) -> None:
+        """As a /32 or /128. Raises DataPlaneError; an address that is there untagged is
+        somebody else's, and an error."""
+        ...
+
+    def remove(self, address: Address) -> None: ...
