@@ -90,6 +90,19 @@ def exec_(name: str, host: str, command: tuple[str, ...]) -> NoReturn:
         _fail(error)
 
 
+@lab.command()
+@click.option("--keep", is_flag=True, envvar="KEEP", help="Leave the lab up (KEEP=1).")
+@click.pass_obj
+def demo(name: str, keep: bool) -> NoReturn:
+    """Show lbctl at work in a lab, step by step, and check each claim."""
+    from lbctl.lab.demo import main
+
+    try:
+        sys.exit(main(name, keep))
+    except LbctlError as error:
+        _fail(error)
+
+
 def _show(shown: "Lab", as_json: bool = False) -> None:
     import json
 

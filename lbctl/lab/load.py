@@ -38,11 +38,10 @@ class Answer:
 # --- asking for load --------------------------------------------------------------------
 
 
-class Plan(NamedTuple):
+class Pace(NamedTuple):
     """total: requests, 0: until stopped. per_connection: requests before a connection is
     closed. rate: requests a second altogether, 0: as fast as they are answered."""
 
-    url: str
     total: int = 0
     connections: int = 1
     per_connection: int = 1
@@ -72,15 +71,15 @@ class Load:
         return self.wait(PATIENCE + 2)
 
 
-def send(host: Host, plan: Plan, timeout: float = 60.0) -> list[Answer]:
-    """Send `plan.total` requests from a host."""
-    return _start(host, plan).wait(timeout)
+def send(host: Host, url: str, pace: Pace, timeout: float = 60.0) -> list[Answer]:
+    """Send `pace.total` requests from a host."""
+    return _start(host, url, pace).wait(timeout)
 
 
 @contextmanager
-def sending(host: Host, plan: Plan) -> Iterator[Load]:
+def sending(host: Host, url: str, pace: Pace) -> Iterator[Load]:
     """Requests from a host for as long as the block takes; they do not outlive it."""
-    load = _start(host, plan)
+    load = _start(host, url, pace)
     try:
         yield load
     finally:
@@ -91,8 +90,8 @@ def failures(answers: Sequence[Answer]) -> list[Answer]:
     return [answer for answer in answers if answer.error]
 
 
-def _start(host: Host, plan: Plan) -> Load:
-    words = [sys.executable, "-m", "lbctl.lab.load", *(str(value) for value in plan)]
+def _start(host: Host, url: str, pace: Pace) -> Load:
+    words = [sys.executable, "-m", "lbctl.lab.load", url, *(str(value) for value in pace)]
     return Load(host.start(words, log=f"load-{len(host.started)}.jsonl"))
 
 
@@ -135,11 +134,11 @@ def parse_wrk(text: str) -> Wrk:
 
 
 class _Client:
-    """Sends a plan's requests and prints the answers."""
+    """Sends requests at a pace and prints the answers."""
 
-    def __init__(self, plan: Plan) -> None:
-        parts = urlsplit(plan.url)
-        self.plan, self.stopped = plan, asyncio.Event()
+    def __init__(self, url: str, pace: Pace) -> None:
+        parts = urlsplit(url)
+        self.pace, self.stopped = pace, asyncio.Event()
         self.address, self.port = parts.hostname or "", parts.port or 80
         self.request = f"GET {parts.path or '/'} HTTP/1.1\r\nHost: {parts.netloc}\r\n"
         self.sent = 0
@@ -149,7 +148,7 @@ class _Client:
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, self.stopped.set)
         async with asyncio.TaskGroup() as group:
-            for _ in range(self.plan.connections):
+            for _ in range(self.pace.connections):
                 group.create_task(self._connections())
 
     async def _connections(self) -> None:
@@ -176,7 +175,7 @@ class _Client:
     ) -> None:
         """The requests of one connection; `number` is the first, sent (with the connection
         that it needed) at `started`."""
-        left = self.plan.per_connection
+        left = self.pace.per_connection
         while number is not None:
             left -= 1
             closing, server, error = await self._ask(reader, writer, last=left == 0)
@@ -204,11 +203,11 @@ class _Client:
     async def _turn(self) -> int | None:
         """The number of the next request, when its time has come; None: no more."""
         number = self.sent
-        if self.stopped.is_set() or (self.plan.total and number >= self.plan.total):
+        if self.stopped.is_set() or (self.pace.total and number >= self.pace.total):
             return None
         self.sent += 1
-        if self.plan.rate:
-            due = self.started + number / self.plan.rate
+        if self.pace.rate:
+            due = self.started + number / self.pace.rate
             try:
                 async with asyncio.timeout(max(0.0, due - time.monotonic())):
                     await self.stopped.wait()
@@ -233,9 +232,11 @@ def _tell(answer: Answer) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="lbctl.lab.load")
-    for name, kind in Plan.__annotations__.items():
+    parser.add_argument("url")
+    for name, kind in Pace.__annotations__.items():
         parser.add_argument(name, type=kind)
-    asyncio.run(_Client(Plan(**vars(parser.parse_args(argv)))).run())
+    words = vars(parser.parse_args(argv))
+    asyncio.run(_Client(words.pop("url"), Pace(**words)).run())
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 import pytest
 
 from lbctl.lab import Lab, eventually
-from lbctl.lab.load import Plan, failures, parse_wrk, send, sending, start_wrk
+from lbctl.lab.load import Pace, failures, parse_wrk, send, sending, start_wrk
 
 pytestmark = pytest.mark.lab
 
@@ -13,7 +13,7 @@ def url(lab: Lab, number: int = 0) -> str:
 
 
 def test_every_request_is_accounted_for(lab: Lab) -> None:
-    answers = send(lab.client, Plan(url(lab), total=100, connections=4))
+    answers = send(lab.client, url(lab), Pace(total=100, connections=4))
     assert sorted(answer.number for answer in answers) == list(range(100))
     assert {answer.server for answer in answers} == {"app1"}
     assert failures(answers) == []
@@ -26,20 +26,20 @@ def test_connections_are_kept_and_closed_as_planned(lab: Lab) -> None:
 
     before = accepted()
     # The server closes after 100, the client after 250: 100, 100 and 50.
-    answers = send(lab.client, Plan(url(lab), total=250, per_connection=250))
+    answers = send(lab.client, url(lab), Pace(total=250, per_connection=250))
     assert len(answers) == 250
     assert failures(answers) == []
     assert accepted() - before == 3
 
 
 def test_the_rate_is_kept(lab: Lab) -> None:
-    answers = send(lab.client, Plan(url(lab), total=50, connections=5, rate=100))
+    answers = send(lab.client, url(lab), Pace(total=50, connections=5, rate=100))
     assert 0.45 < answers[-1].at - answers[0].at < 2.0
 
 
 def test_a_dead_server_costs_what_it_costs(lab: Lab) -> None:
     server = lab.servers[1]
-    with sending(lab.client, Plan(url(lab, 1), connections=2, rate=200)) as load:
+    with sending(lab.client, url(lab, 1), Pace(connections=2, rate=200)) as load:
         eventually(lambda: len(load.answers()) > 20)
         assert failures(load.answers()) == []
         server.web.kill()
@@ -53,7 +53,7 @@ def test_a_dead_server_costs_what_it_costs(lab: Lab) -> None:
 
 
 def test_a_load_that_is_stopped_leaves_no_request_untold(lab: Lab) -> None:
-    with sending(lab.client, Plan(url(lab), connections=3, per_connection=10)) as load:
+    with sending(lab.client, url(lab), Pace(connections=3, per_connection=10)) as load:
         eventually(lambda: len(load.answers()) > 100)
         answers = load.stop()
     assert sorted(answer.number for answer in answers) == list(range(len(answers)))
