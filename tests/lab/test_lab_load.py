@@ -62,7 +62,7 @@ def test_a_load_that_is_stopped_leaves_no_request_untold(lab: Lab) -> None:
 
 def test_wrk(lab: Lab) -> None:
     process = start_wrk(lab.client, url(lab), seconds=1, connections=5)
-    assert process.wait() == 0
+    assert process.wait() == 0, process.output()
     report = parse_wrk(process.output())
     assert report.requests > 100
     assert report.failed == 0
