@@ -115,6 +115,7 @@ class Wrk:
 
 
 def start_wrk(host: Host, url: str, seconds: int, connections: int = 20) -> Process:
+    """url: with its port, or wrk looks `http` up in a file that small systems lack."""
     words = ["wrk", "-t", "1", "-c", str(connections), "-d", f"{seconds}s", url]
     return host.start(words, log=f"wrk-{len(host.started)}.txt")
 

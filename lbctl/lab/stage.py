@@ -13,6 +13,7 @@ from rich.table import Table
 from lbctl.lab.kernel import LabError
 from lbctl.lab.lab import Lab, Process
 from lbctl.lab.pins import Pinned, pinned
+from lbctl.lab.topology import HTTP
 from lbctl.lab.waiting import eventually
 
 SERVICE = "web"
@@ -38,7 +39,7 @@ class Stage:
 
     @property
     def url(self) -> str:
-        return f"http://{self.lab.topology.vip}/"
+        return f"http://{self.lab.topology.vip}:{HTTP}/"
 
     # --- the screen
 

@@ -9,7 +9,7 @@ pytestmark = pytest.mark.lab
 
 
 def url(lab: Lab, number: int = 0) -> str:
-    return f"http://{lab.servers[number].address}/"
+    return f"http://{lab.servers[number].address}:80/"
 
 
 def test_every_request_is_accounted_for(lab: Lab) -> None:
