@@ -49,7 +49,7 @@ bench-%: setup-test
 bpf: setup-test
 	@mkdir -p bpf/out
 	for c in bpf/*.c; do \
-	    clang -O2 -g -Wall -Werror -target bpf -I/usr/include/$$(uname -m)-linux-gnu \
+	    clang -O2 -g -Wall -Werror -DLB_ALL -target bpf -I/usr/include/$$(uname -m)-linux-gnu \
 	        -c $$c -o bpf/out/$$(basename $$c .c).o || exit 1; \
 	done
 

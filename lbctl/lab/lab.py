@@ -29,6 +29,7 @@ from lbctl.lab.waiting import eventually
 from lbctl.lab.web import WebServer
 
 HOME = Path(os.environ.get("LBCTL_LAB_HOME", "/run/lbctl-lab"))
+HEADERS = Path(__file__).parents[2] / ".cache/headers"  # what tools/setup linked, if it did
 RECORD = "lab.json"
 BPFFS = "bpf"
 
@@ -161,7 +162,10 @@ class GatewayHost(Host):
 
     @property
     def environment(self) -> Mapping[str, str]:
-        return {**super().environment, "LBCTL_SOCKET": str(self.socket)}
+        found = {**super().environment, "LBCTL_SOCKET": str(self.socket)}
+        if (HEADERS / ".whole").exists():
+            found.setdefault("BCC_KERNEL_SOURCE", str(HEADERS))
+        return found
 
     def config(self, text: str) -> Path:
         """Write the gateway's configuration file; returns its path."""
