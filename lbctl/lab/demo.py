@@ -20,7 +20,7 @@ from lbctl.lab.waiting import NeverHappened, eventually
 
 REQUESTS = 300
 TOLERANCE = 0.02  # of all requests
-PRESSURE = 14  # seconds of wrk around the daemon's death
+PRESSURE = 12  # seconds of wrk around the daemon's death
 STEADY = Pace(connections=8, per_connection=10, rate=200)
 
 GATEWAY = """\
@@ -161,6 +161,8 @@ def kill_the_daemon(stage: Stage) -> None:
         report.failed == 0 and report.requests > 0,
         f"{report.failed} of {report.requests} failed",
     )
+    writes = ", ".join(f"{count} {kind}" for kind, count in stage.writes().items())
+    stage.claim("the new daemon wrote nothing to the kernel", not writes, writes or "0 writes")
     after = stage.objects()
     kinds = Counter(one.kind for one in after.values())
     seen = ", ".join(f"{count} {kind}s" for kind, count in sorted(kinds.items())) or "none pinned"

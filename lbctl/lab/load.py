@@ -7,6 +7,7 @@ line of JSON. An answer is a failure if it is not a whole `200` within `PATIENCE
 import argparse
 import asyncio
 import json
+import os
 import re
 import signal
 import sys
@@ -224,7 +225,15 @@ def _header(head: str, name: str) -> str:
 
 
 def _said(error: BaseException) -> str:
-    return str(error) or type(error).__name__
+    match error:
+        case TimeoutError():
+            return f"no answer in {PATIENCE:g} s"
+        case EOFError():
+            return "closed early"
+        case OSError(errno=number) if number:
+            return os.strerror(number).lower()
+        case _:
+            return type(error).__name__
 
 
 def _tell(answer: Answer) -> None:
