@@ -5,6 +5,7 @@ text -> document -> + overrides -> long form -> + defaults -> sections -> model
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
+from typing import Any
 
 from lbctl.config import build, cross
 from lbctl.config.document import Node, Unreadable, read
@@ -49,11 +50,8 @@ class Source:
         return f"{self._name}:{line}:{column}"
 
     def _patch(self, path: Path) -> Patch | None:
-        """The override that gave the value at `path`, of itself or through defaults."""
+        """The last override that gave the value at `path`."""
         found = [p for p in self._patches if p.value is not None and _covers(p.path, path)]
-        if not found and self._inherits(path):
-            path = ("defaults", *path[2:])
-            found = [p for p in self._patches if p.value is not None and _covers(p.path, path)]
         return found[-1] if found else None
 
     def _place(self, fault: Fault) -> Place:
@@ -91,9 +89,11 @@ def load(
     if (fault := _foreign(raw)) is not None:
         raise InvalidConfig(_said(source, [*faults, fault]))
     assert isinstance(raw, dict)
-    file, found = _sections(raw)
+    document = write_out(raw)
+    file, found = _sections(document)
     faults += found
     config = _config(file, node, faults) if file is not None else None
+    faults += cross.overlaps(_listens(document))
     if faults or config is None:
         raise InvalidConfig(_said(source, faults))
     notes = [w for name, one in config.services.items() for w in cross.warnings(name, one)]
@@ -117,25 +117,27 @@ def _foreign(raw: Raw) -> Fault | None:
     return None
 
 
-def _sections(raw: dict[str, Raw]) -> tuple[File | None, list[Fault]]:
+def _sections(document: dict[str, Any]) -> tuple[File | None, list[Fault]]:
     """The file's sections, services with their defaults."""
-    document = write_out(raw)
-    section, faults = validate(Defaults, document.pop("defaults", {}), ("defaults",))
+    written = document.get("defaults", {})
+    defaults, faults = validate(Defaults, written, ("defaults",))
     services = document.get("services")
-    if section is not None and isinstance(services, dict):
+    if defaults is not None and isinstance(services, dict):
         # Only what is sound is taken over, so a fault of the defaults is said once.
-        raw_defaults = write_out(raw).get("defaults", {})
-        sound = {key: raw_defaults[key] for key in section.model_fields_set}
-        document["services"] = {
+        faulty = {fault.path[1] for fault in faults}
+        sound = {key: written[key] for key in defaults.model_fields_set - faulty}
+        services = {
             name: inherit(sound, one) if isinstance(one, dict) else one
             for name, one in services.items()
         }
-    file, found = validate(File, document)
-    return file, [*faults, *found, *cross.overlaps(_listens(services))]
+    rest = {key: value for key, value in document.items() if key != "defaults"}
+    file, found = validate(File, rest if services is None else {**rest, "services": services})
+    return file, faults + found
 
 
-def _listens(services: Raw) -> Iterator[tuple[Path, Frontend]]:
+def _listens(document: dict[str, Any]) -> Iterator[tuple[Path, Frontend]]:
     """Every listen that can be read, also of services that otherwise cannot."""
+    services = document.get("services")
     for name, service in services.items() if isinstance(services, dict) else ():
         listens = service.get("listen") if isinstance(service, dict) else None
         for index, text in enumerate(listens if isinstance(listens, list) else ()):
@@ -179,5 +181,4 @@ def _sets(fault: Fault) -> bool:
 def _said(source: Source, faults: Iterable[Fault]) -> list[str]:
     ordered = sorted(dict.fromkeys(faults), key=source.order)
     said = [source.say(fault) for fault in ordered[:ENOUGH]]
-    more = len(ordered) - ENOUGH
-    return [*said, f"and {more} faults more"] if more > 0 else said
+    return [*said, f"and more faults than these {ENOUGH}"] if len(ordered) > ENOUGH else said
