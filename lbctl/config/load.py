@@ -9,12 +9,13 @@ from typing import Any
 
 from lbctl.config import build, cross
 from lbctl.config.document import Node, Unreadable, read
-from lbctl.config.fault import Fault, Place, did_you_mean, show, show_path
+from lbctl.config.fault import Fault, Place, did_you_mean, printable, show, show_path
 from lbctl.config.fields import frontend
+from lbctl.config.limits import MAX_FAULTS
 from lbctl.config.patch import Patch, apply
 from lbctl.config.schema import API_VERSION, Defaults, File
 from lbctl.config.shorthand import Path, Raw, inherit, write_out
-from lbctl.config.validate import ENOUGH, validate
+from lbctl.config.validate import validate
 from lbctl.errors import InvalidConfig
 from lbctl.model import Config, Frontend, Service
 
@@ -29,7 +30,7 @@ class Source:
 
     def say(self, fault: Fault) -> str:
         """The fault as one line: `FILE:LINE:COLUMN: PATH: text`."""
-        where, text = self._where(fault), fault.text
+        where, text = self._where(fault), printable(fault.text)
         if fault.also is not None:
             there = Fault(fault.also, "")
             place = "" if self._patch(fault.also) else f" in {self._where(there)}"
@@ -180,5 +181,7 @@ def _sets(fault: Fault) -> bool:
 
 def _said(source: Source, faults: Iterable[Fault]) -> list[str]:
     ordered = sorted(dict.fromkeys(faults), key=source.order)
-    said = [source.say(fault) for fault in ordered[:ENOUGH]]
-    return [*said, f"and more faults than these {ENOUGH}"] if len(ordered) > ENOUGH else said
+    said = [source.say(fault) for fault in ordered[:MAX_FAULTS]]
+    return (
+        [*said, f"and more faults than these {MAX_FAULTS}"] if len(ordered) > MAX_FAULTS else said
+    )

@@ -12,10 +12,9 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from lbctl.config.fault import Fault, did_you_mean, show
+from lbctl.config.limits import MAX_FAULTS
 from lbctl.config.schema import CHECKS, Section, check_type, keys_at
 from lbctl.config.shorthand import Path, Raw
-
-ENOUGH = 1000  # faults: a file with more has one cause
 
 _Section = TypeVar("_Section", bound=Section)
 
@@ -58,7 +57,7 @@ def validate(
         except ValidationError as error:
             errors = error.errors(include_url=False)
         if not faults:
-            faults = [_fault(raw, one, at) for one in errors[: ENOUGH + 1]]
+            faults = [_fault(raw, one, at) for one in errors[: MAX_FAULTS + 1]]
         paths = {_path(one) for one in errors}
         if () in paths:
             return None, faults

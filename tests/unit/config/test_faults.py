@@ -450,14 +450,14 @@ def test_an_override_is_named_in_place_of_the_file() -> None:
     weight = Patch(("services", "web", "servers", "a", "weight"), 70000)
     added = Patch(("services", "web", "servers", "b"), {"adress": "198.51.100.1"})
     listen = Patch(("services", "api"), {"listen": "192.0.2.10:80/tcp", "servers": {"a": "::1"}})
-    assert faults(service(), patches=[weight, added, listen]) == [
+    assert sorted(faults(service(), patches=[weight, added, listen])) == [
         "override services.api.listen[0]: '192.0.2.10:80/tcp' overlaps (a listen belongs to one "
         "service); see services.web.listen[0] in lbctl.yaml:5:13",
         "override services.api.servers.a.address: '::1' cannot serve '192.0.2.10:80/tcp': another "
         "address family (mode nat needs one service for each)",
-        "override services.web.servers.b: 'address' is missing (write address: 198.51.100.11)",
-        "override services.web.servers.b.adress: unknown key (did you mean 'address'?)",
         "override services.web.servers.a.weight: 70000 is too large (at most 65535)",
+        "override services.web.servers.b.adress: unknown key (did you mean 'address'?)",
+        "override services.web.servers.b: 'address' is missing (write address: 198.51.100.11)",
     ]
 
 
