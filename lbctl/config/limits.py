@@ -2,5 +2,5 @@
 
 MAX_BYTES = 8 << 20
 MAX_DEPTH = 32
-MAX_NODES = 1_000_000  # values, each alias counted with all it stands for
+MAX_NODES = 500_000  # values, each alias counted with all it stands for
 MAX_FAULTS = 1000  # a file with more has one cause
