@@ -30,16 +30,16 @@ class Source:
 
     def say(self, fault: Fault) -> str:
         """The fault as one line: `FILE:LINE:COLUMN: PATH: text`."""
-        where, text = self._where(fault), printable(fault.text)
+        where, text = self._where(fault), fault.text
         if fault.also is not None:
             there = Fault(fault.also, "")
             place = "" if self._patch(fault.also) else f" in {self._where(there)}"
             text += f"; see {show_path(fault.also)}{place}"
         if (gone := self._deleted(fault.path)) is not None:
-            text += f" (an override deletes {gone})"
+            text += f" (an override deletes {show_path(gone.path)})"
         parts = [where, show_path(fault.path)] if fault.path else [where]
         joined = " ".join(parts) if where == "override" else ": ".join(parts)
-        return f"{joined}: {text}" if fault.path else f"{joined}: the file {text}"
+        return printable(f"{joined}: {text}" if fault.path else f"{joined}: the file {text}")
 
     def order(self, fault: Fault) -> Place:
         return fault.place or self._place(fault)
