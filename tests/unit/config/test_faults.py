@@ -284,7 +284,7 @@ WHOLE = [
     (
         b"apiversion: lbctl/v1\n",
         "1:1: the file has no apiVersion "
-        "(did you mean it by 'apiversion'? write apiVersion: lbctl/v1)",
+        "(write apiVersion: lbctl/v1 in place of 'apiversion')",
     ),
     (
         b"apiVersion: lbctl/v2\nwhatever: 1\n",
@@ -316,7 +316,7 @@ WHOLE = [
     ),
     (b"a: &a [*a]\n", None),
     (b"apiVersion: lbctl/v1\ngateway: {front: eth0}\n---\na: b\n", "3:1: the file "
-     "a second document starts here (one file is one document)"),
+     "has a second document here (one file is one document)"),
 ]  # fmt: skip
 
 
@@ -330,7 +330,7 @@ def test_aliases_that_explode_are_refused_before_they_do() -> None:
     lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
     lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 10)]
     said = faults("\n".join(lines))
-    assert said == ["lbctl.yaml:6:25: a5[3]: more than 500000 values, aliases expanded"]
+    assert said == ["lbctl.yaml:6:25: a5[3]: takes the file past 500000 values, aliases expanded"]
 
 
 def test_aliases_that_nest_are_refused() -> None:
