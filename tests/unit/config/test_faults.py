@@ -90,6 +90,10 @@ IN_A_SERVICE = [
         "6:23: services.web.check.interval: 400d is too long (10ms to 1d)",
     ),
     (
+        "check: {interval: .inf}",
+        "6:23: services.web.check.interval: inf is not a number of seconds",
+    ),
+    (
         "check: {interval: 0}",
         "6:23: services.web.check.interval: 0s is too short (10ms to 1d)",
     ),
@@ -421,6 +425,15 @@ GATEWAYS = "apiVersion: lbctl/v1\ngateway: {back: eth1}\ngateways:\n  gw1: {fron
 )  # fmt: skip
 def test_faults_of_gateways(text: str, node: str | None, fault: str) -> None:
     assert faults(text, node=node) == [f"lbctl.yaml:{fault}"]
+
+
+def test_the_sorry_server_has_its_name_to_itself() -> None:
+    sorry = "sorry: 198.51.100.9"
+    text = service("last_resort: sorry", sorry, servers="{sorry: 198.51.100.1}")
+    assert faults(text) == [
+        "lbctl.yaml:8:15: services.web.servers.sorry: is the name of the sorry server "
+        "(rename this one)"
+    ]
 
 
 def test_dr_keeps_the_port() -> None:
