@@ -144,7 +144,7 @@ struct lb_server {
 	__u16 flags;		/* LB_SERVER_* */
 	__u32 max_connections;
 	__u16 weight;
-	__u8 pad[10];
+	__u8 pad[14];
 };
 
 /*
@@ -262,6 +262,13 @@ struct lb_meta {
 
 #define LB_VERDICT_ENUM(name, text) LB_##name,
 enum lb_verdict { LB_VERDICTS(LB_VERDICT_ENUM) LB_VERDICT_COUNT };
+
+/* A record is a cache line; and no array's stride may differ from its value's size. */
+_Static_assert(sizeof(struct lb_bucket) == 64, "a bucket is one cache line");
+_Static_assert(sizeof(struct lb_listen) == 64, "a listen is one cache line");
+_Static_assert(sizeof(struct lb_server) == 64, "a server is one cache line");
+_Static_assert(sizeof(struct lb_flow_set) == 64, "a flow set is one cache line");
+_Static_assert(sizeof(struct lb_gateway) % 8 == 0, "array values are rounded up to 8");
 
 #define LB_VERDICT_ROOM 64	/* counters: later verdicts fit without a new map */
 

@@ -47,7 +47,7 @@ LB_PROGRAM(lb_sweep)(struct xdp_md *xdp)
 
 	gw = LB_LOOKUP(gateway, &zero);
 	if (!gw || (void *)(first + 1) > (void *)(long)xdp->data_end)
-		return XDP_ABORTED;
+		return 0;
 	start = *first;
 	tick = lb_tick(gw);
 	for (i = 0; i < LB_SWEEP_SETS; i++) {
@@ -60,7 +60,7 @@ LB_PROGRAM(lb_sweep)(struct xdp_md *xdp)
 		for (w = 0; w < LB_FLOW_WAYS; w++)
 			lb_sweep_way(gw, &set->way[w], tick);
 	}
-	return XDP_PASS;
+	return tick + 1; /* not an action: the answer to who ran it */
 }
 
 #ifndef LB_LOADER_BCC

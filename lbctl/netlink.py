@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from ipaddress import ip_address
+from select import select
 from socket import AF_INET, AF_INET6
 from typing import Any
 
@@ -19,8 +20,9 @@ from lbctl.model import Address
 
 TAG = 76  # IFA_PROTO of addresses that lbctl put there ('L'); see `ip -d address`
 NTF_EXT_MANAGED = 1
+NUD_PERMANENT = 0x80
 NUD_VALID = 0x02 | 0x04 | 0x08 | 0x10 | 0x40 | 0x80  # REACHABLE STALE DELAY PROBE NOARP PERMANENT
-RTMGRP_LINK, RTMGRP_NEIGH, RTMGRP_IPV4_ROUTE = 0x1, 0x4, 0x40
+RTMGRP_LINK, RTMGRP_NEIGH, RTMGRP_IPV4_IFADDR, RTMGRP_IPV4_ROUTE = 0x1, 0x4, 0x10, 0x40
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,13 +46,21 @@ class Hop:
     ifindex: int
 
 
+@dataclass(frozen=True, slots=True)
+class Neighbour:
+    """A usable neighbour. static: a person entered it; the kernel never asks for it."""
+
+    mac: bytes
+    static: bool
+
+
 class Netlink:
     """One socket for questions and changes, one for news."""
 
     def __init__(self) -> None:
         self._ip: Any = IPRoute()
         self._news: Any = IPRoute()
-        self._news.bind(groups=RTMGRP_LINK | RTMGRP_NEIGH | RTMGRP_IPV4_ROUTE)
+        self._news.bind(groups=RTMGRP_LINK | RTMGRP_NEIGH | RTMGRP_IPV4_IFADDR | RTMGRP_IPV4_ROUTE)
 
     def close(self) -> None:
         self._ip.close()
@@ -59,13 +69,17 @@ class Netlink:
     def fileno(self) -> int:
         return int(self._news.fileno())
 
-    def take_news(self) -> None:
-        """Drop what the kernel announced: who cares asks for the present state."""
-        try:
-            for _ in self._news.get():
-                pass
-        except (NetlinkError, OSError):
-            return  # an overrun says the same: something changed
+    def take_news(self) -> bool:
+        """Take in what the kernel announced. True: not only neighbours changed. After an
+        overrun nobody knows what did, so everything did."""
+        changed = False
+        while select([self._news.fileno()], [], [], 0)[0]:
+            try:
+                events = {message["event"] for message in self._news.get()}
+            except (NetlinkError, OSError):
+                return True
+            changed |= bool(events - {"RTM_NEWNEIGH", "RTM_DELNEIGH"})
+        return changed
 
     # --- links ------------------------------------------------------------------------
 
@@ -76,7 +90,7 @@ class Netlink:
     def links(self) -> list[Link]:
         return [self._link(message) for message in self._ip.get_links()]
 
-    def _link(self, message: Any) -> Link:  # noqa: ANN401: a netlink message
+    def _link(self, message: Any) -> Link:
         xdp = message.get_attr("IFLA_XDP")
         program = xdp.get_attr("IFLA_XDP_PROG_ID") if xdp is not None else None
         return Link(
@@ -121,8 +135,8 @@ class Netlink:
         via = message.get_attr("RTA_GATEWAY")
         return Hop(ip_address(via) if via else address, message.get_attr("RTA_OIF"))
 
-    def neighbours(self) -> dict[Hop, bytes]:
-        """Usable neighbours and their MAC addresses."""
+    def neighbours(self) -> dict[Hop, Neighbour]:
+        """All that are usable now."""
         found = {}
         for _ in range(3):  # a dump that a change interrupted is asked for again
             try:
@@ -136,12 +150,14 @@ class Netlink:
             mac, address = message.get_attr("NDA_LLADDR"), message.get_attr("NDA_DST")
             if mac and address and message["state"] & NUD_VALID:
                 hop = Hop(ip_address(address), message["ifindex"])
-                found[hop] = bytes.fromhex(mac.replace(":", ""))
+                static = bool(message["state"] & NUD_PERMANENT)
+                found[hop] = Neighbour(bytes.fromhex(mac.replace(":", "")), static)
         return found
 
     def manage_neighbour(self, hop: Hop) -> None:
         """Have the kernel resolve a neighbour and keep it fresh (NTF_EXT_MANAGED): traffic
-        that the stack never sees would let it grow stale."""
+        that the stack never sees would let it grow stale. Not for a static one: it would
+        lose what a person entered."""
         with _told(f"{hop.via}: cannot manage the neighbour"):
             arguments = {"dst": str(hop.via), "ifindex": hop.ifindex, "state": 0}
             self._ip.neigh("replace", flags_ext=NTF_EXT_MANAGED, **arguments)

@@ -11,6 +11,8 @@ from ipaddress import IPv4Address
 from socket import htons, ntohs
 from typing import ClassVar
 
+from lbctl.model import Address
+
 ABI = 1
 PORTS = 8
 OWN = 16
@@ -218,7 +220,7 @@ class Server(Structure):
         ("flags", c_uint16),
         ("max_connections", c_uint32),
         ("weight", c_uint16),
-        ("pad", c_uint8 * 10),
+        ("pad", c_uint8 * 14),
     ]
 
 
@@ -290,8 +292,10 @@ class Meta(Structure):
     ]
 
 
-def word4(address: IPv4Address) -> int:
-    """An IPv4 address as the program loads it."""
+def word4(address: Address) -> int:
+    """An IPv4 address as the program loads it. Raises ValueError for IPv6."""
+    if address.version != 4:
+        raise ValueError(f"{address} is not an IPv4 address")
     return int.from_bytes(address.packed, "little")
 
 
@@ -311,7 +315,7 @@ def host_port(word: int) -> int:
 MASK64 = (1 << 64) - 1
 
 
-def key4(address: IPv4Address, number: int, proto: int) -> int:
+def key4(address: Address, number: int, proto: int) -> int:
     """The index key of a triple (hash.h, lb_key4)."""
     return word4(address) << 32 | port(number) << 16 | proto << 8 | 4
 

@@ -13,6 +13,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from lbctl.dataplane.xdp import abi, bpf
 from lbctl.dataplane.xdp.bpf import Descriptor
@@ -86,7 +87,7 @@ def compile_program(text: str, function: str, maps: Maps, shape: Shape) -> Descr
     try:
         module = bpf_class(text=text, cflags=flags)
         loaded = module.load_func(function, bpf_class.XDP)
-    except Exception as error:  # noqa: BLE001: bcc raises bare Exception
+    except Exception as error:  # bcc raises nothing narrower
         raise DataPlaneError(
             f"bpf/{function}.c: cannot compile or load: {error}",
             "the compiler's words are above; kernel headers: apt install linux-headers-amd64, "
@@ -95,9 +96,10 @@ def compile_program(text: str, function: str, maps: Maps, shape: Shape) -> Descr
     return Descriptor(os.dup(loaded.fd))
 
 
-def _bcc():  # type: ignore[no-untyped-def] # noqa: ANN202: bcc has no types
+def _bcc() -> Any:
+    """bcc's one class; importing it is the reason for this process."""
     try:
-        from bcc import BPF  # noqa: PLC0415: this import is the reason for the process
+        from bcc import BPF
     except ImportError as error:
         raise DataPlaneError(
             f"bcc: cannot import it: {error}", "apt install python3-bpfcc"

@@ -4,6 +4,7 @@ import mmap
 from collections.abc import Mapping
 from contextlib import ExitStack
 from ctypes import Array, Structure, sizeof
+from functools import cache
 from pathlib import Path
 from typing import TypeVar
 
@@ -121,6 +122,7 @@ class Maps:
         return bpf.map_memory(self.fds["flows"], sets * sizeof(abi.FlowSet))
 
 
+@cache
 def possible_cpus() -> int:
     """As the kernel counts the values of a per-CPU map."""
     text = Path("/sys/devices/system/cpu/possible").read_text().strip()
