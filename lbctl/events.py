@@ -66,7 +66,6 @@ class ServiceChanged(Event, frozen=True, tag="service"):
 class ConfigTaken(Event, frozen=True, tag="config_taken"):
     generation: int
     origin: str
-    services: int
     by: str = ""
 
 
@@ -185,9 +184,7 @@ def render(event: AnyEvent) -> str:
             return f"{server}: given up ({why})"
         case ServiceChanged(service, state, because):
             return f"{service}: {state}" + (f" ({because})" if because else "")
-        case (
-            ConfigTaken() | ConfigRefused() | OverrideSet() | OverrideDropped() | StateSetAside()
-        ):
+        case ConfigTaken() | ConfigRefused() | OverrideSet() | OverrideDropped() | StateSetAside():
             return _render_files(event)
         case Refused(error):
             return f"refused: {error}"
@@ -207,8 +204,8 @@ def _render_files(
     event: ConfigTaken | ConfigRefused | OverrideSet | OverrideDropped | StateSetAside,
 ) -> str:
     match event:
-        case ConfigTaken(generation, origin, services, by):
-            return f"generation {generation}: taken from {origin}{_by(by)} ({services} services)"
+        case ConfigTaken(generation, origin, by):
+            return f"generation {generation}: taken from {origin}{_by(by)}"
         case ConfigRefused(origin, faults, running):
             kept = f"generation {running} stays" if running else "nothing runs"
             return f"{origin}: not taken, {kept}: {_some(faults)}"
