@@ -20,7 +20,6 @@ from lbctl.daemon.overrides import (
     Override,
     Path,
     expired,
-    next_expiry,
     with_override,
     without_path,
 )
@@ -360,9 +359,8 @@ class Control:
 
     @property
     def deadline(self) -> float | None:
-        """When time alone changes something."""
-        moments = [self.world.deadline(self._looked), next_expiry(self.intent.overrides)]
-        return min((moment for moment in moments if moment is not None), default=None)
+        """When time alone changes something in the world."""
+        return self.world.deadline(self._looked)
 
     async def save(self) -> None:
         """Write down what is not written yet, before anything is done about it.

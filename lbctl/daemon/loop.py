@@ -64,7 +64,6 @@ class ReconcileLoop:
     async def _turn(self) -> None:
         """Look at the time, and make passes until nothing is due."""
         self.turns += 1
-        await self.control.drop_expired()
         self.control.pass_time()
         while self.reconciler.deadline <= self.clock.now():
             await self._pass()

@@ -46,12 +46,3 @@ def without_path(overrides: Sequence[Override], path: Path) -> tuple[Override, .
 
 def expired(overrides: Sequence[Override], now: float) -> tuple[Override, ...]:
     return tuple(one for one in overrides if not one.in_force(now))
-
-
-def next_expiry(overrides: Sequence[Override]) -> float | None:
-    return min((one.until for one in overrides if one.until is not None), default=None)
-
-
-def next_id(overrides: Sequence[Override], used: int) -> int:
-    """An id that no override had before. used: the highest that was ever given."""
-    return max([used, *(one.id for one in overrides)]) + 1

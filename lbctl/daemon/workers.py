@@ -5,7 +5,7 @@ import asyncio
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -99,7 +99,7 @@ class WorkerKeeper:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         with theirs:
             process = await asyncio.create_subprocess_exec(
-                *self.command, stdin=theirs, stdout=subprocess.DEVNULL
+                *self.command, stdin=theirs.fileno(), stdout=subprocess.DEVNULL
             )
         reader, writer = await asyncio.open_connection(sock=ours)
         self._line = Line(process, reader, writer, self.clock.now())

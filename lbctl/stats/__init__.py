@@ -1,0 +1,1 @@
+"""Counters: summed by the names that people know, and as metrics."""
