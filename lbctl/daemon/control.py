@@ -8,12 +8,13 @@ rest. An invalid file never gets past the first arrow.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 
 import msgspec
 
 from lbctl.daemon.clock import Clock
+from lbctl.daemon.compare import changes
 from lbctl.daemon.journal import Journal
 from lbctl.daemon.moments import pass_time
 from lbctl.daemon.overrides import (
@@ -42,7 +43,8 @@ from lbctl.model import ServerName
 from lbctl.world import Admin, Order, Sighting, Target, World
 
 ReadConfig = Callable[[bytes, str, Sequence[Override]], Awaitable[Read]]
-SAVE_RETRY = 10.0  # seconds
+SAVE_EVERY = 1.0  # seconds
+SAVE_RETRY = 10.0
 
 
 @dataclass(frozen=True)
@@ -66,17 +68,20 @@ class Manner:
     force: bool = False
 
 
-class Outcome(msgspec.Struct, frozen=True, omit_defaults=False):
+class Outcome(msgspec.Struct, frozen=True):
     """What a change did, or would do.
 
-    changed: False where nothing was to do. stale: ids of overrides about what is gone.
-    refused: what the data path did not take; known once it was asked.
+    changed: False where nothing was to do. services: those it touches. changes: of the
+    configuration, line by line. operations: of the data path. stale: ids of overrides about
+    what is gone. refused: what the data path did not take; known once it was asked.
     """
 
     changed: bool
     dry_run: bool = False
     generation: int = 0
     override: int | None = None
+    services: tuple[str, ...] = ()
+    changes: tuple[str, ...] = ()
     operations: tuple[str, ...] = ()
     stale: tuple[int, ...] = ()
     warnings: tuple[str, ...] = ()
@@ -96,7 +101,8 @@ class Standing:
 class Control:
     """Owns the standing, and changes it.
 
-    mark: told the services that a change touches.
+    on_touched: told the services that have to be looked at again. on_changed: told that
+    the configuration or an order is another one.
     """
 
     def __init__(
@@ -106,14 +112,14 @@ class Control:
         journal: Journal,
         clock: Clock,
         read: ReadConfig,
-        mark: Callable[[Iterable[str]], None],
     ) -> None:
         self._standing = standing
         self._directory = directory
         self._journal = journal
         self._clock = clock
         self._read = read
-        self._mark = mark
+        self.on_touched: list[Callable[[set[str]], None]] = []
+        self.on_changed: list[Callable[[], None]] = []
         self._changing = asyncio.Lock()
         self._saving = asyncio.Lock()
         self._unsaved = True
@@ -157,7 +163,7 @@ class Control:
             events = [] if same else [self._taken(intent, manner)]
             return await self._change(intent, replace(manner, force=True), events, own=own)
 
-    async def refuse_file(self, origin: str, error: InvalidConfig) -> None:
+    def refuse_file(self, origin: str, error: InvalidConfig) -> None:
         """Tell that a file was not taken, where nobody waits for the answer."""
         refused = ConfigRefused(origin, tuple(error.faults), self.intent.generation)
         self._journal.tell(refused)
@@ -171,6 +177,10 @@ class Control:
             intent = replace(self.intent, text=text, origin=origin, generation=number)
             events = [self._taken(intent, manner)]
             return await self._change(intent, replace(manner, force=True), events)
+
+    def has(self, path: Path) -> bool:
+        """Whether there is a service or server that `path` names."""
+        return _has(self._standing.read, path)
 
     def generations(self) -> list[int]:
         return self._directory.generations()
@@ -235,17 +245,17 @@ class Control:
     async def drop_expired(self) -> None:
         """Forget the overrides whose time is over. One that the file cannot do without any
         more stays, for good, and is told."""
+        if not expired(self.intent.overrides, self._clock.now()):
+            return
         async with self._changing:
             old = expired(self.intent.overrides, self._clock.now())
-            if not old:
-                return
             kept = tuple(one for one in self.intent.overrides if one not in old)
             intent = replace(self.intent, overrides=kept)
             try:
                 events = self._dropped(intent, "its time is over")
                 await self._change(intent, Manner(force=True), events)
             except InvalidConfig as error:
-                await self.refuse_file("the file without its expired overrides", error)
+                self.refuse_file("the file without its expired overrides", error)
                 forever = tuple(
                     msgspec.structs.replace(one, until=None) if one in old else one
                     for one in self.intent.overrides
@@ -293,6 +303,7 @@ class Control:
         now = self._clock.now()
         trial = self.world.copy()
         touched = trial.reconfigure(read.config, now)
+        changed = tuple(changes(self.world.config, read.config))
         outcome = self._finish(trial, touched, manner, events, now)
         if not manner.dry_run:
             saved = self._standing.saved
@@ -309,6 +320,8 @@ class Control:
             )
         return msgspec.structs.replace(
             outcome,
+            changed=bool(changed or events),
+            changes=changed,
             generation=intent.generation,
             stale=tuple(one.id for one in read.stale),
             warnings=read.warnings,
@@ -330,9 +343,14 @@ class Control:
             self._standing.world = trial
             self._unsaved = True
             self._journal.tell(*events)
-            self._mark(touched)
-        changed = bool(touched or events)
-        return Outcome(changed, manner.dry_run, self.intent.generation, operations=ops)
+            self._tell(touched, changed=True)
+        return Outcome(
+            changed=bool(events),
+            dry_run=manner.dry_run,
+            generation=self.intent.generation,
+            services=tuple(sorted(touched)),
+            operations=ops,
+        )
 
     # --- facts --------------------------------------------------------------------------
 
@@ -346,41 +364,57 @@ class Control:
         if changed:
             names = self.world.checked(target)
             self._journal.tell(*(HealthChanged(str(name), health, evidence) for name in names))
-        self._mark(touched)
+        self._tell(touched)
 
     def pass_time(self) -> None:
         """Take what time alone changed since this was last called."""
         now = self._clock.now()
         touched, events = pass_time(self.world, self._looked, now)
         self._looked = now
-        self._unsaved = self._unsaved or bool(touched)
-        self._journal.tell(*events)
-        self._mark(touched)
+        if touched or events:
+            self._unsaved = True
+            self._journal.tell(*events)
+            self._tell(touched, changed=True)
 
     @property
     def deadline(self) -> float | None:
-        """When time alone changes something in the world."""
-        return self.world.deadline(self._looked)
+        """When time alone changes something in the world, or the state is to be saved."""
+        moments = [self.world.deadline(self._looked)]
+        if self._unsaved:
+            moments.append(self._save_after)
+        return min((moment for moment in moments if moment is not None), default=None)
 
-    async def save(self) -> None:
-        """Write down what is not written yet, before anything is done about it.
+    async def save(self, at_once: bool = False) -> None:
+        """Write down what is not written yet; not more than once a second, but for
+        `at_once`: before the kernel is told.
 
         A state that cannot be written is told and tried again; it does not keep a dead
         server in the schedule.
         """
         async with self._saving:
-            if not self._unsaved or self._clock.now() < self._save_after:
+            early = self._clock.now() < self._save_after
+            if not self._unsaved or (early and (self.save_error or not at_once)):
                 return
             self._unsaved = False
+            self._save_after = self._clock.now() + SAVE_EVERY
             try:
                 await asyncio.to_thread(self._directory.save, self.to_save())
             except OSError as error:
                 self._unsaved = True
                 self._save_after = self._clock.now() + SAVE_RETRY
-                self.save_error = f"{self._directory.file}: cannot be written: {error.strerror}"
-                self._journal.tell(Trouble("state", self.save_error))
+                why = f"{self._directory.file}: cannot be written: {error.strerror}"
+                if why != self.save_error:
+                    self._journal.tell(Trouble("state", why))
+                self.save_error = why
             else:
                 self.save_error = ""
+
+    def _tell(self, touched: set[str], changed: bool = False) -> None:
+        for listener in self.on_touched:
+            listener(touched)
+        if changed:
+            for hearer in self.on_changed:
+                hearer()
 
     def to_save(self) -> Saved:
         intent, wall = self.intent, self._clock.to_wall

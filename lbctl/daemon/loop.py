@@ -1,8 +1,10 @@
 """The reconcile loop: the only place that programs the data path."""
 
 import asyncio
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from lbctl.daemon.acts import Refusal
 from lbctl.daemon.clock import Clock
 from lbctl.daemon.control import Control
 from lbctl.daemon.journal import Journal
@@ -16,7 +18,10 @@ IDLE = 10.0  # seconds; also the proof of life for the watchdog
 
 @dataclass
 class ReconcileLoop:
-    """Runs passes when they are due. turns: how often it looked, for the watchdog."""
+    """Runs passes when they are due.
+
+    turns: how often it looked, for the watchdog. operations: those done since it started.
+    """
 
     control: Control
     reconciler: Reconciler
@@ -26,12 +31,24 @@ class ReconcileLoop:
     turns: int = 0
     trouble: str = ""  # why the data path as a whole does not answer
     operations: int = 0
+    adopted: int = 0  # listens that were there when this process first looked
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
     _turned: asyncio.Condition = field(default_factory=asyncio.Condition)
     _begun: int = 0
     _ended: int = 0
+    _stopping: bool = False
+
+    def touched(self, services: Iterable[str]) -> None:
+        """These may have to be served differently now."""
+        self.reconciler.mark(services)
+        self._wake.set()
 
     def wake(self) -> None:
+        self._wake.set()
+
+    def stop(self) -> None:
+        """End after the turn that is under way."""
+        self._stopping = True
         self._wake.set()
 
     async def settle(self) -> None:
@@ -43,8 +60,9 @@ class ReconcileLoop:
             await self._turned.wait_for(lambda: self._ended >= wanted)
 
     async def run(self) -> None:
+        """Until `stop`."""
         delay = FIRST_RETRY
-        while True:
+        while not self._stopping:
             self._wake.clear()
             self._begun += 1
             try:
@@ -72,12 +90,15 @@ class ReconcileLoop:
     async def _pass(self) -> None:
         if self.reconciler.must_observe(self.clock.now()):
             held = await self.plane.observe(self.clock.now())
+            if self.reconciler.held is None:
+                self.adopted = len(held.table.services)
+                self.control.world.start_from(held.table)
             self.reconciler.observed(held.table, held.vips, self.clock.now())
         step = self.reconciler.step(self.control.world, self.clock.now())
         self.journal.tell(*step.events)
-        refusals = []
+        refusals: list[Refusal] = []
         if step.acts:
-            await self.control.save()  # the intent is on disk before the kernel has it
+            await self.control.save(at_once=True)  # the intent is on disk before the kernel has it
             refusals = await self.plane.carry_out(step)
             self.operations += len(step.acts) - len(refusals)
         self.journal.tell(*self.reconciler.finish(step, refusals, self.clock.now()))

@@ -1,6 +1,6 @@
 """Names as people type them, to the objects they mean."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from difflib import get_close_matches
 
 from lbctl.errors import Exit, LbctlError, NotFound
@@ -13,28 +13,35 @@ class BadName(LbctlError):
     exit_code = Exit.USAGE
 
 
-def service_named(config: Config, name: str) -> str:
-    if name not in config.services:
-        raise NotFound(f"{name}: there is no such service", did_you_mean(name, config.services))
+Known = Mapping[str, Collection[str]]  # service -> its servers
+
+
+def configured(config: Config) -> Known:
+    return {name: service.servers.keys() for name, service in config.services.items()}
+
+
+def service_named(known: Known, name: str) -> str:
+    if name not in known:
+        raise NotFound(f"{name}: there is no such service", did_you_mean(name, known))
     return name
 
 
-def server_named(config: Config, text: str) -> ServerName:
+def server_named(known: Known, text: str) -> ServerName:
     try:
         name = ServerName.parse(text)
     except ValueError as error:
         raise BadName(str(error)) from None
-    servers = config.services[service_named(config, name.service)].servers
+    servers = known[service_named(known, name.service)]
     if name.server not in servers:
         raise NotFound(f"{name}: there is no such server", did_you_mean(name.server, servers))
     return name
 
 
-def servers_named(config: Config, text: str) -> list[ServerName]:
+def servers_named(known: Known, text: str) -> list[ServerName]:
     """One server, or all of a service."""
     if "/" in text:
-        return [server_named(config, text)]
-    return [ServerName(text, key) for key in config.services[service_named(config, text)].servers]
+        return [server_named(known, text)]
+    return [ServerName(text, key) for key in known[service_named(known, text)]]
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -86,7 +86,7 @@ class Reconciler:
     """
 
     decisions: dict[str, list[Decision]] = field(default_factory=dict)
-    states: dict[str, str] = field(default_factory=dict)
+    states: dict[str, tuple[str, str]] = field(default_factory=dict)
     transitions: dict[ServerName, deque[Transition]] = field(default_factory=dict)
     stuck: dict[Subject, Stuck] = field(default_factory=dict)
     held: Held | None = None
@@ -186,8 +186,8 @@ class Reconciler:
         self.decisions[name] = decisions
         self._wanted[name] = serve(service, decisions)
         state, because = state_of(decisions)
-        before = self.states.get(name, "serving")
-        self.states[name] = state
+        before, _ = self.states.get(name, ("serving", ""))
+        self.states[name] = state, because
         return [ServiceChanged(name, state, because)] if state != before else []
 
     def _forget(self, name: str) -> None:

@@ -1,1 +1,1 @@
-"""Counters: summed by the names that people know, and as metrics."""
+"""Counters by the names that people know."""

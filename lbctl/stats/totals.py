@@ -10,6 +10,8 @@ from lbctl.dataplane.port import Active, Counters, Stats
 from lbctl.desired import Decision
 from lbctl.model import Endpoint, Frontend, Service
 
+NOTHING = Counters()
+
 
 @dataclass(frozen=True, slots=True)
 class Total:
@@ -19,7 +21,7 @@ class Total:
     number comes from.
     """
 
-    counters: Counters = Counters()
+    counters: Counters = NOTHING
     established: int | None = None
     embryonic: int = 0
     closing: int = 0
@@ -49,7 +51,7 @@ def totals(
 def total(places: Iterable[tuple[Frontend, Endpoint]], stats: Stats) -> Total:
     result = Total()
     for place in places:
-        counters = stats.servers.get(place, Counters())
+        counters = stats.servers.get(place, NOTHING)
         result += _with_active(counters, stats.active.get(place))
     return result
 
