@@ -3,7 +3,7 @@
 The data path counts by listen and endpoint; people ask for services and servers.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from lbctl.dataplane.port import Active, Counters, Stats
@@ -67,15 +67,3 @@ def whole(parts: Iterable[Total]) -> Total:
     for part in parts:
         result += part
     return result
-
-
-def rates(
-    before: Mapping[str, float], after: Mapping[str, float], seconds: float
-) -> dict[str, float]:
-    """Per second, by key. A counter that went back was started anew: it counts from zero."""
-    if seconds <= 0:
-        return dict.fromkeys(after, 0.0)
-    return {
-        key: (value - before.get(key, 0) if value >= before.get(key, 0) else value) / seconds
-        for key, value in after.items()
-    }
