@@ -42,6 +42,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[Any]], right: Sequence[in
             text[:width].rjust(width) if i in right else text[:width].ljust(width)
             for i, (text, width) in enumerate(zip(row, widths, strict=True))
         ]
+        padded[-1] = padded[-1].rstrip()
         style = {"bold": True} if row is cells[0] else None
         lines.append("  ".join(_styled(cell, style) for cell in padded).rstrip())
     return "\n".join(lines)
