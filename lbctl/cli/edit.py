@@ -1,6 +1,5 @@
 """`add`, `set`, `del`, `weight`, `unset`: changes made live, on top of the file."""
 
-
 import click
 
 from lbctl.cli.shared import Change, Context, change_options, pass_context, report

@@ -10,10 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from lbctl.config.limits import MAX_BYTES
 from lbctl.config.patch import JSON, Patch
 from lbctl.model import Config
-
-MAX_BYTES = 8 << 20  # of a file; a reader need not read further
 
 __all__ = ["JSON", "MAX_BYTES", "Parsed", "Patch", "dump", "json_schema", "parse"]
 

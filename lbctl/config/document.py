@@ -15,13 +15,10 @@ from typing import Protocol
 import yaml
 
 from lbctl.config.fault import Fault, Place, clip
+from lbctl.config.limits import MAX_BYTES, MAX_DEPTH, MAX_NODES
 from lbctl.config.patch import JSON
 from lbctl.config.scalar import Scalar, resolve
 from lbctl.config.shorthand import Path
-
-MAX_BYTES = 8 << 20
-MAX_DEPTH = 32
-MAX_NODES = 1_000_000  # values, each alias counted with all it stands for
 
 LOADER = yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader
 

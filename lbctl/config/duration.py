@@ -27,6 +27,8 @@ def seconds(value: object) -> float:
 
 def show_duration(value: float) -> str | float:
     """The shortest form that `seconds()` reads back to exactly `value`."""
+    if value == 0:
+        return "0s"
     for unit, length in reversed(_UNITS.items()):
         count = Fraction(value) / length
         if count.denominator == 1 and 0 < count < 10**12 and (count < 1000 or unit == "d"):

@@ -46,9 +46,17 @@ def show_path(path: Path) -> str:
 
 
 def clip(text: str) -> str:
-    """`text` on one line, without control characters, and not too long."""
-    cut = text if len(text) <= _LONGEST else text[: _LONGEST - 3] + "..."
-    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in cut)
+    """`text` on one line, and not too long."""
+    return printable(text if len(text) <= _LONGEST else text[: _LONGEST - 3] + "...")
+
+
+def printable(text: str) -> str:
+    """`text` with what a terminal would not show, or would obey, escaped."""
+    return "".join(c if c.isprintable() else _escaped(ord(c)) for c in text)
+
+
+def _escaped(code: int) -> str:
+    return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}"
 
 
 def show(value: object) -> str:

@@ -192,7 +192,7 @@ Where = Annotated[HostPort, PlainValidator(host_port, json_schema_input_type=str
 Front = Annotated[Listen | FirewallMark, PlainValidator(frontend, json_schema_input_type=str)]
 Prefix = Annotated[Network, PlainValidator(network, json_schema_input_type=str)]
 Scheduling = Annotated[Scheduler, PlainValidator(scheduler, json_schema_input_type=str)]
-Statuses = Annotated[tuple[int, int], PlainValidator(statuses, json_schema_input_type=str | int)]
+Status = Annotated[tuple[int, int], PlainValidator(statuses, json_schema_input_type=str | int)]
 Interface = Annotated[
     str, _matching(r"(?!\.\.?$)[^/\s:\x00-\x1f]{1,15}", "an interface (at most 15 characters)")
 ]
@@ -204,4 +204,16 @@ HeaderName = Annotated[str, _matching(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,100}", "a h
 HeaderValue = Annotated[
     str, _matching(r"[\t\x20-\x7e\x80-\xff]*", "a header's value (one line of Latin-1)")
 ]
-OneOrMore = BeforeValidator(_listed)
+
+Interfaces = Annotated[
+    list[Interface], BeforeValidator(_listed, json_schema_input_type=Interface | list[Interface])
+]
+Prefixes = Annotated[
+    list[Prefix], BeforeValidator(_listed, json_schema_input_type=Prefix | list[Prefix])
+]
+Fronts = Annotated[
+    list[Front], BeforeValidator(_listed, json_schema_input_type=Front | list[Front])
+]
+Statuses = Annotated[
+    list[Status], BeforeValidator(_listed, json_schema_input_type=Status | list[Status])
+]

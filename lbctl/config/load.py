@@ -5,15 +5,17 @@ text -> document -> + overrides -> long form -> + defaults -> sections -> model
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
+from typing import Any
 
 from lbctl.config import build, cross
 from lbctl.config.document import Node, Unreadable, read
-from lbctl.config.fault import Fault, Place, did_you_mean, show, show_path
+from lbctl.config.fault import Fault, Place, did_you_mean, printable, show, show_path
 from lbctl.config.fields import frontend
+from lbctl.config.limits import MAX_FAULTS
 from lbctl.config.patch import Patch, apply
 from lbctl.config.schema import API_VERSION, Defaults, File
 from lbctl.config.shorthand import Path, Raw, inherit, write_out
-from lbctl.config.validate import ENOUGH, validate
+from lbctl.config.validate import validate
 from lbctl.errors import InvalidConfig
 from lbctl.model import Config, Frontend, Service
 
@@ -34,10 +36,10 @@ class Source:
             place = "" if self._patch(fault.also) else f" in {self._where(there)}"
             text += f"; see {show_path(fault.also)}{place}"
         if (gone := self._deleted(fault.path)) is not None:
-            text += f" (an override deletes {gone})"
+            text += f" (an override deletes {show_path(gone.path)})"
         parts = [where, show_path(fault.path)] if fault.path else [where]
         joined = " ".join(parts) if where == "override" else ": ".join(parts)
-        return f"{joined}: {text}" if fault.path else f"{joined}: the file {text}"
+        return printable(f"{joined}: {text}" if fault.path else f"{joined}: the file {text}")
 
     def order(self, fault: Fault) -> Place:
         return fault.place or self._place(fault)
@@ -49,11 +51,8 @@ class Source:
         return f"{self._name}:{line}:{column}"
 
     def _patch(self, path: Path) -> Patch | None:
-        """The override that gave the value at `path`, of itself or through defaults."""
+        """The last override that gave the value at `path`."""
         found = [p for p in self._patches if p.value is not None and _covers(p.path, path)]
-        if not found and self._inherits(path):
-            path = ("defaults", *path[2:])
-            found = [p for p in self._patches if p.value is not None and _covers(p.path, path)]
         return found[-1] if found else None
 
     def _place(self, fault: Fault) -> Place:
@@ -91,9 +90,11 @@ def load(
     if (fault := _foreign(raw)) is not None:
         raise InvalidConfig(_said(source, [*faults, fault]))
     assert isinstance(raw, dict)
-    file, found = _sections(raw)
+    document = write_out(raw)
+    file, found = _sections(document)
     faults += found
     config = _config(file, node, faults) if file is not None else None
+    faults += cross.overlaps(_listens(document))
     if faults or config is None:
         raise InvalidConfig(_said(source, faults))
     notes = [w for name, one in config.services.items() for w in cross.warnings(name, one)]
@@ -117,25 +118,27 @@ def _foreign(raw: Raw) -> Fault | None:
     return None
 
 
-def _sections(raw: dict[str, Raw]) -> tuple[File | None, list[Fault]]:
+def _sections(document: dict[str, Any]) -> tuple[File | None, list[Fault]]:
     """The file's sections, services with their defaults."""
-    document = write_out(raw)
-    section, faults = validate(Defaults, document.pop("defaults", {}), ("defaults",))
+    written = document.get("defaults", {})
+    defaults, faults = validate(Defaults, written, ("defaults",))
     services = document.get("services")
-    if section is not None and isinstance(services, dict):
+    if defaults is not None and isinstance(services, dict):
         # Only what is sound is taken over, so a fault of the defaults is said once.
-        raw_defaults = write_out(raw).get("defaults", {})
-        sound = {key: raw_defaults[key] for key in section.model_fields_set}
-        document["services"] = {
+        faulty = {fault.path[1] for fault in faults}
+        sound = {key: written[key] for key in defaults.model_fields_set - faulty}
+        services = {
             name: inherit(sound, one) if isinstance(one, dict) else one
             for name, one in services.items()
         }
-    file, found = validate(File, document)
-    return file, [*faults, *found, *cross.overlaps(_listens(services))]
+    rest = {key: value for key, value in document.items() if key != "defaults"}
+    file, found = validate(File, rest if services is None else {**rest, "services": services})
+    return file, faults + found
 
 
-def _listens(services: Raw) -> Iterator[tuple[Path, Frontend]]:
+def _listens(document: dict[str, Any]) -> Iterator[tuple[Path, Frontend]]:
     """Every listen that can be read, also of services that otherwise cannot."""
+    services = document.get("services")
     for name, service in services.items() if isinstance(services, dict) else ():
         listens = service.get("listen") if isinstance(service, dict) else None
         for index, text in enumerate(listens if isinstance(listens, list) else ()):
@@ -178,6 +181,7 @@ def _sets(fault: Fault) -> bool:
 
 def _said(source: Source, faults: Iterable[Fault]) -> list[str]:
     ordered = sorted(dict.fromkeys(faults), key=source.order)
-    said = [source.say(fault) for fault in ordered[:ENOUGH]]
-    more = len(ordered) - ENOUGH
-    return [*said, f"and {more} faults more"] if more > 0 else said
+    said = [source.say(fault) for fault in ordered[:MAX_FAULTS]]
+    return (
+        [*said, f"and more faults than these {MAX_FAULTS}"] if len(ordered) > MAX_FAULTS else said
+    )

@@ -22,16 +22,16 @@ from pydantic import (
 from lbctl.config.duration import show_duration
 from lbctl.config.fields import (
     Duration,
-    Front,
+    Fronts,
     HeaderName,
     HeaderValue,
     HostAddress,
     HttpHost,
     Interface,
+    Interfaces,
     Method,
     Name,
-    OneOrMore,
-    Prefix,
+    Prefixes,
     Regex,
     Scheduling,
     Statuses,
@@ -77,7 +77,7 @@ class GatewaySection(Section):
 
     front: Interface | None = None
     """The interface that VIPs live on."""
-    back: Annotated[list[Interface], OneOrMore] = []
+    back: Interfaces = []
     """Interfaces that servers are behind, if not behind `front`."""
     datapath: Annotated[Datapath, Field(strict=False)] = Datapath.AUTO
     """What moves the packets; `auto` chooses and says why."""
@@ -85,7 +85,7 @@ class GatewaySection(Section):
     """Where the XDP program is attached: in the driver (native) or behind it."""
     flow_cache: Annotated[int, Field(ge=1024, le=1 << 26)] = 131072
     """How many flows the schedulers with memory (rr, wrr, lc, wlc) can hold."""
-    direct: Annotated[list[Prefix], OneOrMore] = []
+    direct: Prefixes = []
     """Networks to which servers speak as themselves, untranslated."""
 
 
@@ -142,7 +142,7 @@ class HttpCheck(Timed):
     """The request's method."""
     headers: dict[HeaderName, HeaderValue] = {}
     """More headers to send."""
-    status: Annotated[list[Statuses], OneOrMore, Field(min_length=1)] = [(200, 399)]
+    status: Annotated[Statuses, Field(min_length=1)] = [(200, 399)]
     """The statuses that pass: numbers and ranges like "200-299"."""
     body: Regex = ""
     """A regular expression that the body must match somewhere."""
@@ -275,7 +275,7 @@ PersistenceField = Annotated[
 
 
 class Defaults(Section):
-    """What every service takes unless it says otherwise."""
+    """Settings that services have in common."""
 
     scheduler: Scheduling = Field(
         default_factory=lambda: Scheduler("mh"), json_schema_extra={"default": "mh"}
@@ -289,7 +289,7 @@ class Defaults(Section):
     """How lbctl finds out whether a server works."""
     persistence: PersistenceField = None
     """Whether, and how long, a client stays with its server."""
-    drain: DrainSection = DrainSection()
+    drain: DrainSection = Field(default_factory=DrainSection)
     """How servers leave."""
     last_resort: Annotated[LastResort, Field(strict=False)] = LastResort.NONE
     """What to do when no server is left: nothing, use all the same, or the sorry server."""
@@ -302,7 +302,7 @@ class Defaults(Section):
 class ServiceSection(Defaults):
     """One service: what clients connect to, and the servers behind it."""
 
-    listen: Annotated[list[Front], OneOrMore, Field(min_length=1)]
+    listen: Annotated[Fronts, Field(min_length=1)]
     """ADDRESS:PORT/PROTO, or fwmark:NUMBER/ipv4 (or ipv6); one or a list."""
     servers: Annotated[dict[Name, ServerField], Field(min_length=1)]
     """The servers, by name."""
@@ -315,11 +315,11 @@ class File(Section):
 
     apiVersion: Literal["lbctl/v1"]
     """The version of this format."""
-    gateway: GatewaySection = GatewaySection()
+    gateway: GatewaySection = Field(default_factory=GatewaySection)
     """The gateway; with `gateways`, what they have in common."""
     gateways: dict[Name, GatewaySection] = {}
     """What differs from one gateway to the next, by name."""
-    defaults: Defaults = Defaults()
+    defaults: Defaults = Field(default_factory=Defaults)
     """What every service takes unless it says otherwise."""
     services: dict[Name, ServiceSection] = {}
     """The services, by name."""

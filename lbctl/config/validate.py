@@ -12,10 +12,9 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from lbctl.config.fault import Fault, did_you_mean, show
+from lbctl.config.limits import MAX_FAULTS
 from lbctl.config.schema import CHECKS, Section, check_type, keys_at
 from lbctl.config.shorthand import Path, Raw
-
-ENOUGH = 1000  # faults: a file with more has one cause
 
 _Section = TypeVar("_Section", bound=Section)
 
@@ -56,9 +55,9 @@ def validate(
         try:
             return model.model_validate(raw), faults
         except ValidationError as error:
-            errors = error.errors(include_url=False)[:ENOUGH]
+            errors = error.errors(include_url=False)
         if not faults:
-            faults = [_fault(raw, one, at) for one in errors]
+            faults = [_fault(raw, one, at) for one in errors[: MAX_FAULTS + 1]]
         paths = {_path(one) for one in errors}
         if () in paths:
             return None, faults
@@ -95,6 +94,8 @@ def _unknown_key(raw: Raw, path: Path, at: Path) -> str:
         section = section[part]
     kind = check_type(section) if "check" in path[-2:-1] else None
     known = keys_at((*at, *path[:-1]), kind if kind in CHECKS else None)
+    if kind in CHECKS and (others := [k for k, c in CHECKS.items() if path[-1] in c.model_fields]):
+        return f"is not for a {kind} check (write type: {others[0]}, or remove it)"
     whose = f"unknown key of a {kind} check" if kind else "unknown key"
     hint = did_you_mean(str(path[-1]), known) or f"known: {', '.join(known)}"
     return f"{whose} ({hint})" if known else whose

@@ -12,10 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from lbctl.dataplane.fake import FakePlane, FakeVips
-from lbctl.dataplane.plan import plan
+from lbctl.dataplane.fake import FakeKernel, FakePlane, FakeVips
 from lbctl.dataplane.port import Active, Op, Refusal, Stats
-from lbctl.model import Address, Table
+from lbctl.model import Address
 
 
 @dataclass(frozen=True)
@@ -35,18 +34,16 @@ def open_fake(directory: Path | None) -> OpenedFake:
 
 class KeptPlane(FakePlane):
     def __init__(self, directory: Path) -> None:
-        super().__init__()
         self._directory = directory
-        self._file = directory / "table"
-        if self._file.exists():
-            # Our own file, written below.
-            super().apply(plan(pickle.loads(self._file.read_bytes()), Table()))
-            self.log.clear()
-        self.refuses = self._refuses
+        self._file = directory / "kernel"
+        # Our own file, written below.
+        kernel = pickle.loads(self._file.read_bytes()) if self._file.exists() else FakeKernel()
+        super().__init__(self._refuses, kernel)
+        self._kernel: FakeKernel = kernel
 
     def apply(self, ops: Sequence[Op]) -> list[Refusal]:
         refused = super().apply(ops)
-        _put(self._file, self.observe())
+        _put(self._file, self._kernel)
         return refused
 
     def stats(self) -> Stats:

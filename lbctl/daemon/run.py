@@ -76,10 +76,9 @@ def _open(options: Options, gateway: Gateway) -> Opened:
     kind, _, where = options.datapath.partition(":")
     if kind == "fake":
         return open_fake(Path(where) if where else None)
-    from lbctl.dataplane.select import open_dataplane  # needs a kernel's data path
+    from lbctl.dataplane.select import open_dataplane  # brings in netlink
 
-    opened: Opened = open_dataplane(gateway, options.pins)
-    return opened
+    return open_dataplane(gateway, options.pins)
 
 
 def _assemble(

@@ -3,7 +3,7 @@
 import errno
 from dataclasses import dataclass
 
-from lbctl.health.judge import Track
+from lbctl.health.judge import Health, Track
 from lbctl.model import Timing
 
 
@@ -79,7 +79,8 @@ def evidence(before: Track, after: Track, result: Result, timing: Timing) -> str
     if result.passed is None:
         return str(result)
     if after.health is not before.health:
-        seen = before.streak + 1
+        entered = before.health is Health.UNKNOWN and result.passed  # one pass is enough
+        seen = 1 if entered else before.streak + 1
         return f"{seen} of {seen} probe{'s' if seen > 1 else ''}: {result}"
     if after.streak:
         needed = timing.rise if result.passed else timing.fall
