@@ -92,15 +92,19 @@ class PlaneThread:
 
     def _carry_out(self, step: Step) -> list[Refusal]:
         assert self._opened is not None
-        vips = self._opened.vips
-        refusals: list[Refusal] = []
-        for act in step.before:
-            refusals += _attempt(act, vips.add)
-        if step.ops:
-            refusals += [Refusal(r.op, str(r.error)) for r in self._opened.plane.apply(step.ops)]
-        for gone in step.after:
-            refusals += _attempt(gone, vips.remove)
-        return refusals
+        return carry_out(step, self._opened.plane, self._opened.vips)
+
+
+def carry_out(step: Step, plane: DataPlane, vips: VipAddresses) -> list[Refusal]:
+    """Do what `step` asks, in its order; one refusal does not stop the rest."""
+    refusals: list[Refusal] = []
+    for act in step.before:
+        refusals += _attempt(act, vips.add)
+    if step.ops:
+        refusals += [Refusal(refused.op, str(refused.error)) for refused in plane.apply(step.ops)]
+    for gone in step.after:
+        refusals += _attempt(gone, vips.remove)
+    return refusals
 
 
 def _attempt(act: AddVip | RemoveVip, change: Callable[[Address], None]) -> list[Refusal]:
