@@ -28,6 +28,22 @@ class HealthChanged(Event, frozen=True, tag="health"):
     evidence: str
 
 
+class AgentHeard(Event, frozen=True, tag="agent"):
+    """An agent speaks, or it is silent now."""
+
+    server: str
+    speaks: bool
+    evidence: str
+
+
+class LoadChanged(Event, frozen=True, tag="load"):
+    """A server left the schedule for its load, or came back."""
+
+    server: str
+    out: bool
+    evidence: str
+
+
 class Ordered(Event, frozen=True, tag="ordered"):
     """A person set an administrative state."""
 
@@ -53,7 +69,7 @@ class DrainEnded(Event, frozen=True, tag="drain_ended"):
 
 
 class ServiceChanged(Event, frozen=True, tag="service"):
-    """state: serving, last resort, down."""
+    """state: serving, overloaded, without quorum, last resort, down."""
 
     service: str
     state: str
@@ -151,6 +167,8 @@ class StateSetAside(Event, frozen=True, tag="state_set_aside"):
 
 AnyEvent = (
     HealthChanged
+    | AgentHeard
+    | LoadChanged
     | Ordered
     | OrderEnded
     | DrainEnded
@@ -176,6 +194,10 @@ def render(event: AnyEvent) -> str:
     match event:
         case HealthChanged(server, health, evidence):
             return f"{server}: {health}" + (f" ({evidence})" if evidence else "")
+        case AgentHeard(server, speaks, evidence):
+            return f"{server}: its agent {'speaks' if speaks else 'is silent'} ({evidence})"
+        case LoadChanged(server, out, evidence):
+            return f"{server}: {'overloaded' if out else 'no longer overloaded'} ({evidence})"
         case Ordered(server, admin, by, reason, _):
             return f"{server}: {admin} ordered{_by(by)}" + (f": {reason}" if reason else "")
         case OrderEnded(server, admin):

@@ -8,7 +8,7 @@ rest. An invalid file never gets past the first arrow.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import msgspec
@@ -16,7 +16,7 @@ import msgspec
 from lbctl.daemon.clock import Clock
 from lbctl.daemon.compare import changes
 from lbctl.daemon.journal import Journal
-from lbctl.daemon.moments import pass_time
+from lbctl.daemon.moments import load_changes, pass_time
 from lbctl.daemon.overrides import (
     Override,
     Path,
@@ -27,8 +27,10 @@ from lbctl.daemon.overrides import (
 from lbctl.daemon.reader import Read
 from lbctl.daemon.state import Saved, StateDirectory, digest, move_override, with_facts
 from lbctl.daemon.trial import operations, refuse_if_emptied
+from lbctl.desired import settle
 from lbctl.errors import InvalidConfig, NotFound
 from lbctl.events import (
+    AgentHeard,
     AnyEvent,
     ConfigRefused,
     ConfigTaken,
@@ -39,6 +41,7 @@ from lbctl.events import (
     Trouble,
 )
 from lbctl.health.judge import Health
+from lbctl.health.report import Report
 from lbctl.model import ServerName
 from lbctl.world import Admin, Order, Sighting, Target, World
 
@@ -126,6 +129,7 @@ class Control:
         self._save_after = clock.now()
         self._looked = clock.now()
         self.save_error = ""
+        self._settle(set(standing.world.config.services))
 
     @property
     def world(self) -> World:
@@ -364,7 +368,27 @@ class Control:
         if changed:
             names = self.world.checked(target)
             self._journal.tell(*(HealthChanged(str(name), health, evidence) for name in names))
+            speaks = health is Health.UP
+            asked = self.world.asked(target)
+            self._journal.tell(*(AgentHeard(str(name), speaks, evidence) for name in asked))
         self._tell(touched)
+
+    def hear(self, target: Target, report: Report) -> None:
+        """Take what an agent said."""
+        self._tell(self.world.hear(target, report))
+
+    def calm(self, unrest: Mapping[str, float]) -> None:
+        """Take how much of each service's ring is in transition."""
+        known = self.world.unrest
+        touched = {name for name, share in unrest.items() if known.get(name, 0.0) != share}
+        self.world.unrest.update(unrest)
+        self._tell(touched & self.world.config.services.keys())
+
+    def _settle(self, touched: set[str]) -> None:
+        """Let load have its say on what is touched, before anybody looks at it."""
+        for service, before, after in settle(self.world, touched, self._clock.now()):
+            self._unsaved = True
+            self._journal.tell(*load_changes(service, before, after))
 
     def pass_time(self) -> None:
         """Take what time alone changed since this was last called."""
@@ -410,6 +434,7 @@ class Control:
                 self.save_error = ""
 
     def _tell(self, touched: set[str], changed: bool = False) -> None:
+        self._settle(touched)
         for listener in self.on_touched:
             listener(touched)
         if changed:

@@ -31,7 +31,8 @@ class ServerView(msgspec.Struct, frozen=True):
 
 
 class ServiceView(msgspec.Struct, frozen=True):
-    """state: serving, last resort, down. scheduled: servers that take new flows."""
+    """state: serving, overloaded, without quorum, last resort, down. scheduled: servers that
+    take new flows."""
 
     name: str
     listens: tuple[str, ...]

@@ -22,6 +22,7 @@ import msgspec
 from lbctl.daemon.clock import Clock
 from lbctl.daemon.overrides import Override
 from lbctl.errors import LbctlError, NotFound
+from lbctl.load import Pool
 from lbctl.model import AnyProbe, Endpoint, Server, ServerName
 from lbctl.world import Leaving, Order, Sighting, Target, World
 
@@ -62,6 +63,7 @@ class Saved(msgspec.Struct, frozen=True):
     sightings: tuple[SavedSighting, ...] = ()
     leaving: tuple[SavedLeaving, ...] = ()
     newcomers: tuple[str, ...] = ()
+    pools: Mapping[str, Pool] = {}
 
 
 def with_facts(saved: Saved, world: World, clock: Clock) -> Saved:
@@ -76,6 +78,7 @@ def with_facts(saved: Saved, world: World, clock: Clock) -> Saved:
         ),
         leaving=tuple(_save_leaving(one, wall(one.deadline)) for one in world.leaving),
         newcomers=tuple(sorted(map(str, world.newcomers))),
+        pools={name: pool.moved(wall) for name, pool in world.pools.items()},
     )
 
 
@@ -97,7 +100,7 @@ def restore_facts(world: World, saved: Saved, clock: Clock) -> None:
     }
     for one in saved.sightings:
         target = Target(one.probe, Endpoint.parse(one.endpoint))
-        if world.checked(target):
+        if world.checked(target) or world.asked(target):
             since = moment(one.sighting.since)
             world.sightings[target] = replace(one.sighting, since=since)
     world.leaving = [
@@ -106,6 +109,8 @@ def restore_facts(world: World, saved: Saved, clock: Clock) -> None:
         if ServerName.parse(one.name).service in world.config.services
     ]
     world.newcomers = {names[text] for text in saved.newcomers if text in names}
+    known = world.config.services
+    world.pools = {n: pool.moved(moment) for n, pool in saved.pools.items() if n in known}
 
 
 def move_override(override: Override, to: Callable[[float], float]) -> Override:

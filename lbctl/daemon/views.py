@@ -191,9 +191,13 @@ def state_word(one: Decision, admin: Admin) -> str:
             return "down"
         case Rule.NEWCOMER:
             return "new"
+        case Rule.AGENT:
+            return "down" if one.weight is None else "draining"
+        case Rule.LOAD if not one.weight:
+            return "overloaded"
         case Rule.LAST_RESORT:
             return "last resort"
-        case Rule.WEIGHT:
+        case Rule.LOAD | Rule.SLOW_START | Rule.WEIGHT:
             return "serving" if one.weight else "idle"
         case _:
             assert_never(one.rule)
