@@ -356,6 +356,8 @@ AnyProbe = (
     | AgentProbe
 )
 CONNECT = TcpProbe()
+AGENT_PORT = 9180
+HAPROXY_AGENT_PORT = 9181
 PORTLESS = (IcmpProbe,)  # probes that ask a machine and not one of its ports
 
 
