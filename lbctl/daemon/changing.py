@@ -8,7 +8,7 @@ import msgspec
 from aiohttp import web
 
 from lbctl.daemon.control import Manner, Outcome
-from lbctl.daemon.names import configured, servers_named, service_named
+from lbctl.daemon.names import configured, server_named, servers_named, service_named
 from lbctl.daemon.parts import Parts
 from lbctl.daemon.peer import Peer, peer_of
 from lbctl.daemon.reading import answer
@@ -44,6 +44,7 @@ class Changing:
             web.post("/v1/orders", self.order),
             web.post("/v1/overrides", self.override),
             web.delete("/v1/overrides/{id}", self.drop_override),
+            web.post("/v1/servers/{service}/{server}/check", self.check),
         ]
 
     async def apply(self, request: web.Request) -> web.Response:
@@ -94,6 +95,13 @@ class Changing:
         body = decode(await request.read(), PlainRequest)
         manner = body.manner(_by(request), self._parts.clock.now())
         return await self._settled(await self._parts.control.drop_override(int(text), manner))
+
+    async def check(self, request: web.Request) -> web.Response:
+        """Probe a server now, and ask its agent; answers a list of `ProbeView`."""
+        match = request.match_info
+        known = configured(self._parts.control.world.config)
+        name = server_named(known, f"{match['service']}/{match['server']}")
+        return answer(await self._parts.probe(name))
 
     async def _take(self, request: web.Request, dry_run: bool) -> Outcome:
         text = await request.read()

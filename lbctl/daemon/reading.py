@@ -35,6 +35,7 @@ class Reading:
             web.get("/v1/servers", self.servers),
             web.get("/v1/servers/{service}/{server}", self.server),
             web.get("/v1/servers/{service}/{server}/why", self.why),
+            web.get("/v1/agents", self.agents),
             web.get("/v1/overrides", self.overrides),
             web.get("/v1/generations", self.generations),
             web.get("/v1/config", self.config),
@@ -66,6 +67,9 @@ class Reading:
     async def why(self, request: web.Request) -> web.Response:
         name = self._server(request)
         return answer(self._parts.show().why(name, self._parts.overrides()))
+
+    async def agents(self, request: web.Request) -> web.Response:
+        return answer(list(self._parts.show().agents()))
 
     async def overrides(self, request: web.Request) -> web.Response:
         return answer(list(self._parts.overrides()))

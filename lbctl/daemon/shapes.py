@@ -47,6 +47,37 @@ class ServiceView(msgspec.Struct, frozen=True):
     problems: tuple[str, ...]
 
 
+class AgentView(msgspec.Struct, frozen=True):
+    """What a server's agent says. state: speaks, silent, unheard. cpu, memory, disk: shares
+    in use; null: it does not measure that. words: what it wants of its server. weight: as
+    in ServerView. eighths: of its weight that load leaves it."""
+
+    server: str
+    address: str
+    speaks: str
+    state: str
+    cpu: float | None
+    memory: float | None
+    disk: float | None
+    words: str
+    connections: int | None
+    out: bool
+    eighths: int
+    weight: int | None
+    evidence: str
+
+
+class ProbeView(msgspec.Struct, frozen=True):
+    """One probe that was asked for. steps: [seconds since its start, what was waited for]."""
+
+    asked: str
+    target: str
+    health: str
+    evidence: str
+    took: float
+    steps: tuple[tuple[float, str], ...]
+
+
 class OverrideView(msgspec.Struct, frozen=True):
     """stale: what it speaks of is gone; it does nothing until that is back."""
 

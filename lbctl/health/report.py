@@ -55,11 +55,16 @@ class Report(msgspec.Struct, frozen=True):
             if (share := self.share(metric)) is not None:
                 yield metric, share
 
+    @property
+    def words(self) -> str:
+        """What it wants of its server."""
+        said: list[str] = [word for word in (self.admin, self.state) if word]
+        said += [f"{self.percent}%"] if self.percent is not None else []
+        return " ".join(said) + (f" ({self.reason})" if self.reason else "")
+
     def __str__(self) -> str:
-        words = [f"{metric} {percent(share)}" for metric, share in self.measures()]
-        words += [f"weight {self.percent} %"] if self.percent is not None else []
-        words += [word for word in (self.admin, self.state) if word]
-        return ", ".join(words) + (f" ({self.reason})" if self.reason else "")
+        said = [f"{metric} {percent(share)}" for metric, share in self.measures()]
+        return ", ".join(said + ([self.words] if self.words else []))
 
 
 def percent(share: float) -> str:
