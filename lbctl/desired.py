@@ -169,11 +169,11 @@ def _balance(world: World, service: Service, pool: Pool, one: Decision) -> Decis
 def _neutral(world: World, service: Service, pool: Pool, one: Decision) -> str:
     """Why load takes nothing away, where that is not plain."""
     if pool.overloaded:
-        return f"{one.because}; all servers are overloaded, so load is spread evenly"
+        return f"{one.because}; all are overloaded: spread evenly"
     target = agent_of(service, one.server)
     seen = world.sightings.get(target) if target is not None else None
     if seen is not None and seen.health is Health.DOWN:
-        return f"{one.because}; its agent is silent, which says nothing of its load"
+        return f"{one.because}; its agent is silent"
     return one.because
 
 

@@ -358,10 +358,13 @@ class Control:
 
     # --- facts --------------------------------------------------------------------------
 
-    def see(self, target: Target, health: Health, evidence: str) -> None:
-        """Take a verdict of the checks."""
+    def see(self, target: Target, health: Health, evidence: str, asked: bool = False) -> None:
+        """Take a verdict of the checks. asked: somebody wanted to know; if it is the same
+        as ever, what decided in its time stays the evidence."""
         old = self.world.sightings.get(target)
         changed = old is None or old.health is not health
+        if asked and not changed:
+            return
         since = self._clock.now() if old is None or changed else old.since
         touched = self.world.see(target, Sighting(health, evidence, since))
         self._unsaved = True

@@ -148,7 +148,7 @@ class WorkerKeeper:
             case Verdict():
                 target = self._assignment.target(message.id)
                 if target is not None:
-                    self.control.see(target, message.health, message.evidence)
+                    self.control.see(target, message.health, message.evidence, message.asked)
                 for answer in self._asked.pop(message.id, []) if message.asked else []:
                     if not answer.done():
                         answer.set_result(message)
