@@ -44,6 +44,27 @@ class LoadChanged(Event, frozen=True, tag="load"):
     evidence: str
 
 
+class HookStarted(Event, frozen=True, tag="hook_started"):
+    server: str
+    hook: str
+    command: str
+
+
+class HookEnded(Event, frozen=True, tag="hook_ended"):
+    server: str
+    hook: str
+    passed: bool
+    result: str
+
+
+class HookHeld(Event, frozen=True, tag="hook_held"):
+    """A hook would be due, and ran as often as it may in the last hour."""
+
+    server: str
+    hook: str
+    per_hour: int
+
+
 class Ordered(Event, frozen=True, tag="ordered"):
     """A person set an administrative state."""
 
@@ -169,6 +190,9 @@ AnyEvent = (
     HealthChanged
     | AgentHeard
     | LoadChanged
+    | HookStarted
+    | HookEnded
+    | HookHeld
     | Ordered
     | OrderEnded
     | DrainEnded
@@ -198,6 +222,8 @@ def render(event: AnyEvent) -> str:
             return f"{server}: its agent {'speaks' if speaks else 'is silent'} ({evidence})"
         case LoadChanged(server, out, evidence):
             return f"{server}: {'overloaded' if out else 'no longer overloaded'} ({evidence})"
+        case HookStarted() | HookEnded() | HookHeld():
+            return _render_hook(event)
         case Ordered(server, admin, by, reason, _):
             return f"{server}: {admin} ordered{_by(by)}" + (f": {reason}" if reason else "")
         case OrderEnded(server, admin):
@@ -218,6 +244,18 @@ def render(event: AnyEvent) -> str:
             return f"{subject}: {error}"
         case DaemonStarted() | DaemonStopping() | WorkerStarted() | WorkerLost():
             return _render_process(event)
+        case _:
+            assert_never(event)
+
+
+def _render_hook(event: HookStarted | HookEnded | HookHeld) -> str:
+    match event:
+        case HookStarted(server, hook, command):
+            return f"{server}: {hook} runs {command}"
+        case HookEnded(server, hook, passed, result):
+            return f"{server}: {hook} {'done' if passed else 'failed'} ({result})"
+        case HookHeld(server, hook, per_hour):
+            return f"{server}: {hook} is not run again: {per_hour} times in an hour is all"
         case _:
             assert_never(event)
 

@@ -79,6 +79,33 @@ def agents(context: Context, service: str | None) -> None:
 
 
 @get.command()
+@click.option("--output", is_flag=True, help="With what they said.")
+@json_option
+@pass_context
+def hooks(context: Context, output: bool) -> None:
+    """The last runs of hooks: when, for whom, and what came of it."""
+    rows = context.client.get("hooks")
+    if context.json:
+        return show_json(rows)
+    now = time.time()
+    cells = [
+        (
+            row["server"],
+            row["hook"],
+            f"{ago(now - row['at'])} ago",
+            f"{row['took']:.1f} s",
+            "done" if row["passed"] else "failed",
+            row["result"],
+        )
+        for row in rows
+    ]
+    click.echo(table(("SERVER", "HOOK", "WHEN", "TOOK", "STATE", "RESULT"), cells, right=(3,)))
+    for row in rows if output else []:
+        click.echo(f"\n{row['server']} {row['hook']}, {ago(now - row['at'])} ago:\n{row['output']}")
+    return None
+
+
+@get.command()
 @json_option
 @pass_context
 def status(context: Context) -> None:

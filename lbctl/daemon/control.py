@@ -25,7 +25,15 @@ from lbctl.daemon.overrides import (
     without_path,
 )
 from lbctl.daemon.reader import Read
-from lbctl.daemon.state import Saved, StateDirectory, digest, move_override, with_facts
+from lbctl.daemon.state import (
+    Saved,
+    StateDirectory,
+    digest,
+    move_override,
+    restore_hooks,
+    with_facts,
+    with_hooks,
+)
 from lbctl.daemon.trial import operations, refuse_if_emptied
 from lbctl.desired import settle
 from lbctl.errors import InvalidConfig, NotFound
@@ -129,6 +137,8 @@ class Control:
         self._save_after = clock.now()
         self._looked = clock.now()
         self.save_error = ""
+        # What hooks did, so that a restart does not forget a cooldown.
+        self.hooks = restore_hooks(standing.saved, clock)
         self._settle(set(standing.world.config.services))
 
     @property
@@ -372,8 +382,8 @@ class Control:
             names = self.world.checked(target)
             self._journal.tell(*(HealthChanged(str(name), health, evidence) for name in names))
             speaks = health is Health.UP
-            asked = self.world.asked(target)
-            self._journal.tell(*(AgentHeard(str(name), speaks, evidence) for name in asked))
+            of = self.world.asked(target)
+            self._journal.tell(*(AgentHeard(str(name), speaks, evidence) for name in of))
         self._tell(touched)
 
     def hear(self, target: Target, report: Report) -> None:
@@ -392,6 +402,10 @@ class Control:
         for service, before, after in settle(self.world, touched, self._clock.now()):
             self._unsaved = True
             self._journal.tell(*load_changes(service, before, after))
+
+    def remember(self) -> None:
+        """Something that is saved changed elsewhere."""
+        self._unsaved = True
 
     def pass_time(self) -> None:
         """Take what time alone changed since this was last called."""
@@ -451,6 +465,7 @@ class Control:
             generation=intent.generation,
             overrides=tuple(move_override(one, wall) for one in intent.overrides),
         )
+        saved = with_hooks(saved, self.hooks, self._clock)
         return with_facts(saved, self.world, self._clock)
 
 

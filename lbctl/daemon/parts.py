@@ -8,6 +8,7 @@ from pathlib import Path
 from lbctl import __version__
 from lbctl.daemon.clock import Clock
 from lbctl.daemon.control import Control
+from lbctl.daemon.hookrunner import HookRunner
 from lbctl.daemon.journal import Journal
 from lbctl.daemon.loop import ReconcileLoop
 from lbctl.daemon.names import Known
@@ -18,6 +19,7 @@ from lbctl.daemon.reconcile import Reconciler
 from lbctl.daemon.sampler import Sampler
 from lbctl.daemon.shapes import (
     DatapathView,
+    HookView,
     OverrideView,
     ProbeView,
     Snapshot,
@@ -47,6 +49,7 @@ class Parts:
     sampler: Sampler
     loop: ReconcileLoop
     keeper: WorkerKeeper
+    hooks: HookRunner
     started: float
 
     def known(self) -> Known:
@@ -89,6 +92,19 @@ class Parts:
             _probe_view(what, t, await self.keeper.probe_now(t, 2 * check.timing.timeout + 1.0))
             for what, t, check in found
         ]
+
+    def hook_runs(self) -> Iterator[HookView]:
+        """The last runs of hooks, the newest first."""
+        for one in reversed(self.hooks.ledger.runs):
+            yield HookView(
+                server=str(one.key.name),
+                hook=str(one.key.trigger),
+                at=self.clock.to_wall(one.at),
+                took=one.took,
+                passed=one.passed,
+                result=one.result,
+                output=one.output,
+            )
 
     def _override(self, one: Override) -> OverrideView:
         return OverrideView(

@@ -67,6 +67,18 @@ class AgentView(msgspec.Struct, frozen=True):
     evidence: str
 
 
+class HookView(msgspec.Struct, frozen=True):
+    """A run of a hook that ended. output: the last of what it said."""
+
+    server: str
+    hook: str
+    at: float
+    took: float
+    passed: bool
+    result: str
+    output: str
+
+
 class ProbeView(msgspec.Struct, frozen=True):
     """One probe that was asked for. steps: [seconds since its start, what was waited for]."""
 
