@@ -48,8 +48,8 @@ def family_of(address: Address) -> Family:
     return Family.IPV4 if address.version == 4 else Family.IPV6
 
 
-def _port(text: str, whole: str) -> int:
-    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= 65535):
+def _port(text: str, whole: str, lowest: int = 1) -> int:
+    if not (text.isascii() and text.isdigit() and lowest <= int(text) <= 65535):
         raise ValueError(f"'{whole}' has no valid port (1 to 65535)")
     return int(text)
 
@@ -62,12 +62,13 @@ class Endpoint:
     port: int
 
     @classmethod
-    def parse(cls, text: str) -> Self:
+    def parse(cls, text: str, lowest: int = 1) -> Self:
+        """lowest: 0 where the text is our own, and may be of what has no port."""
         host, colon, port = text.rpartition(":")
         if not colon or not host or (":" in host) != host.startswith("["):
             raise ValueError(f"'{text}' is not ADDRESS:PORT (IPv6: [ADDRESS]:PORT)")
         address = ip_address(host.removeprefix("[").removesuffix("]"))
-        return cls(address, _port(port, text))
+        return cls(address, _port(port, text, lowest))
 
     def __str__(self) -> str:
         host = f"[{self.address}]" if self.address.version == 6 else str(self.address)

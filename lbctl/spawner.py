@@ -8,7 +8,12 @@ for, each with an end.
 The keeper is there for what scripts leave behind: it is the reaper of everything that the
 script starts (PR_SET_CHILD_SUBREAPER), so that even what hides in a session of its own is
 found and ended with the run. It survives the spawner: a daemon that restarts does not stop
-a hook that is restoring a machine.
+a hook that is restoring a machine. Only the script itself becomes another user, so it
+cannot end those who watch it.
+
+Commands of checks have a number for a user that nobody else has, each run its own: the
+kernel counts processes by user, so one that forks without end would otherwise keep the
+checks beside it from running.
 """
 
 import ctypes
@@ -21,6 +26,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping
+from functools import partial
 from socket import AF_UNIX, SOCK_SEQPACKET, socket, socketpair
 from time import monotonic
 
@@ -29,13 +35,17 @@ import msgspec
 PACKET = 128 << 10
 KEPT = 4096  # bytes of output that are told
 MOST_AT_ONCE = 32
+# Users of runs: in the part of the range that systemd's allocation leaves to nobody
+# (UIDS-GIDS.md: 1879048192 to 2147483647).
+FIRST_USER = 0x7F4C4200
 _ENDING = 2.0  # seconds for what does not want to go
 _PIECE = 64 << 10
+_LIBC = ctypes.CDLL(None, use_errno=True)
 _PR_SET_CHILD_SUBREAPER, _PR_SET_NO_NEW_PRIVS = 36, 38
 
 # For scripts of an unprivileged user: what runs wild hits these before it hits the machine.
 LIMITS = {
-    resource.RLIMIT_NPROC: 256,
+    resource.RLIMIT_NPROC: 64,
     resource.RLIMIT_NOFILE: 256,
     resource.RLIMIT_CORE: 0,
     resource.RLIMIT_FSIZE: 64 << 20,
@@ -76,26 +86,34 @@ class Ended(msgspec.Struct, frozen=True):
 # --- the process ------------------------------------------------------------------------
 
 
-def serve(line: socket) -> None:
-    """Until the other side closes."""
+def serve(line: socket, group: str = "") -> None:
+    """Until the other side closes. group: the account whose group scripts have, while each
+    run has a user of its own ("": each runs as it says)."""
     line.setblocking(True)
     # What ends is collected by the kernel: nobody here waits for keepers.
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    keepers: dict[int, int] = {}  # pid -> pidfd
+    keepers: dict[int, int] = {}  # slot -> pidfd
     while data := _receive(line):
         script = msgspec.json.decode(data, type=Script)
-        keepers = {pid: fd for pid, fd in keepers.items() if _runs(fd)}
-        if len(keepers) >= MOST_AT_ONCE:
+        keepers = {slot: fd for slot, fd in keepers.items() if _runs(fd)}
+        slot = next(slot for slot in range(MOST_AT_ONCE + 1) if slot not in keepers)
+        if slot == MOST_AT_ONCE:
             why = f"{MOST_AT_ONCE} scripts run already"
             _tell(line, Ended(script.id, None, why, unable=True))
             continue
-        pid = os.fork()
+        try:
+            pid = os.fork()
+        except OSError as error:
+            _tell(line, Ended(script.id, None, f"no new process: {error.strerror}", unable=True))
+            continue
         if pid == 0:
             for fd in keepers.values():
                 os.close(fd)
-            _keep(line, script)
-        keepers[pid] = os.pidfd_open(pid)
+            if group:
+                script = msgspec.structs.replace(script, user=group)
+            _keep(line, script, FIRST_USER + slot if group else None)
+        keepers[slot] = os.pidfd_open(pid)
 
 
 def _receive(line: socket) -> bytes:
@@ -119,12 +137,12 @@ def _tell(line: socket, ended: Ended) -> None:
         return  # whoever asked is gone
 
 
-def _keep(line: socket, script: Script) -> None:
+def _keep(line: socket, script: Script, uid: int | None) -> None:
     """The keeper's whole life."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     status = 1
     try:
-        _tell(line, run(script))
+        _tell(line, run(script, uid))
         status = 0
     finally:
         os._exit(status)
@@ -133,11 +151,12 @@ def _keep(line: socket, script: Script) -> None:
 # --- one run ----------------------------------------------------------------------------
 
 
-def run(script: Script) -> Ended:
-    """Run `script` in this process's care, as its user. This process gives up its own."""
+def run(script: Script, uid: int | None = None) -> Ended:
+    """Run `script` in this process's care, which then is the reaper of all it starts. uid:
+    in place of its user's own."""
     started = monotonic()
     try:
-        _become(script.user)
+        _LIBC.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
         child = subprocess.Popen(
             script.command,
             stdin=subprocess.DEVNULL,
@@ -146,8 +165,10 @@ def run(script: Script) -> Ended:
             env=dict(script.env),
             cwd="/",
             start_new_session=True,
+            # Safe here, as this process has one thread.
+            preexec_fn=partial(_become, _account(script.user), uid),
         )
-    except (OSError, KeyError, ValueError) as error:
+    except (OSError, KeyError, ValueError, subprocess.SubprocessError) as error:
         why = f"{script.command[0]}: cannot be run: {_reason(error)}"
         return Ended(script.id, None, why, unable=True)
     why, output = _watch(child, script, started + script.timeout)
@@ -166,18 +187,19 @@ def _reason(error: Exception) -> str:
     return str(error.args[0]) if error.args else type(error).__name__
 
 
-def _become(user: str) -> None:
-    """For good. Raises KeyError for a user that does not exist, OSError."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-    if user and os.geteuid() == 0:
-        entry = pwd.getpwnam(user)
-        if entry.pw_uid != 0:
-            os.setgroups([])
-            os.setgid(entry.pw_gid)
-            os.setuid(entry.pw_uid)
+def _account(user: str) -> pwd.struct_passwd | None:
+    """Whom to become; None: nobody else. Raises KeyError for a user that does not exist."""
+    return pwd.getpwnam(user) if user and os.geteuid() == 0 else None
+
+
+def _become(account: pwd.struct_passwd | None, uid: int | None) -> None:
+    """For good; between fork and exec. Raises OSError."""
+    if account is not None and account.pw_uid != 0:
+        os.setgroups([])
+        os.setgid(account.pw_gid)
+        os.setuid(account.pw_uid if uid is None else uid)
     if os.geteuid() != 0:
-        libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+        _LIBC.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
         for what, most in LIMITS.items():
             _, hard = resource.getrlimit(what)
             limit = most if hard == resource.RLIM_INFINITY else min(most, hard)
@@ -250,9 +272,9 @@ def _kill(pid: int) -> None:
 # --- starting one -----------------------------------------------------------------------
 
 
-def fork(user: str) -> socket:
-    """A spawner beside a process that has one thread and is about to give up what it may:
-    it becomes `user` at once and for good. Returns the line to it."""
+def fork(group: str) -> socket:
+    """A spawner beside a process that has one thread and is about to give up what it may;
+    its scripts have the group of the account `group`. Returns the line to it."""
     ours, theirs = socketpair(AF_UNIX, SOCK_SEQPACKET)
     pid = os.fork()
     if pid:
@@ -262,8 +284,7 @@ def fork(user: str) -> socket:
     try:
         ours.close()
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)  # stdin was somebody else's line
-        _become(user)
-        serve(theirs)
+        serve(theirs, group)
         status = 0
     finally:
         os._exit(status)

@@ -107,7 +107,7 @@ def restore_facts(world: World, saved: Saved, clock: Clock) -> None:
         if text in names
     }
     for one in saved.sightings:
-        target = Target(one.probe, Endpoint.parse(one.endpoint))
+        target = Target(one.probe, Endpoint.parse(one.endpoint, lowest=0))
         if world.checked(target) or world.asked(target):
             since = moment(one.sighting.since)
             world.sightings[target] = replace(one.sighting, since=since)

@@ -19,7 +19,7 @@ from lbctl.errors import Exit
 from lbctl.health.outbox import Outbox
 from lbctl.health.privileges import keep_only_net_raw, name_process
 from lbctl.health.probes import Instruments, Prepared, prepare
-from lbctl.health.probes.command import user as command_user
+from lbctl.health.probes.command import account
 from lbctl.health.reactor import Reactor, Run, Steps
 from lbctl.health.result import Result, Unable
 from lbctl.health.roster import Roster
@@ -84,7 +84,7 @@ class Worker:
     def _prepared_for(self, job: Job) -> Prepared:
         prepared = self._prepared.get(job.id)
         if prepared is None:
-            where = Endpoint.parse(job.endpoint)
+            where = Endpoint.parse(job.endpoint, lowest=0)
             prepared = prepare(job.probe, where, job.timing.timeout, self._shared)
             self._prepared[job.id] = prepared
         return prepared
@@ -158,7 +158,7 @@ def main() -> int:
         return Exit.USAGE
     line.setblocking(False)
     name_process("lbctl-probe")
-    spawner = spawner_beside(command_user())
+    spawner = spawner_beside(account())
     keep_only_net_raw()
     # Ctrl-C in a terminal reaches the whole group: it is the daemon's to act on, which
     # then closes the line.

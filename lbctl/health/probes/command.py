@@ -12,19 +12,19 @@ from lbctl.health.result import Failed, Unable
 from lbctl.model import Endpoint, ExecProbe
 from lbctl.spawner import PACKET, Ended, Script
 
-USERS = ("lbctl-check", "nobody")  # the first that exists
+ACCOUNTS = ("lbctl-check", "nobody")  # the first that exists
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
-def user() -> str:
-    """Whom commands of checks run as."""
-    for name in USERS:
+def account() -> str:
+    """Whose group the commands of checks have."""
+    for name in ACCOUNTS:
         try:
             pwd.getpwnam(name)
         except KeyError:
             continue
         return name
-    return USERS[-1]
+    return ACCOUNTS[-1]
 
 
 def environment(endpoint: Endpoint, timeout: float) -> dict[str, str]:

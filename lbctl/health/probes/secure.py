@@ -106,8 +106,8 @@ def in_words(error: ssl.SSLError) -> str:
     """`certificate has expired`, `wrong version number`: OpenSSL's own words, no numbers."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"certificate: {error.verify_message.rstrip('.')}"
-    if isinstance(error, ssl.SSLEOFError):
-        return "TLS: closed in the handshake"
+    if isinstance(error, (ssl.SSLEOFError, ssl.SSLZeroReturnError)):
+        return "TLS: closed in the middle"
     return f"TLS: {(error.reason or str(error)).lower().replace('_', ' ')}"
 
 

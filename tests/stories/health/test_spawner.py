@@ -133,12 +133,14 @@ def test_a_fork_bomb_stays_small_and_ends(spawner: Spawner) -> None:
     assert spawner.run("echo still here").output == "still here\n"
 
 
-def test_only_so_many_at_once(spawner: Spawner) -> None:
+def test_only_so_many_at_once(spawner: Spawner, tmp_path) -> None:
+    wait = f"while [ ! -e {tmp_path}/go ]; do sleep 0.1; done"
     for id in range(MOST_AT_ONCE + 1):
-        spawner.ask("sleep 1", id=id)
+        spawner.ask(wait, id=id, timeout=60)
     refused = spawner.hear()
     assert (refused.id, refused.unable) == (MOST_AT_ONCE, True)
     assert refused.why == f"{MOST_AT_ONCE} scripts run already"
+    (tmp_path / "go").touch()
     assert {spawner.hear().status for _ in range(MOST_AT_ONCE)} == {0}
     assert spawner.run("true").status == 0
 
