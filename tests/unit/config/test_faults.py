@@ -1,5 +1,7 @@
 """Bad input: what is written, and every line that lbctl says about it."""
 
+import warnings
+
 import pytest
 
 from lbctl.config import MAX_BYTES, Patch, parse
@@ -425,6 +427,13 @@ GATEWAYS = "apiVersion: lbctl/v1\ngateway: {back: eth1}\ngateways:\n  gw1: {fron
 )  # fmt: skip
 def test_faults_of_gateways(text: str, node: str | None, fault: str) -> None:
     assert faults(text, node=node) == [f"lbctl.yaml:{fault}"]
+
+
+def test_a_regex_that_later_pythons_read_otherwise_is_refused() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # as outside of tests
+        said = faults(service("check: {type: http, body: '[[a]'}"))
+    assert "Possible nested set" in said[0]
 
 
 def test_the_sorry_server_has_its_name_to_itself() -> None:
