@@ -394,6 +394,15 @@ def test_a_fault_in_defaults_is_said_once() -> None:
     ]
 
 
+def test_a_setting_that_cannot_be_read_clashes_with_nothing() -> None:
+    mode = "mode: 'tum' is not one of nat, fullnat, dr, tun (did you mean 'tun'?)"
+    text = service("mode: tum", servers='{a: "2001:db8::1"}')
+    assert faults(text) == [f"lbctl.yaml:6:11: services.web.{mode}"]
+    text = service(servers='{a: "2001:db8::1"}')
+    text = text.replace("services", "defaults: {mode: tum}\nservices")
+    assert faults(text) == [f"lbctl.yaml:3:18: defaults.{mode}"]
+
+
 def test_what_clashes_with_a_default_is_shown_where_the_default_is() -> None:
     text = (
         HEAD.replace("services:", "defaults: {check: {timeout: 1s}}\nservices:")
