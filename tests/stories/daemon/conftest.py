@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -165,24 +166,50 @@ class Daemon:
         fresh.replace(self.home / "kernel" / "active.json")
 
 
+@contextmanager
+def _daemon(home: Path) -> Iterator[Daemon]:
+    servers = {f"app{number}": LoopbackServer() for number in (1, 2, 3)}
+    daemon = Daemon(home, servers)
+    (home / "kernel").mkdir()
+    daemon.file.write_text(daemon.yaml(app1=1, app2=1))
+    try:
+        yield daemon
+    finally:
+        if daemon.process is not None:
+            daemon.process.kill()
+            daemon.process.wait()
+        for server in servers.values():
+            server.stop()
+
+
+def _start(daemon: Daemon) -> Daemon:
+    daemon.start()
+    eventually(lambda: {row["health"] for row in daemon.client.get("servers")} == {"up"})
+    daemon.until(app1="serving", app2="serving")
+    return daemon
+
+
 @pytest.fixture
 def stopped(tmp_path: Path) -> Iterator[Daemon]:
     """A daemon that is not running yet, with its file in place."""
-    servers = {f"app{number}": LoopbackServer() for number in (1, 2, 3)}
-    daemon = Daemon(tmp_path, servers)
-    (tmp_path / "kernel").mkdir()
-    daemon.file.write_text(daemon.yaml(app1=1, app2=1))
-    yield daemon
-    if daemon.process is not None:
-        daemon.process.kill()
-        daemon.process.wait()
-    for server in servers.values():
-        server.stop()
+    with _daemon(tmp_path) as daemon:
+        yield daemon
 
 
 @pytest.fixture
 def daemon(stopped: Daemon) -> Daemon:
     """A daemon that serves `web` with app1 and app2, both up."""
-    stopped.start()
-    stopped.until(app1="serving", app2="serving")
-    return stopped
+    return _start(stopped)
+
+
+@contextmanager
+def running(home: Path) -> Iterator[Daemon]:
+    with _daemon(home) as daemon:
+        yield _start(daemon)
+
+
+@pytest.fixture(scope="module")
+def steady(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    """The same, for tests that leave it as they found it."""
+    with running(tmp_path_factory.mktemp("steady")) as daemon:
+        yield daemon
