@@ -147,7 +147,7 @@ def _last_resort(name: str, service: Service, decisions: list[Decision]) -> list
 
 def _pressed(one: Decision) -> Decision:
     """A server that is out for its health serves all the same."""
-    if one.weight is not None or one.rule not in (Rule.HEALTH, Rule.NEWCOMER):
+    if one.rule not in (Rule.HEALTH, Rule.NEWCOMER):
         return one
     because = f"last resort (all): nothing else is left; {one.because}"
     return replace(one, weight=one.server.weight, rule=Rule.LAST_RESORT, because=because)

@@ -53,7 +53,7 @@ class Show:
             because=because,
             servers=len(service.servers),
             scheduled=sum(one.scheduled for one, _ in rows),
-            connections=whole(sums for _, sums in rows).established,
+            connections=whole(sums for _, sums in rows).open,
             problems=tuple(one.error for one in self._stuck_of_service(service)),
         )
 
@@ -128,7 +128,7 @@ class Show:
             rule=one.rule,
             because=one.because,
             evidence=evidence,
-            connections=sums.established,
+            connections=sums.open,
             connections_from=sums.source,
             since=self._clock.to_wall(past[-1].at) if past else None,
             problems=tuple(stuck.error for stuck in self._stuck_of_server(service, one.server)),

@@ -17,7 +17,7 @@ NOTHING = Counters()
 class Total:
     """One server's or service's sums.
 
-    established: connections open now; None where nobody can know. source: where that
+    established: connections in full swing; None where nobody can know. source: where that
     number comes from.
     """
 
@@ -26,6 +26,13 @@ class Total:
     embryonic: int = 0
     closing: int = 0
     source: str = ""
+
+    @property
+    def open(self) -> int | None:
+        """Connections that a drain waits for: those being made and half closed included."""
+        if self.established is None:
+            return None
+        return self.established + self.embryonic + self.closing
 
     def __add__(self, other: "Total") -> "Total":
         known = [n for n in (self.established, other.established) if n is not None]
