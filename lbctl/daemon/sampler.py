@@ -13,7 +13,7 @@ EVERY = 2.0  # seconds
 
 @dataclass
 class Sampler:
-    """latest: the last snapshot. at: when it was taken."""
+    """latest: the last snapshot. at: when it was begun."""
 
     plane: PlaneThread
     clock: Clock
@@ -23,14 +23,17 @@ class Sampler:
     _one: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def fresh(self, age: float) -> Stats:
-        """A snapshot at most `age` seconds old; those who ask at once share one."""
+        """A snapshot that was begun at most `age` seconds before this call (0: after it);
+        those who ask at once share one."""
+        oldest = self.clock.now() - age
         async with self._one:
-            if self.clock.now() - self.at > age:
+            if self.at < oldest:
+                begun = self.clock.now()
                 try:
                     self.latest = await self.plane.stats()
                 except DataPlaneError as error:
                     self.error = str(error)
                 else:
                     self.error = ""
-                self.at = self.clock.now()
+                self.at = begun
         return self.latest
