@@ -54,13 +54,12 @@ class Reading:
         name = request.query.get("service")
         service = None if name is None else self._service(name)
         if "fresh" in request.query:
-            await self._parts.sampler.fresh(FRESH)
+            # Who waits for a drain must not see connections counted before the drain.
+            await self._parts.sampler.fresh(0.0)
         return answer(list(self._parts.show().servers(service)))
 
     async def server(self, request: web.Request) -> web.Response:
         name = self._server(request)
-        if "fresh" in request.query:
-            await self._parts.sampler.fresh(FRESH)
         return answer(self._parts.show().server(name))
 
     async def why(self, request: web.Request) -> web.Response:

@@ -23,7 +23,7 @@ class Sampler:
     _one: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def fresh(self, age: float) -> Stats:
-        """A snapshot at most `age` seconds old; those who ask at once share one."""
+        """A snapshot at most `age` seconds old, begun after this call where `age` is 0."""
         async with self._one:
             if self.clock.now() - self.at > age:
                 try:
