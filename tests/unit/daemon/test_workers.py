@@ -34,7 +34,7 @@ line.recv(1)
 """
 )
 BAD = {
-    "dies": ("sys.exit(3)", "ended with status 3"),
+    "dies": ("import sys; sys.exit(3)", "ended with status 3"),
     "is silent": (SPEAK + "time.sleep(60)", "silent for 0.2 s"),
     "talks garbage": (SPEAK + "line.sendall(b'\\xff' * 8); time.sleep(60)", "a message of"),
     "says what is not its to say": (
