@@ -41,21 +41,21 @@ class Client:
         self._path = path
 
     def get(self, *parts: str, **query: str) -> Json:
-        return json.loads(self._ask("GET", _target(parts, query)))
+        return _parse(self._ask("GET", _target(parts, query)))
 
     def text(self, *parts: str, **query: str) -> str:
         return self._ask("GET", _target(parts, query)).decode()
 
     def post(self, *parts: str, body: object = None, **query: str) -> Json:
         data = b"" if body is None else json.dumps(body).encode()
-        return json.loads(self._ask("POST", _target(parts, query), data))
+        return _parse(self._ask("POST", _target(parts, query), data))
 
     def send(self, *parts: str, data: bytes, **query: str) -> Json:
         """A file as it is."""
-        return json.loads(self._ask("POST", _target(parts, query), data))
+        return _parse(self._ask("POST", _target(parts, query), data))
 
     def delete(self, *parts: str, body: object) -> Json:
-        return json.loads(self._ask("DELETE", _target(parts, {}), json.dumps(body).encode()))
+        return _parse(self._ask("DELETE", _target(parts, {}), json.dumps(body).encode()))
 
     def stream(self, *parts: str, **query: str) -> Iterator[Json]:
         """One JSON value a line, until the daemon goes away."""
@@ -64,7 +64,7 @@ class Client:
             connection.timeout = None  # nothing may happen for hours
             response = self._request(connection, "GET", _target(parts, query), None)
             while line := response.readline():
-                yield json.loads(line)
+                yield _parse(line)
         except (OSError, HTTPException) as error:
             raise self._unreachable(error) from None
         finally:
@@ -120,6 +120,13 @@ def read_file(file: Path, limit: int) -> bytes:
 def _target(parts: tuple[str, ...], query: dict[str, str]) -> str:
     path = "/v1/" + "/".join(quote(part, safe="") for part in parts)
     return f"{path}?{urlencode(query)}" if query else path
+
+
+def _parse(body: bytes) -> Json:
+    try:
+        return json.loads(body)
+    except ValueError:
+        raise Unreachable("an answer that is not JSON, so no lbctl daemon's") from None
 
 
 def _failure(status: int, body: bytes) -> LbctlError:

@@ -87,7 +87,7 @@ class Parts:
             version=__version__,
             pid=os.getpid(),
             uptime=self.clock.now() - self.started,
-            datapath=DatapathView(self.plane.name, self.plane.why, self.loop.trouble),
+            datapath=DatapathView(self.plane.name, self.plane.why, self._trouble()),
             file=str(self.file),
             generation=control.intent.generation,
             origin=control.intent.origin,
@@ -108,6 +108,9 @@ class Parts:
                 late_p99=pulse.late_p99 if pulse is not None else None,
             ),
         )
+
+    def _trouble(self) -> str:
+        return self.loop.trouble or self.sampler.error
 
     def _stuck(self) -> Iterator[StuckView]:
         for one in self.reconciler.stuck.values():

@@ -9,6 +9,8 @@ from lbctl.dataplane.port import Stats
 from lbctl.errors import DataPlaneError
 
 EVERY = 2.0  # seconds
+RECENT = 0.5
+PATIENCE = 0.2
 
 
 @dataclass
@@ -21,6 +23,7 @@ class Sampler:
     at: float = float("-inf")
     error: str = ""
     _one: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _glances: set[asyncio.Task[Stats]] = field(default_factory=set)
 
     async def fresh(self, age: float) -> Stats:
         """A snapshot that was begun at most `age` seconds before this call (0: after it);
@@ -36,4 +39,12 @@ class Sampler:
                 else:
                     self.error = ""
                 self.at = begun
+        return self.latest
+
+    async def glance(self) -> Stats:
+        """A recent snapshot; an old one where the data path is busy (it may be compiling)."""
+        task = asyncio.create_task(self.fresh(RECENT))
+        self._glances.add(task)
+        task.add_done_callback(self._glances.discard)
+        await asyncio.wait({task}, timeout=PATIENCE)
         return self.latest
