@@ -42,7 +42,7 @@ SHAPES = {
 }
 TEXTBOOK_PROGRAMS = (
     "textbook",
-    *(f"op_{name}" for name in ("vip", "flow", "backend", "vip_stats", "backend_stats", "insert")),
+    *(f"op_{name}" for name in ("vip", "flow", "backend", "vip_stats", "backend_stats", "all", "insert")),
 )
 VIP_KEY, VIP, BACKEND = struct.Struct("=4s2sBx"), struct.Struct("=III"), struct.Struct("=4s2s6s6s")
 ENDLESS = 1 << 32  # flows: none comes twice

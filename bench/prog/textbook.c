@@ -41,8 +41,7 @@ struct flow_key {
 struct backend {
 	__be32 address;
 	__be16 port;
-	u8 dmac[ETH_ALEN];
-	u8 smac[ETH_ALEN];
+	__be16 macs[6];		/* the next hop's and ours */
 };
 
 struct count {
@@ -63,10 +62,11 @@ static inline void add(struct count *count, u16 bytes)
 	count->bytes += bytes;
 }
 
-/* HC' = ~(~HC + ~m + m') of RFC 1624. */
-static inline u16 replace(u16 check, u32 from, u32 to)
+/* HC' = ~(~HC + ~m + m') of RFC 1624, for an address and one more word. */
+static inline u16 replace(u16 check, u32 from, u32 to, u16 more_from, u16 more_to)
 {
-	u32 sum = (u16)~check + (u16)~from + (u16)(~from >> 16) + (u16)to + (to >> 16);
+	u32 sum = (u16)~check + (u16)~from + (u16)(~from >> 16) + (u16)to + (to >> 16) +
+		  (u16)~more_from + more_to;
 
 	sum = (sum & 0xffff) + (sum >> 16);
 	sum = (sum & 0xffff) + (sum >> 16);
@@ -99,7 +99,8 @@ int textbook(struct xdp_md *xdp)
 	struct count *count;
 	struct vip *vip;
 	u32 chosen, *known;
-	u16 *check;
+	u16 *check, *macs = data;
+	int i;
 
 	if ((void *)(ports + 1) > end || eth->h_proto != htons(ETH_P_IP) || ip->ihl != 5)
 		return XDP_PASS;
@@ -140,14 +141,13 @@ int textbook(struct xdp_md *xdp)
 	if (count)
 		add(count, ntohs(ip->tot_len));
 
-	*check = replace(*check, ip->daddr, backend->address);
-	*check = replace(*check, ports->dest, backend->port);
-	ip->check = replace(ip->check, ip->daddr, backend->address);
-	ip->check = replace(ip->check, 0x0001, 0x0000);	/* the TTL, in network order */
+	*check = replace(*check, ip->daddr, backend->address, ports->dest, backend->port);
+	/* A TTL one lower: it is the first byte of its word. */
+	ip->check = replace(ip->check, ip->daddr, backend->address, 0x0001, 0x0000);
 	ip->ttl--;
 	ip->daddr = backend->address;
 	ports->dest = backend->port;
-	__builtin_memcpy(eth->h_dest, backend->dmac, ETH_ALEN);
-	__builtin_memcpy(eth->h_source, backend->smac, ETH_ALEN);
+	for (i = 0; i < 6; i++)
+		macs[i] = backend->macs[i];
 	return XDP_TX;
 }
