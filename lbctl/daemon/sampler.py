@@ -15,7 +15,7 @@ PATIENCE = 0.2
 
 @dataclass
 class Sampler:
-    """latest: the last snapshot. at: when it was taken."""
+    """latest: the last snapshot. at: when it was begun."""
 
     plane: PlaneThread
     clock: Clock
@@ -26,16 +26,19 @@ class Sampler:
     _glances: set[asyncio.Task[Stats]] = field(default_factory=set)
 
     async def fresh(self, age: float) -> Stats:
-        """A snapshot at most `age` seconds old, begun after this call where `age` is 0."""
+        """A snapshot that was begun at most `age` seconds before this call (0: after it);
+        those who ask at once share one."""
+        oldest = self.clock.now() - age
         async with self._one:
-            if self.clock.now() - self.at > age:
+            if self.at < oldest:
+                begun = self.clock.now()
                 try:
                     self.latest = await self.plane.stats()
                 except DataPlaneError as error:
                     self.error = str(error)
                 else:
                     self.error = ""
-                self.at = self.clock.now()
+                self.at = begun
         return self.latest
 
     async def glance(self) -> Stats:
