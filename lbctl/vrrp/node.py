@@ -83,12 +83,12 @@ class Node:
     def receive(self, name: str, packet: Packet, now: float) -> Effects:
         """A packet on the socket of router `name`. Raises Dropped, counted."""
         router = self.routers[name]
+        router.counts[Count.RECEIVED] += 1
         try:
             heard = examine(packet, router.settings, router.own)
         except Dropped as dropped:
             router.counts[dropped.count] += 1
             raise
-        router.counts[Count.RECEIVED] += 1
         return _of(name, router.receive(heard, now)) + self._after(now)
 
     def locate(self, interface: str, family: Family, place: Place, now: float) -> Effects:

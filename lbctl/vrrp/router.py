@@ -256,7 +256,6 @@ class VirtualRouter:
 
     def give_way(self, reason: str, now: float) -> list[Effect]:
         """The sync group goes to Backup, and this router with it."""
-        self.expired = False
         if self.role is not Role.ACTIVE or self.leaving:
             return []
         return self._leave(Leaving(Role.BACKUP, reason, self._patience(now)), now)
