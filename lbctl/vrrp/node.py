@@ -109,9 +109,12 @@ class Node:
                 effects += self._weigh(name, now)
         return effects + self._after(now)
 
-    def hinder(self, name: str, key: str, reason: str | None, now: float) -> Effects:
+    def hinder(
+        self, name: str, key: str, reason: str | None, now: float, *, at_once: bool = False
+    ) -> Effects:
         """Something of this gateway itself keeps router `name` out; None: no longer."""
-        return _of(name, self.routers[name].hinder(key, reason, now)) + self._after(now)
+        effects = self.routers[name].hinder(key, reason, now, at_once=at_once)
+        return _of(name, effects) + self._after(now)
 
     def fail_over(self, name: str, reason: str, now: float) -> Effects:
         return self._order(name, lambda router: router.fail_over(reason, now), now)
@@ -134,6 +137,9 @@ class Node:
         return effects
 
     # --- reading ------------------------------------------------------------------------
+
+    def place(self, interface: str, family: Family) -> Place | None:
+        return self._places.get((interface, family))
 
     def fact(self, tracker: Tracker) -> Fact | None:
         return self._facts.get((tracker.kind, tracker.subject))
