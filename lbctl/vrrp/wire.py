@@ -93,7 +93,7 @@ class Wire:
         the second socket has hardly any room, and nobody reads it but this."""
         with suppress(BlockingIOError):
             while True:
-                self._strays.recv(0)
+                self._strays.recv(1)
                 self._stray += 1
         numbers = self._strays.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, 36)
         return self._stray + int(struct.unpack("=9I", numbers)[_DROPS])
