@@ -153,9 +153,9 @@ class Keepalived(Running):
         self.home.mkdir(parents=True, exist_ok=True)
         config = self.home / "keepalived.conf"
         config.write_text(keepalived_conf(spec))
-        while self._killed:  # it would take a zombie for itself, still running
-            self._killed.pop().wait()
         pids = [f"--{kind}={self.home / kind}" for kind in ("pid", "vrrp_pid")]
+        for kind in ("pid", "vrrp_pid"):  # it takes a zombie that was killed for alive
+            (self.home / kind).unlink(missing_ok=True)
         options = ["--dont-fork", "--log-console", "--log-detail", "--vrrp", "--no-syslog"]
         self._run(["keepalived", *options, f"--use-file={config}", *pids], "keepalived.log")
 
