@@ -20,6 +20,7 @@ from lbctl.model import Address
 
 TAG = 76  # IFA_PROTO of addresses that lbctl put there ('L'); see `ip -d address`
 NTF_EXT_MANAGED = 1
+NUD_PERMANENT = 0x80
 NUD_VALID = 0x02 | 0x04 | 0x08 | 0x10 | 0x40 | 0x80  # REACHABLE STALE DELAY PROBE NOARP PERMANENT
 RTMGRP_LINK, RTMGRP_NEIGH, RTMGRP_IPV4_IFADDR, RTMGRP_IPV4_ROUTE = 0x1, 0x4, 0x10, 0x40
 
@@ -43,6 +44,14 @@ class Hop:
 
     via: Address
     ifindex: int
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbour:
+    """A usable neighbour. static: a person entered it; the kernel never asks for it."""
+
+    mac: bytes
+    static: bool
 
 
 class Netlink:
@@ -126,8 +135,8 @@ class Netlink:
         via = message.get_attr("RTA_GATEWAY")
         return Hop(ip_address(via) if via else address, message.get_attr("RTA_OIF"))
 
-    def neighbours(self) -> dict[Hop, bytes]:
-        """Usable neighbours and their MAC addresses."""
+    def neighbours(self) -> dict[Hop, Neighbour]:
+        """All that are usable now."""
         found = {}
         for _ in range(3):  # a dump that a change interrupted is asked for again
             try:
@@ -141,12 +150,14 @@ class Netlink:
             mac, address = message.get_attr("NDA_LLADDR"), message.get_attr("NDA_DST")
             if mac and address and message["state"] & NUD_VALID:
                 hop = Hop(ip_address(address), message["ifindex"])
-                found[hop] = bytes.fromhex(mac.replace(":", ""))
+                static = bool(message["state"] & NUD_PERMANENT)
+                found[hop] = Neighbour(bytes.fromhex(mac.replace(":", "")), static)
         return found
 
     def manage_neighbour(self, hop: Hop) -> None:
         """Have the kernel resolve a neighbour and keep it fresh (NTF_EXT_MANAGED): traffic
-        that the stack never sees would let it grow stale."""
+        that the stack never sees would let it grow stale. Not for a static one: it would
+        lose what a person entered."""
         with _told(f"{hop.via}: cannot manage the neighbour"):
             arguments = {"dst": str(hop.via), "ifindex": hop.ifindex, "state": 0}
             self._ip.neigh("replace", flags_ext=NTF_EXT_MANAGED, **arguments)

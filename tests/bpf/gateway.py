@@ -7,7 +7,7 @@ seems to come in on, and the verdict is read from the counters.
 import ctypes
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,8 +47,22 @@ def own_network_namespace() -> Iterator[None]:
         os.close(before)
 
 
-def make_links() -> None:
-    """front and back, with their peers, a client and four servers as neighbours."""
+@contextmanager
+def inside(namespace: int) -> Iterator[None]:
+    """This thread in the namespace of a descriptor."""
+    before = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
+    _libc.setns(namespace, CLONE_NEWNET)
+    try:
+        yield
+    finally:
+        _libc.setns(before, CLONE_NEWNET)
+        os.close(before)
+
+
+def make_links(own: str = "198.51.100.1", servers: Iterable[int] = range(11, 19)) -> None:
+    """front and back, with their peers, and a client and servers as neighbours.
+
+    own: the gateway's address on back. servers: last bytes of their addresses."""
     lines = [
         "link set lo up",
         "link add front type veth peer name front-peer",
@@ -57,12 +71,9 @@ def make_links() -> None:
         f"link set back address {BACK_MAC}",
         *(f"link set {name} up" for name in ("front", "front-peer", "back", "back-peer")),
         "address add 192.0.2.1/24 dev front",
-        "address add 198.51.100.1/24 dev back",
+        f"address add {own}/24 dev back",
         f"neighbour add {CLIENT} lladdr {CLIENT_MAC} dev front",
-        *(
-            f"neighbour add 198.51.100.{n} lladdr {SERVER_MAC.format(n)} dev back"
-            for n in range(11, 19)
-        ),
+        *(f"neighbour add 198.51.100.{n} lladdr {SERVER_MAC.format(n)} dev back" for n in servers),
     ]
     subprocess.run(["ip", "-batch", "-"], input="\n".join(lines), text=True, check=True)
     Path("/proc/sys/net/ipv4/ip_forward").write_text("1")

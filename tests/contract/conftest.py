@@ -2,7 +2,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from stands import KINDS, Kind, Open
+from stands import GROUND, KINDS, Kind, Open
 
 from lbctl.dataplane.port import DataPlane
 
@@ -26,3 +26,7 @@ def plane(stand: Open) -> Iterator[DataPlane]:
     plane = stand()
     yield plane
     plane.close()
+
+
+def pytest_sessionfinish() -> None:
+    GROUND.close()

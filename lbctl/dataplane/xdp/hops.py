@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from lbctl.errors import DataPlaneError
 from lbctl.model import Address
-from lbctl.netlink import Hop, Link, Netlink
+from lbctl.netlink import Hop, Link, Neighbour, Netlink
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class NextHops:
         self._names = tuple(interfaces)
         self._managed: set[Hop] = set()
         self._ways: dict[Address, Hop] = {}
-        self._known: dict[Hop, bytes] = netlink.neighbours()
+        self._known: dict[Hop, Neighbour] = netlink.neighbours()
         self.ports: tuple[Link, ...] = tuple(self._port(name) for name in self._names)
 
     def refresh(self, *, routes_changed: bool) -> None:
@@ -59,10 +59,9 @@ class NextHops:
         deadline = time.monotonic() + patience
         while True:
             self._known = self._netlink.neighbours()
-            missing = {hop for hop in hops if hop not in self._known}
-            for hop in (missing | hops) - self._managed:
-                self._netlink.manage_neighbour(hop)
-                self._managed.add(hop)
+            missing = hops - self._known.keys()
+            for hop in hops - self._managed:
+                self._manage(hop)
             if not missing or time.monotonic() > deadline:
                 return
             time.sleep(0.005)
@@ -72,17 +71,23 @@ class NextHops:
         hop = self._hop(address)
         out = next(i for i, link in enumerate(self.ports) if link.index == hop.ifindex)
         link = self.ports[out]
-        mac = self._known.get(hop)
-        if mac is None:
+        neighbour = self._known.get(hop)
+        if neighbour is None:
             raise DataPlaneError(
                 f"{address}: {hop.via} does not answer on {link.name} (ARP)",
                 "it joins as soon as it answers; is it up, and on this link?",
             )
-        return NextHop(mac, link.mac, out, link.mtu)
+        return NextHop(neighbour.mac, link.mac, out, link.mtu)
 
     def want(self, address: Address, ifindex: int) -> None:
         """A packet needed this neighbour."""
-        self._netlink.manage_neighbour(Hop(address, ifindex))
+        self._manage(Hop(address, ifindex))
+
+    def _manage(self, hop: Hop) -> None:
+        known = self._known.get(hop)
+        if known is None or not known.static:
+            self._netlink.manage_neighbour(hop)
+        self._managed.add(hop)
 
     def _hop(self, address: Address) -> Hop:
         if address in self._ways:

@@ -64,7 +64,7 @@ class XdpPlane:
         self._program = Program(self._maps, netlink, gateway.interfaces, gateway.xdp_mode)
         ours = self._program.program_id()
         for link in self._hops.ports:
-            nic.check_link(link, ours)
+            nic.check_link(link, ours, nic.has_lro(link.name))
         self._clock = Clock.of_this_kernel()
         self._write_gateway()
         self._registry = Registry(self._maps)
@@ -104,6 +104,7 @@ class XdpPlane:
         return batch.refused
 
     def stats(self) -> Stats:
+        self._sweep()
         servers: dict[tuple[Frontend, Endpoint], Counters] = {}
         active: dict[tuple[Frontend, Endpoint], Active] = {}
         for listen, endpoint, number in self._registry.servers():
@@ -163,8 +164,7 @@ class XdpPlane:
         numbers of what has been dead for a whole sweep."""
         if self._registry.listens:
             self._program.ensure(Shape(frozenset(self._features_in_maps())))
-        if (sweep := self._program.sweep()) is not None and self._remembering():
-            self._flows.sweep(sweep)
+        self._sweep()
         dead = {(n, e) for n, group in self._registry.dead.items() for e in group}
         for number, endpoint in dead & self._swept:
             past = self._counters(self._registry.dead[number][endpoint])
@@ -174,6 +174,11 @@ class XdpPlane:
             if not self._registry.dead[number]:
                 self._rings.release(number)
                 self._registry.free_listen(listen)
+
+    def _sweep(self) -> None:
+        """Age what is remembered, and count the rest anew."""
+        if (sweep := self._program.sweep()) is not None and self._remembering():
+            self._flows.sweep(sweep)
 
     def close(self) -> None:
         self._epoll.close()
@@ -191,7 +196,7 @@ class XdpPlane:
         match op:
             case SetService(frontend, service):
                 check_service(frontend, service)
-                self._need_program(service.scheduler.name, batch)
+                self._need_program(op, batch)
                 batch.schedulers[number] = SchedulerCode[service.scheduler.name.upper()]
                 batch.settle[number] = frontend
             case RemoveService(frontend):
@@ -199,21 +204,19 @@ class XdpPlane:
                     self._registry.withdraw(frontend)
                 for endpoint in list(self._registry.members[number]):
                     self._registry.kill(number, endpoint)
-                batch.settle.pop(number, None)
+                batch.forget(number)
             case AddServer(frontend, endpoint, destination):
-                if endpoint in self._registry.members[number]:
-                    raise DataPlaneError(f"{op}: File exists")
                 check_destination(frontend, destination)
-                self._add_server(op, number)
+                self._add_server(op, number, batch)
                 batch.settle[number] = frontend
             case SetServer(frontend, endpoint, destination):
                 check_destination(frontend, destination)
-                record = self._maps.servers[self._member(op, number, endpoint)]
+                record = self._maps.servers[self._member(op, number, endpoint, batch)]
                 record.weight = destination.weight
                 batch.settle[number] = frontend
             case RemoveServer(frontend, endpoint):
-                self._member(op, number, endpoint)
-                batch.dying.append((number, endpoint))
+                self._member(op, number, endpoint, batch)
+                batch.dying.add((number, endpoint))
                 batch.settle[number] = frontend
             case _:
                 assert_never(op)
@@ -222,12 +225,17 @@ class XdpPlane:
         listen = check_service(op.frontend, op.service)
         if listen in self._registry.listens:
             raise DataPlaneError(f"{op}: File exists")
-        self._need_program(op.service.scheduler.name, batch)
+        self._need_program(op, batch)
         number = self._registry.add_listen(listen, op.service)
         batch.settle[number] = listen
         batch.publish.append(listen)
 
-    def _add_server(self, op: AddServer, number: int) -> None:
+    def _add_server(self, op: AddServer, number: int, batch: "_Batch") -> None:
+        if op.endpoint in self._registry.members[number]:
+            if (number, op.endpoint) not in batch.dying:
+                raise DataPlaneError(f"{op}: File exists")
+            self._registry.kill(number, op.endpoint)  # taken away before in this batch
+            batch.dying.discard((number, op.endpoint))
         try:
             hop = self._hops.resolve(op.endpoint.address)
         except DataPlaneError as error:
@@ -240,16 +248,18 @@ class XdpPlane:
             return self._registry.listens[op.frontend]
         raise DataPlaneError(f"{op}: No such service")
 
-    def _member(self, op: Op, number: int, endpoint: Endpoint) -> int:
-        if endpoint not in self._registry.members[number]:
+    def _member(self, op: Op, number: int, endpoint: Endpoint, batch: "_Batch") -> int:
+        known = endpoint in self._registry.members[number]
+        if not known or (number, endpoint) in batch.dying:
             raise DataPlaneError(f"{op}: No such destination")
         return self._registry.members[number][endpoint]
 
-    def _need_program(self, scheduler: str, batch: "_Batch") -> None:
+    def _need_program(self, op: AddService | SetService, batch: "_Batch") -> None:
         """Refuse what the program that runs, for want of a better one, cannot do."""
-        needed = Shape(frozenset({Feature.FLOWS} if scheduler in MEMORY else ()))
-        if batch.no_program is not None and not self._program.covers(needed):
-            raise batch.no_program
+        memory = op.service.scheduler.name in MEMORY
+        needed = Shape(frozenset({Feature.FLOWS} if memory else ()))
+        if (error := batch.no_program) is not None and not self._program.covers(needed):
+            raise DataPlaneError(f"{op}: {error.message}", error.hint)
 
     # --- settling ---------------------------------------------------------------------
 
@@ -401,8 +411,14 @@ class _Batch:
         self.settle: dict[int, Frontend] = {}
         self.schedulers: dict[int, SchedulerCode] = {}
         self.publish: list[Listen] = []
-        self.dying: list[tuple[int, Endpoint]] = []
+        self.dying: set[tuple[int, Endpoint]] = set()
         self.no_program: DataPlaneError | None = None
+
+    def forget(self, number: int) -> None:
+        """The listen is gone: nothing of it is left to settle."""
+        self.settle.pop(number, None)
+        self.schedulers.pop(number, None)
+        self.dying = {(n, endpoint) for n, endpoint in self.dying if n != number}
 
 
 def _counters_of(cell: abi.ServerStats) -> Counters:
