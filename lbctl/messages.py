@@ -104,6 +104,7 @@ class TrackerSettings(msgspec.Struct, frozen=True):
     rise: int = 2
     fall: int = 2
     user: str = "nobody"
+    needs: int = 1
 
 
 class NotifySettings(msgspec.Struct, frozen=True):
@@ -145,10 +146,11 @@ class Routers(Message, frozen=True, tag="routers"):
 
 
 class Quorum(Message, frozen=True, tag="quorum"):
-    """Whether a service that virtual routers track has enough servers."""
+    """Whether a service that virtual routers track has `needs` servers up."""
 
     service: str
     holds: bool
+    needs: int = 1
 
 
 class HandOver(Message, frozen=True, tag="hand_over"):

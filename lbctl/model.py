@@ -410,7 +410,8 @@ class Tracker:
 
     subject: an interface, a prefix, a command line or a service, by kind. weight: None:
     while it fails the router is at fault; negative: subtracted from the priority while it
-    fails; positive: added while it holds. The rest is for scripts (seconds; runs in a row).
+    fails; positive: added while it holds. needs: servers, of a quorum. The rest is for
+    scripts and routes (seconds; runs in a row).
     """
 
     kind: TrackerKind
@@ -421,9 +422,16 @@ class Tracker:
     rise: int = 2
     fall: int = 2
     user: str = "nobody"
+    needs: int = 1
+
+    @property
+    def key(self) -> tuple[TrackerKind, str, int]:
+        """What is looked at: trackers with the same key share one result."""
+        return self.kind, self.subject, self.needs
 
     def __str__(self) -> str:
-        return f"{self.kind} {self.subject}"
+        least = f" (at least {self.needs} servers)" if self.kind is TrackerKind.QUORUM else ""
+        return f"{self.kind} {self.subject}{least}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -511,3 +519,4 @@ class Config:
 
     gateway: Gateway
     services: Mapping[str, Service] = field(default_factory=dict)
+    routers: Mapping[str, Router] = field(default_factory=dict)

@@ -84,7 +84,7 @@ class Pair:
         now = time.monotonic()
         record = self.scene.record
         span = max(0.05, 2.5 * self.interval)
-        heard = [a for a in _latest(record.adverts, now - span)]
+        heard = list(_latest(record.adverts, now - span))
         sent = [at for at in record.sent[-100:] if now - 0.06 < at < now - 0.01]
         return (
             bool(heard)
@@ -246,5 +246,3 @@ def main() -> int:
 
 if __name__ == "__main__":
     sys.exit(main())
-
-

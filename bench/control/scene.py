@@ -10,47 +10,21 @@ import os
 import select
 import socket
 import struct
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
 
 from lbctl.vrrp.netlink import Netlink, set_up
 from lbctl.vrrp.realtime import Timer
+from tests.lab.vrrp.spaces import inside
 
 PORT = 7007
 PERIOD = 0.001
 REAL_TIME = 45
-_CLONE_NEWNET = 0x40000000
-_IP_FREEBIND, _IPV6_FREEBIND = 15, 78
+_IP_FREEBIND = 15
 _ETH_P_IP = 0x0800
-_libc = ctypes.CDLL(None, use_errno=True)
-Made = TypeVar("Made")
-
-
-def inside(namespace: Path, make: Callable[[], Made]) -> Made:
-    """What `make` returns, made in a network namespace (a thread enters it, and ends)."""
-    made: list[Made] = []
-    failed: list[BaseException] = []
-
-    def enter() -> None:
-        try:
-            with namespace.open() as space:
-                if _libc.setns(space.fileno(), _CLONE_NEWNET) != 0:
-                    raise OSError(ctypes.get_errno(), f"cannot enter {namespace}")
-            made.append(make())
-        except BaseException as error:  # noqa: BLE001 -- handed to the caller
-            failed.append(error)
-
-    thread = threading.Thread(target=enter)
-    thread.start()
-    thread.join()
-    if failed:
-        raise failed[0]
-    return made[0]
 
 
 @dataclass(frozen=True)

@@ -215,7 +215,7 @@ class Host:
         if tracker.kind is TrackerKind.INTERFACE:
             fact = places.state(self._picture, tracker.subject)
             if fact != self.node.fact(tracker):
-                self.carry(self.node.learn(tracker.kind, tracker.subject, fact, now))
+                self.carry(self.node.learn(tracker.key, fact, now))
 
     def _locate(
         self, interface: str, family: Family, owned: frozenset[Address], now: float

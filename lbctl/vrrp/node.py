@@ -31,6 +31,7 @@ class Place(NamedTuple):
 
 
 Effects = list[tuple[str, Effect]]
+TrackerKey = tuple[TrackerKind, str, int]  # `Tracker.key`
 ABSENT = Place(None, "not looked at yet")
 
 
@@ -39,7 +40,7 @@ class Node:
 
     def __init__(self) -> None:
         self.routers: dict[str, VirtualRouter] = {}
-        self._facts: dict[tuple[TrackerKind, str], Fact] = {}
+        self._facts: dict[TrackerKey, Fact] = {}
         self._places: dict[tuple[str, Family], Place] = {}
         self._waiting: dict[str, Router] = {}  # until the router they replace is done
 
@@ -100,12 +101,12 @@ class Node:
                 effects += _of(name, router.locate(place.own, place.reason, now))
         return effects + self._after(now)
 
-    def learn(self, kind: TrackerKind, subject: str, fact: Fact, now: float) -> Effects:
+    def learn(self, key: TrackerKey, fact: Fact, now: float) -> Effects:
         """What a tracker found."""
-        self._facts[kind, subject] = fact
+        self._facts[key] = fact
         effects: Effects = []
         for name, router in self.routers.items():
-            if any((t.kind, t.subject) == (kind, subject) for t in router.settings.trackers):
+            if any(tracker.key == key for tracker in router.settings.trackers):
                 effects += self._weigh(name, now)
         return effects + self._after(now)
 
@@ -142,7 +143,7 @@ class Node:
         return self._places.get((interface, family))
 
     def fact(self, tracker: Tracker) -> Fact | None:
-        return self._facts.get((tracker.kind, tracker.subject))
+        return self._facts.get(tracker.key)
 
     def companions(self, name: str) -> list[str]:
         """`name` and all others of its sync group."""
@@ -190,14 +191,14 @@ class Node:
         return effects
 
 
-def effective_priority(settings: Router, facts: Mapping[tuple[TrackerKind, str], Fact]) -> int:
+def effective_priority(settings: Router, facts: Mapping[TrackerKey, Fact]) -> int:
     """What the weights of the trackers leave of the priority: 1 to 254. The owner's is 255
     whatever happens (RFC 9568, 5.2.4); what nobody has looked at yet counts as holding."""
     if settings.owner:
         return settings.priority
     priority = settings.priority
     for tracker in settings.trackers:
-        fact = facts.get((tracker.kind, tracker.subject), Fact(True))
+        fact = facts.get(tracker.key, Fact(True))
         if tracker.weight is not None and fact.holds == (tracker.weight > 0):
             priority += tracker.weight
     return min(254, max(1, priority))

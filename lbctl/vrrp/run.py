@@ -221,9 +221,8 @@ class Process:
                     self._helper_at = time.monotonic() + HELPER_PAUSE
                 case chores.Found(tracker, subject, holds, evidence):
                     fact = Fact(holds, "" if holds else evidence)
-                    kind = TrackerKind(tracker)
-                    now = time.monotonic()
-                    self._host.carry(self._node.learn(kind, subject, fact, now))
+                    key = (TrackerKind(tracker), subject, 1)
+                    self._host.carry(self._node.learn(key, fact, time.monotonic()))
                 case chores.Failed(text):
                     self.log(text)
                 case chores.Log() | chores.Watch() | chores.Call() | chores.Rules():
@@ -299,9 +298,10 @@ class Process:
         match message:
             case Routers():
                 self._configure(message)
-            case Quorum(service, holds):
+            case Quorum(service, holds, needs):
                 fact = Fact(holds, "" if holds else "too few servers are up")
-                self._host.carry(self._node.learn(TrackerKind.QUORUM, service, fact, now))
+                key = (TrackerKind.QUORUM, service, needs)
+                self._host.carry(self._node.learn(key, fact, now))
             case HandOver(name, reason):
                 if self._known(name).role is not Role.ACTIVE:
                     raise LbctlError(f"{name}: cannot hand over: it is not active here")

@@ -195,6 +195,10 @@ class Frr(Running):
     name = "frr"
     BIN = Path("/usr/lib/frr")
 
+    def __init__(self, host: Host) -> None:
+        super().__init__(host)
+        self._devices: set[str] = set()
+
     def start(self, spec: Spec) -> None:
         assert not spec.peer
         assert not spec.own_mac
@@ -202,6 +206,9 @@ class Frr(Running):
         family = 6 if spec.six else 4
         device = f"vrrp{family}-{spec.vrid}"
         mac = f"00:00:5e:00:0{1 if family == 4 else 2}:{spec.vrid:02x}"
+        if device in self._devices:
+            self.host.run(["ip", "link", "delete", device])
+        self._devices.add(device)
         macvlan = ["address", mac, "type", "macvlan", "mode", "bridge"]
         self.host.run(["ip", "link", "add", device, "link", INTERFACE, *macvlan])
         for address in spec.addresses:
@@ -216,6 +223,11 @@ class Frr(Running):
             who = ["-u", "root", "-g", "root", "--vty_socket", str(self.home), "-P", "0"]
             log = ["--log", "stdout", "--log-level", "debug"]
             self._run([str(self.BIN / name), *files, *who, *api, *log], f"{name}.log")
+
+    def remove_device(self) -> None:
+        for device in self._devices:
+            self.host.run(["ip", "link", "delete", device], check=False)
+        self._devices.clear()
 
 
 def frr_conf(spec: Spec) -> str:

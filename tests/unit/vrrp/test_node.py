@@ -117,29 +117,29 @@ def test_an_order_to_one_is_an_order_to_its_group() -> None:
 )
 def test_weights_take_from_and_give_to_the_priority(facts, priority: int) -> None:
     settings = replace(FRONT, trackers=(SCRIPT, QUORUM))
-    known = {(t.kind, t.subject): Fact(holds) for t, holds in facts.items()}
+    known = {t.key: Fact(holds) for t, holds in facts.items()}
     assert effective_priority(settings, known) == priority
 
 
 @pytest.mark.parametrize(("weight", "priority"), [(-250, 1), (250, 254)])
 def test_weights_stay_between_1_and_254(weight: int, priority: int) -> None:
     tracker = replace(SCRIPT, weight=weight)
-    known = {(tracker.kind, tracker.subject): Fact(weight > 0)}
+    known = {tracker.key: Fact(weight > 0)}
     assert effective_priority(replace(FRONT, trackers=(tracker,)), known) == priority
 
 
 def test_a_tracker_without_weight_is_a_fault_while_it_fails() -> None:
     one = node({"front": replace(FRONT, trackers=(UPLINK,))})
-    one.learn(TrackerKind.INTERFACE, "uplink", Fact(False, "link down"), 1.0)
+    one.learn(UPLINK.key, Fact(False, "link down"), 1.0)
     assert one.routers["front"].reason == "interface uplink: link down"
     assert roles(one) == {"front": "fault"}
-    one.learn(TrackerKind.INTERFACE, "uplink", Fact(True), 2.0)
+    one.learn(UPLINK.key, Fact(True), 2.0)
     assert roles(one) == {"front": "backup"}
 
 
 def test_the_priority_is_explained() -> None:
     one = node({"front": replace(FRONT, trackers=(SCRIPT,))})
-    one.learn(TrackerKind.SCRIPT, SCRIPT.subject, Fact(False, "exit 1"), 1.0)
+    one.learn(SCRIPT.key, Fact(False, "exit 1"), 1.0)
     text = explain(one, "front", 1.0)
     assert "priority 78: configured 128, -50 as script /bin/check fails" in text
     assert "script /bin/check: fails (exit 1)" in text
