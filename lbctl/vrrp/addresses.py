@@ -9,6 +9,7 @@ import errno
 
 from lbctl.model import Address, Family, Mac, Router
 from lbctl.vrrp import netlink
+from lbctl.vrrp.errand import Errands
 from lbctl.vrrp.netlink import TAG, Link, Netlink, Picture
 from lbctl.vrrp.settings import virtual_mac
 from lbctl.vrrp.sysctl import Sysctls
@@ -19,10 +20,13 @@ ALIAS = "lbctl vrrp "
 class Addresses:
     """parent: the interface they belong to. Raises OSError if a macvlan cannot be made."""
 
-    def __init__(self, kernel: Netlink, sysctls: Sysctls, router: Router, parent: Link) -> None:
+    def __init__(
+        self, kernel: Netlink, errands: Errands, sysctls: Sysctls, router: Router, parent: Link
+    ) -> None:
         self.router, self.parent = router, parent
-        self._kernel = kernel
+        self._kernel, self._errands = kernel, errands
         self._held: set[Address] = set()
+        self._up = False
         self._index = parent.index
         self._macvlan = router.mac is Mac.VIRTUAL
         if self._macvlan:
@@ -42,6 +46,8 @@ class Addresses:
 
     def take(self) -> str | None:
         """Hold exactly the router's addresses; what is in the way, if anything."""
+        self._errands.wait()  # it may be on its way down
+        self._up = True
         wanted = set(self.router.addresses)
         missing = [address for address in self.router.addresses if address not in self._held]
         surplus = self._held - wanted
@@ -61,17 +67,17 @@ class Addresses:
 
     def drop(self) -> None:
         """Hold none. What is gone already is no trouble."""
-        requests = [netlink.delete_address(self._index, address) for address in self._held]
-        if self._macvlan:
-            requests.append(netlink.set_up(self._index, False))
-        self._kernel.do(*requests)
+        self._kernel.do(*(netlink.delete_address(self._index, one) for one in self._held))
         self._held.clear()
+        if self._macvlan and self._up:
+            self._errands.do(netlink.set_up(self._index, False))
+        self._up = False
 
     def close(self) -> None:
         """Leave nothing behind."""
         self.drop()
         if self._macvlan:
-            self._kernel.do(netlink.delete_link(self._index))
+            self._errands.do(netlink.delete_link(self._index))
 
     def _trouble(self, address: Address, error: OSError) -> str | None:
         if error.errno == errno.EEXIST:
@@ -82,6 +88,7 @@ class Addresses:
 
     def _make_macvlan(self, sysctls: Sysctls) -> int:
         name = self.device
+        self._errands.wait()  # one of that name may be about to go
         mac = virtual_mac(self.router)
         (error,) = self._kernel.do(netlink.add_macvlan(name, self.parent.index, mac))
         if error is not None and error.errno != errno.EEXIST:

@@ -15,6 +15,7 @@ from lbctl.model import Address, Family, Router, Tracker, TrackerKind
 from lbctl.vrrp import places
 from lbctl.vrrp.addresses import Addresses, sweep
 from lbctl.vrrp.effects import Announce, Change, Drop, Send, Take, Tell
+from lbctl.vrrp.errand import Errands
 from lbctl.vrrp.netlink import Link, Netlink, News
 from lbctl.vrrp.node import Effects, Node
 from lbctl.vrrp.receive import Count, Dropped
@@ -64,6 +65,7 @@ class Host:
         self.node = Node()
         self._selector, self._clock, self._tell, self._lease = selector, clock, tell, lease
         self._kernel, self._news = Netlink(), News()
+        self._errands = Errands()
         self._sysctls = Sysctls(record)
         self._gear: dict[str, Gear] = {}
         self._parents: dict[str, Link] = {}
@@ -109,6 +111,7 @@ class Host:
         """Leave nothing in the kernel."""
         for name in list(self._gear):
             self._strip(name)
+        self._errands.close()
         self._sysctls.restore()
         self._selector.unregister(self._news)
         self._news.close()
@@ -256,7 +259,7 @@ class Host:
         settings = router.settings
         try:
             if old is None:
-                addresses = Addresses(self._kernel, self._sysctls, settings, parent)
+                addresses = Addresses(self._kernel, self._errands, self._sysctls, settings, parent)
             else:
                 addresses = old.addresses
                 addresses.router, addresses.parent = settings, parent

@@ -72,7 +72,8 @@ def examine(heard: Packet, router: Router, own: Address | None) -> Heard:
     """
     payload, source = heard.payload, heard.source
     # A router would lower it, so 255 proves that the sender is on this link (5.1.1.3).
-    if heard.ttl != packet.TTL:
+    # IPv6 to unicast peers, which no RFC knows, is what keepalived 2.2 sends with 64.
+    if heard.ttl != packet.TTL and not (router.peers and source.version == 6):
         raise Dropped(Count.TTL_ERRORS, f"TTL {heard.ttl} instead of 255")
     if not payload or payload[0] >> 4 != router.version:
         version = payload[0] >> 4 if payload else "none"

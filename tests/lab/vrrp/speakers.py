@@ -5,6 +5,7 @@ own keepalived, do not meet.
 """
 
 import json
+import shutil
 import signal
 import sys
 from dataclasses import dataclass, field
@@ -217,10 +218,12 @@ class Frr(Running):
         self.host.run(["ip", "link", "set", device, "up"])
         (self.home / "zebra.conf").write_text("hostname lab\n")
         (self.home / "vrrpd.conf").write_text(frr_conf(spec))
+        for path in (self.home, *self.home.iterdir()):
+            shutil.chown(path, "frr", "frr")
         api = ["--socket", str(self.home / "zserv.api")]
         for name in ("zebra", "vrrpd"):
             files = ["-f", str(self.home / f"{name}.conf"), "-i", str(self.home / f"{name}.pid")]
-            who = ["-u", "root", "-g", "root", "--vty_socket", str(self.home), "-P", "0"]
+            who = ["--vty_socket", str(self.home), "-P", "0"]
             log = ["--log", "stdout", "--log-level", "debug"]
             self._run([str(self.BIN / name), *files, *who, *api, *log], f"{name}.log")
 

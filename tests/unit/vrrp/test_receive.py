@@ -63,6 +63,15 @@ def test_another_hop_limit_is_not_from_this_link() -> None:
     assert counted(sent(ADVERT6, 254, "fe80::2"), ROUTER6) is Count.TTL_ERRORS
 
 
+def test_the_hop_limit_of_an_ipv6_unicast_peer_is_not_looked_at() -> None:
+    router = replace(ROUTER6, peers=(PEER6,))
+    assert examine(sent(ADVERT6, 64, "fe80::2"), router, LL).advert == ADVERT6
+
+
+def test_the_ttl_of_an_ipv4_unicast_peer_is() -> None:
+    assert counted(sent(ADVERT, 254), replace(ROUTER, peers=(PEER,))) is Count.TTL_ERRORS
+
+
 @covers("9568 7.1-1")
 @pytest.mark.parametrize(("advert", "router"), [(ADVERT2, ROUTER), (ADVERT, ROUTER2)])
 def test_another_version_is_dropped(advert: Advert, router: Router) -> None:
