@@ -384,8 +384,9 @@ def validated(message: Routers) -> dict[str, Router]:
             routers[settings.name] = from_message(settings)
         except InvalidConfig as invalid:
             faults += invalid.faults
-    if found := faults + clashes(routers.values()):
-        raise InvalidConfig(found)
+    faults += [f"{name}: {text}" for name, text in clashes(routers.values())]
+    if faults:
+        raise InvalidConfig(faults)
     return routers
 
 

@@ -73,9 +73,9 @@ def _interval_faults(router: Router) -> list[str]:
     return []
 
 
-def clashes(routers: Iterable[Router]) -> list[str]:
-    """Virtual routers that cannot be on one gateway together."""
-    found: list[str] = []
+def clashes(routers: Iterable[Router]) -> list[tuple[str, str]]:
+    """Virtual routers that cannot be on one gateway together: name, what is wrong."""
+    found: list[tuple[str, str]] = []
     holders: dict[tuple[object, ...], str] = {}
     for router in routers:
         interface = router.interface
@@ -88,7 +88,7 @@ def clashes(routers: Iterable[Router]) -> list[str]:
         for key, thing in things.items():
             holder = holders.setdefault(key, router.name)
             if holder != router.name:
-                found.append(f"{router.name}: {thing} is {holder}'s already")
+                found.append((router.name, f"{thing} is {holder}'s already"))
     return found
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from lbctl.lab import Host, Process
+from lbctl.lab import Host, Process, eventually
 
 INTERFACE = "front"
 
@@ -220,12 +220,15 @@ class Frr(Running):
         (self.home / "vrrpd.conf").write_text(frr_conf(spec))
         for path in (self.home, *self.home.iterdir()):
             shutil.chown(path, "frr", "frr")
+        (self.home / "zserv.api").unlink(missing_ok=True)
         api = ["--socket", str(self.home / "zserv.api")]
         for name in ("zebra", "vrrpd"):
             files = ["-f", str(self.home / f"{name}.conf"), "-i", str(self.home / f"{name}.pid")]
             who = ["--vty_socket", str(self.home), "-P", "0"]
             log = ["--log", "stdout", "--log-level", "debug"]
             self._run([str(self.BIN / name), *files, *who, *api, *log], f"{name}.log")
+            # A vrrpd that finds no zebra looks for it again only ten seconds later.
+            eventually((self.home / "zserv.api").is_socket)
 
     def remove_device(self) -> None:
         for device in self._devices:

@@ -84,9 +84,9 @@ def test_a_message_that_makes_no_sense_is_refused_by_name(change: dict[str, obje
 
 def test_routers_that_clash_are_named() -> None:
     other = replace(ROUTER, name="mail", addresses=(ip_address("192.0.2.11"),))
-    assert clashes([ROUTER, other]) == ["mail: vrid 7 on front is web's already"]
+    assert clashes([ROUTER, other]) == [("mail", "vrid 7 on front is web's already")]
     assert clashes([ROUTER, replace(ROUTER, name="mail", vrid=8)]) == [
-        "mail: 192.0.2.10 is web's already"
+        ("mail", "192.0.2.10 is web's already")
     ]
     assert clashes([ROUTER, replace(other, vrid=8)]) == []
 
