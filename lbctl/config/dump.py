@@ -118,8 +118,6 @@ def _check(check: Check) -> Section:
     if check.address is not None:
         section["address"] = str(check.address)
     timing = _changed(check.timing, Timing())
-    if check.timing.interval < 1.0:  # the default timeout follows a short interval
-        timing["timeout"] = check.timing.timeout
     for key in timing.keys() & {"interval", "timeout", "fast_interval"}:
         timing[key] = show_duration(timing[key])
     return section | timing
