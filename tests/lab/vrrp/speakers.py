@@ -195,6 +195,7 @@ class Frr(Running):
 
     name = "frr"
     BIN = Path("/usr/lib/frr")
+    SOURCE6 = "fe80::a:3"
 
     def __init__(self, host: Host) -> None:
         super().__init__(host)
@@ -212,9 +213,12 @@ class Frr(Running):
         self._devices.add(device)
         macvlan = ["address", mac, "type", "macvlan", "mode", "bridge"]
         self.host.run(["ip", "link", "add", device, "link", INTERFACE, *macvlan])
-        for address in spec.addresses:
-            prefix = 128 if spec.six else 32
-            self.host.run(["ip", "address", "replace", f"{address}/{prefix}", "dev", device])
+        if spec.six:
+            self.host.run(["ip", "link", "set", device, "addrgenmode", "none"])
+        # Its IPv6 adverts come from the macvlan's first link-local address.
+        held = [f"{self.SOURCE6}/64", f"{spec.vip}/128"] if spec.six else [f"{spec.vip}/32"]
+        for address in held:
+            self.host.run(["ip", "address", "add", address, "dev", device])
         self.host.run(["ip", "link", "set", device, "up"])
         (self.home / "zebra.conf").write_text("hostname lab\n")
         (self.home / "vrrpd.conf").write_text(frr_conf(spec))

@@ -80,6 +80,8 @@ class Bout:
         self.ours = Lbctl(lab.gateways[0])
         self.theirs = make(cell.other, lab.gateways[1])
         self.addresses = [_source(gateway, cell.family) for gateway in lab.gateways]
+        if (cell.other, cell.family) == ("frr", 6):
+            self.addresses[1] = Frr.SOURCE6
         self._switch = inside(NETNS / namespace(lab.name, SWITCH), Netlink)
 
     def close(self) -> None:
