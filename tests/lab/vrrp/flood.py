@@ -13,7 +13,7 @@ BURST = 200
 RATE = 20_000  # a second
 
 
-def flood(lab: Lab, frames: Iterator[bytes], seconds: float, during: Callable[[], None]) -> float:
+def flood(lab: Lab, frames: Iterator[bytes], seconds: float, during: Callable[[], object]) -> float:
     """Send `frames` at RATE for `seconds`, calling `during` between bursts; the rate that
     was reached."""
     out = inside(NETNS / namespace(lab.name, "client"), _sender)

@@ -15,6 +15,7 @@ from lbctl.lab import eventually
 from lbctl.model import ChecksumForm
 from lbctl.vrrp import frames, packet
 from lbctl.vrrp.packet import GROUP4, Advert
+from tests.lab.vrrp.ear import FORGER
 from tests.lab.vrrp.flood import flood
 from tests.lab.vrrp.speakers import Spec
 from tests.lab.vrrp.stand import Stand
@@ -22,9 +23,9 @@ from tests.lab.vrrp.stand import Stand
 pytestmark = pytest.mark.lab
 VIP = "192.0.2.10"
 INTERVAL = 0.1
+ENOUGH = 10_000  # of the 20,000 a second that are tried, on a machine with other work
 HIGH = Spec(VIP, priority=200, interval=INTERVAL)
 LOW = replace(HIGH, priority=100)
-FORGED = bytes.fromhex("020000000666")
 ACTIVE = "192.0.2.2"
 
 
@@ -35,7 +36,7 @@ def forged(
     own = ip_address(source)
     advert = Advert(vrid, priority, more.get("interval", INTERVAL), (ip_address(VIP),))
     payload = packet.encode(advert, own, GROUP4, ChecksumForm.PSEUDO)
-    return with_ttl(frames.advert(payload, FORGED, own), ttl)
+    return with_ttl(frames.advert(payload, FORGER, own), ttl)
 
 
 def with_ttl(frame: bytes, ttl: int) -> bytes:
@@ -61,28 +62,29 @@ def noise() -> Iterator[bytes]:
         frame = bytearray(forged(priority=dice.randrange(256)))
         for _ in range(dice.randrange(1, 6)):
             frame[dice.randrange(34, len(frame))] = dice.randrange(256)
-        yield bytes(frame)
+        # One that is right by chance would be an advert like any other.
+        if packet.checksum_form(bytes(frame[34:]), ip_address("192.0.2.66"), GROUP4) is None:
+            yield bytes(frame)
 
 
 @pytest.mark.parametrize(
     ("make", "counter"),
     [
         (lambda: forged(ttl=254), "ip_ttl_errors"),
-        (lambda: forged(source=ACTIVE), "own_source_address"),
         (lambda: forged(vrid=8), "vrid_errors"),
         (zero_interval, "advertisement_interval_errors"),
     ],
-    ids=["ttl-254", "own-source", "other-vrid", "interval-0"],
+    ids=["ttl-254", "other-vrid", "interval-0"],
 )
 def test_a_flood_of_bad_adverts_is_counted_and_delays_nothing(
     stand: Stand, make: Callable[[], bytes], counter: str
 ) -> None:
     stand.start(HIGH, LOW)
     since, before = time.monotonic(), stand.standing(stand.one).counts.get(counter, 0)
-    rate = flood(stand.lab, cycle([make()]), 2.0, lambda: stand.ear.listen())
+    rate = flood(stand.lab, cycle([make()]), 2.0, stand.ear.listen)
     counted = stand.standing(stand.one).counts[counter] - before
     print(f"{counter}: {rate:.0f} a second sent, {counted} counted")
-    assert rate > 10_000
+    assert rate > ENOUGH
     assert counted > 0.9 * 2 * rate
     assert max(stand.gaps(ACTIVE, since)) < 1.5 * INTERVAL
     assert stand.standing(stand.one).role == "active"
@@ -91,10 +93,19 @@ def test_a_flood_of_bad_adverts_is_counted_and_delays_nothing(
     assert stand.one.log().count("packet dropped") <= 3
 
 
+def test_our_own_address_as_a_source_changes_nothing(stand: Stand) -> None:
+    """The kernel of the active gateway drops these as martian, before anybody sees them."""
+    stand.start(HIGH, LOW)
+    since = time.monotonic()
+    flood(stand.lab, cycle([forged(source=ACTIVE, priority=1)]), 1.0, stand.ear.listen)
+    assert max(stand.gaps(ACTIVE, since)) < 1.5 * INTERVAL
+    assert stand.standing(stand.one).role == "active"
+
+
 def test_noise_is_survived(stand: Stand) -> None:
     stand.start(HIGH, LOW)
     since = time.monotonic()
-    flood(stand.lab, noise(), 2.0, lambda: stand.ear.listen())
+    flood(stand.lab, noise(), 2.0, stand.ear.listen)
     assert max(stand.gaps(ACTIVE, since)) < 1.5 * INTERVAL
     assert stand.standing(stand.one).role == "active"
     assert stand.standing(stand.two).role == "backup"
@@ -103,7 +114,7 @@ def test_noise_is_survived(stand: Stand) -> None:
 def test_a_flood_of_lower_adverts_is_not_answered_by_a_flood(stand: Stand) -> None:
     stand.start(HIGH, LOW)
     since = time.monotonic()
-    flood(stand.lab, cycle([forged(priority=1)]), 2.0, lambda: stand.ear.listen())
+    flood(stand.lab, cycle([forged(priority=1)]), 2.0, stand.ear.listen)
     sent = len(stand.gaps(ACTIVE, since))
     assert max(stand.gaps(ACTIVE, since)) < 1.5 * INTERVAL
     assert sent < 2.5 * 2.0 / INTERVAL
@@ -116,7 +127,7 @@ def test_only_the_peers_that_are_configured_are_heard(stand: Stand) -> None:
         replace(LOW, peer=ACTIVE, source="192.0.2.3"),
     )
     before = stand.standing(stand.one).counts["vrid_errors"]
-    flood(stand.lab, cycle([forged(priority=255)]), 0.5, lambda: stand.ear.listen())
+    flood(stand.lab, cycle([forged(priority=255)]), 0.5, stand.ear.listen)
     assert stand.standing(stand.one).role == "active"
     assert stand.standing(stand.one).counts["vrid_errors"] > before
 
