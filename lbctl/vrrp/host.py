@@ -25,7 +25,9 @@ from lbctl.vrrp.sysctl import Sysctls
 from lbctl.vrrp.wire import Wire
 
 PACKETS = 32  # read per wake-up and router: adverts leave on time also under a flood
+BACKLOG = 256  # read before a takeover: the Active's advert may be among them
 NEWS = 32
+EARLY = 0.0003  # seconds; a sleeping processor takes half of that to wake up
 RETRY = 10.0  # seconds until something that was in the way is tried again
 
 Telling = Callable[[str, Change | Tell | Dropped], None]
@@ -77,7 +79,9 @@ class Host:
 
     @property
     def deadline(self) -> float | None:
-        moments = [m for m in (self.node.deadline, self._retry_at) if m is not None]
+        takeover = self.node.takeover
+        early = None if takeover is None else takeover - EARLY
+        moments = [m for m in (self.node.deadline, early, self._retry_at) if m is not None]
         return min(moments, default=None)
 
     def tick(self) -> None:
@@ -86,9 +90,22 @@ class Host:
         if self._retry_at is not None and self._retry_at <= now:
             self._retry_at = None
             self._retry(now)
+        takeover = self.node.takeover
+        if takeover is not None and takeover - now <= EARLY:
+            self._await(takeover)
+        now = self._clock()
         deadline = self.node.deadline
         if deadline is not None and deadline <= now:
             self.carry(self.node.tick(now))
+
+    def _await(self, takeover: float) -> None:
+        """Be awake when it is time, and hear first what has come meanwhile: a gateway that
+        stalled has the Active's adverts in its socket, and no reason to take over."""
+        while self._clock() < takeover:
+            pass
+        for name in self.node.waiting_until(takeover):
+            if name in self._gear:
+                self._receive(name, BACKLOG)
 
     def configure(self, routers: Mapping[str, Router], real_time: bool) -> None:
         """Run these and no others."""
@@ -180,12 +197,12 @@ class Host:
 
     # --- packets ------------------------------------------------------------------------
 
-    def _receive(self, name: str) -> None:
+    def _receive(self, name: str, limit: int = PACKETS) -> None:
         """Take what is there, but not for longer than the next advert can wait."""
         gear = self._gear[name]
         now = self._clock()
         try:
-            for heard in gear.wire.receive(PACKETS):
+            for heard in gear.wire.receive(limit):
                 try:
                     effects = self.node.receive(name, heard, now)
                 except Dropped as dropped:

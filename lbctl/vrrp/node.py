@@ -5,7 +5,7 @@ one lost segment does not tear the others along and back again; one member's fau
 member's; a member that gives way takes the others with it.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from lbctl.messages import Role
@@ -48,6 +48,15 @@ class Node:
     def deadline(self) -> float | None:
         moments = (router.deadline for router in self.routers.values())
         return min((moment for moment in moments if moment is not None), default=None)
+
+    @property
+    def takeover(self) -> float | None:
+        """When the next Backup will have heard nothing for long enough."""
+        return min((at for _, at in self._takeovers()), default=None)
+
+    def waiting_until(self, moment: float) -> list[str]:
+        """The Backups whose Active has until `moment`, or less."""
+        return [name for name, at in self._takeovers() if at <= moment]
 
     @property
     def done(self) -> bool:
@@ -153,6 +162,11 @@ class Node:
         return [n for n, router in self.routers.items() if router.settings.group == group]
 
     # --- inside -------------------------------------------------------------------------
+
+    def _takeovers(self) -> Iterator[tuple[str, float]]:
+        for name, router in self.routers.items():
+            if router.role is Role.BACKUP and router.deadline is not None:
+                yield name, router.deadline
 
     def _add(self, name: str, settings: Router, now: float) -> Effects:
         place = self._places.get((settings.interface, settings.family), ABSENT)

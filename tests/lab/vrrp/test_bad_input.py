@@ -158,3 +158,13 @@ def test_a_stopped_process_steps_down_when_it_goes_on(stand: Stand) -> None:
     first = next(s for s in stand.ear.listen() if s.source == ACTIVE and s.at > since)
     assert first.at - since > 2 * INTERVAL, "it heard first who was active"
     assert stand.holds(gateway, VIP)
+
+
+def test_a_backup_that_stalled_hears_first_what_it_missed(stand: Stand) -> None:
+    stand.start(HIGH, LOW)
+    since = time.monotonic()
+    stand.two.processes[0].kill(signal.SIGSTOP)
+    stand.listen(1.0)
+    stand.two.processes[0].kill(signal.SIGCONT)
+    stand.listen(1.0)
+    assert {s.source for s in stand.ear.listen() if s.at > since} == {ACTIVE}

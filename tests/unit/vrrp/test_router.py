@@ -297,6 +297,13 @@ def test_a_stopped_active_answers_until_its_successor_is_heard() -> None:
     assert one.counts[Count.SENT_ZERO] == 1
 
 
+def test_a_resignation_is_no_successor() -> None:
+    one = active()
+    one.stop("stopped", 0.2)
+    assert kinds(one.receive(heard(0, LOW), 0.4)) == []
+    assert one.role is Role.ACTIVE
+
+
 def test_a_stopped_active_that_nobody_succeeds_goes_after_the_longest_wait() -> None:
     one = active()
     one.stop("stopped", 0.0)
