@@ -15,6 +15,7 @@ from lbctl.daemon.overrides import Override
 from lbctl.daemon.plane import PlaneThread
 from lbctl.daemon.reader import ConfigReader
 from lbctl.daemon.reconcile import Reconciler
+from lbctl.daemon.routers import RouterLink
 from lbctl.daemon.sampler import Sampler
 from lbctl.daemon.shapes import (
     DatapathView,
@@ -42,6 +43,7 @@ class Parts:
     sampler: Sampler
     loop: ReconcileLoop
     keeper: WorkerKeeper
+    routers: RouterLink
     started: float
 
     def known(self) -> Known:
