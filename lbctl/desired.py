@@ -158,6 +158,9 @@ def _virtual_service(
         if decision.weight is not None:
             server = decision.server
             destinations[server.endpoint(frontend)] = Destination(
-                decision.weight, service.forwarding, server.max_connections
+                decision.weight,
+                service.forwarding,
+                server.max_connections,
+                server.min_connections,
             )
     return VirtualService(service.scheduler, destinations, service.persistence, service.oneshot)

@@ -164,10 +164,11 @@ class Encapsulation(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Tunnel:
-    """How `tun` wraps a packet; `port` is GUE's UDP port."""
+    """How `tun` wraps a packet; `port` is GUE's UDP port. flags: `csum`, `remcsum`."""
 
     encapsulation: Encapsulation = Encapsulation.IPIP
     port: int = 0
+    flags: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +177,11 @@ class Forwarding:
 
     mode: Mode = Mode.NAT
     tunnel: Tunnel | None = None
+
+    def __post_init__(self) -> None:
+        # One way to say IPIP, or a table read back would differ from the one written.
+        if self.mode is Mode.TUN and self.tunnel is None:
+            object.__setattr__(self, "tunnel", Tunnel())
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +195,10 @@ class Scheduler:
         return " ".join([self.name, *sorted(self.flags)])
 
 
-SCHEDULERS = ("rr", "wrr", "lc", "wlc", "mh", "sh", "dh", "sed", "nq", "fo", "ovf", "lblc", "lblcr")
+SCHEDULERS = (
+    *("rr", "wrr", "lc", "wlc", "mh", "sh", "dh"),
+    *("sed", "nq", "fo", "ovf", "lblc", "lblcr", "twos"),
+)
 WEIGHTLESS = frozenset({"rr", "lc"})  # they take every positive weight as 1
 HASHING = frozenset({"mh", "sh"})  # the flow alone picks the server: nothing is remembered
 
@@ -217,6 +226,8 @@ class Destination:
     weight: int = 1
     forwarding: Forwarding = Forwarding()
     max_connections: int = 0  # 0: no limit
+    # A full server takes new flows again below this (IPVS; 0: three quarters of the limit).
+    min_connections: int = 0
 
 
 @dataclass(frozen=True)
@@ -323,6 +334,7 @@ class Server:
     port: int | None = None
     weight: int = 1
     max_connections: int = 0
+    min_connections: int = 0
 
     def endpoint(self, frontend: Frontend) -> Endpoint:
         if self.port is not None:
