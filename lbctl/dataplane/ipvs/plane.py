@@ -1,0 +1,336 @@
+"""The port on IPVS.
+
+A batch of operations: what would touch foreign objects is refused; the intent is written;
+full NAT's new rules and the switches go in; the messages go out in batches; the services
+touched are read back; intents and rules that are no longer needed go.
+"""
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from itertools import groupby
+from pathlib import Path
+
+from lbctl.dataplane.ipvs import nft
+from lbctl.dataplane.ipvs.codec import (
+    Command,
+    ServerEntry,
+    ServiceEntry,
+    SyncDaemon,
+    SyncRole,
+    Timeouts,
+    server_entry,
+    service_entry,
+    service_key,
+    sync_daemon,
+    sync_request,
+    timeouts_of,
+    timeouts_request,
+)
+from lbctl.dataplane.ipvs.intent import IntentFile
+from lbctl.dataplane.ipvs.netlink import Netlink
+from lbctl.dataplane.ipvs.operation import Request, request_of, routed, undone
+from lbctl.dataplane.ipvs.owned import after, claimed, split
+from lbctl.dataplane.ipvs.refusal import explain, explained, foreign
+from lbctl.dataplane.ipvs.sysctls import FULLNAT, Found, Setting, enforce, inspect, settings
+from lbctl.dataplane.port import (
+    Active,
+    AddServer,
+    AddService,
+    Flow,
+    Op,
+    Refusal,
+    RemoveService,
+    SetServer,
+    Stats,
+)
+from lbctl.errors import DataPlaneError
+from lbctl.model import Family, Forwarding, Frontend, Mode, Table, VirtualService
+
+Listing = list[tuple[ServiceEntry, list[ServerEntry]]]
+WRITES = {
+    "services added": Command.NEW_SERVICE,
+    "services changed": Command.SET_SERVICE,
+    "services removed": Command.DEL_SERVICE,
+    "servers added": Command.NEW_DEST,
+    "servers changed": Command.SET_DEST,
+    "servers removed": Command.DEL_DEST,
+}
+
+
+class IpvsPlane:
+    """IPVS in the network namespace of the thread that opens it.
+
+    intent: the file that says which entries are ours. pair: a virtual router can bring us
+    a peer's connections. Opening raises Unsupported where the kernel has no IPVS and
+    NotPermitted where we may not use it.
+    """
+
+    name = "ipvs"
+
+    def __init__(self, intent: Path, pair: bool = False) -> None:
+        self._intent = IntentFile(intent)
+        self._pair = pair
+        self._foreign = Table()
+        self._routed: set[Family] = set()
+        self._translated: frozenset[Frontend] = frozenset()
+        self._netlink = Netlink()
+        try:
+            self.observe()
+        except BaseException:
+            self._netlink.close()
+            raise
+        self.tend()
+
+    # --- the port -----------------------------------------------------------------------
+
+    def observe(self) -> Table:
+        held = _table(self.listing())
+        ours, self._foreign = split(held, self._intent.owned)
+        self._routed = routed(
+            (frontend, destination)
+            for frontend, service in ours.services.items()
+            for destination in service.destinations.values()
+        )
+        if self._intent.owned.fullnat:
+            self._translated = nft.read()
+        return self._with_fullnat(ours)
+
+    def apply(self, ops: Sequence[Op]) -> list[Refusal]:
+        refusals, possible = [], []
+        for op in ops:
+            if (trespass := self._trespass(op)) is None:
+                possible.append(op)
+            else:
+                refusals.append(Refusal(op, trespass))
+        if not possible:
+            return refusals
+        was = self._intent.owned
+        try:
+            self._prepare(possible)
+        except DataPlaneError as error:
+            self._intent.write(was)
+            return refusals + [Refusal(op, error) for op in possible]
+        results = self._carry_out(possible)
+        refused = {id(refusal.op) for refusal in results}
+        self._intent.write(after(was, [op for op in possible if id(op) not in refused]))
+        self._translate(self._intent.owned.fullnat)
+        return refusals + results
+
+    def stats(self) -> Stats:
+        servers, active = {}, {}
+        owned = self._intent.owned
+        for service, entries in self.listing():
+            for one in entries:
+                if owned.has(service.frontend, one.endpoint):
+                    key = service.frontend, one.endpoint
+                    servers[key] = one.counters
+                    active[key] = Active(one.active, "records", closing=one.inactive)
+        sent = self._netlink.sent
+        return Stats(servers, active, writes={name: sent.get(c, 0) for name, c in WRITES.items()})
+
+    def export_flows(self) -> Iterator[Flow]:
+        """None: the kernel's own sync daemon carries IPVS connections to a peer."""
+        return iter(())
+
+    def import_flows(self, flows: Iterable[Flow]) -> int:
+        return 0
+
+    def fileno(self) -> int | None:
+        return None
+
+    def catch_up(self) -> bool:
+        return False
+
+    def tend(self) -> None:
+        """Keep the switches as they must be: whoever turns one back loses flows. One that
+        cannot be set shows in `settings()`."""
+        enforce(self._wanted())
+
+    def close(self) -> None:
+        self._netlink.close()
+
+    # --- beyond the port ----------------------------------------------------------------
+
+    def foreign(self) -> Table:
+        """What the kernel held at the last `observe()` that is not ours. A foreign server
+        in a service of ours stands here under that service."""
+        return self._foreign
+
+    def listing(self) -> Listing:
+        """Every service of the kernel, foreign ones too, with its servers and numbers."""
+        with explained("read the table"):
+            services = [service_entry(one) for one in self._netlink.dump(Command.GET_SERVICE)]
+            return [(service, self._servers(service.frontend)) for service in services]
+
+    def settings(self) -> list[Found]:
+        """The kernel's switches with their reasons, as `lbctl get` shows them."""
+        return list(inspect(self._wanted()))
+
+    def timeouts(self) -> Timeouts:
+        with explained("read the timeouts"):
+            return timeouts_of(self._netlink.ask(Command.GET_CONFIG))
+
+    def set_timeouts(self, timeouts: Timeouts) -> None:
+        """Of connections, in seconds; a zero leaves that one as it is."""
+        self._command("set the timeouts", (Command.SET_CONFIG, timeouts_request(timeouts)))
+
+    def sync_daemons(self) -> list[SyncDaemon]:
+        with explained("read the sync daemon"):
+            return [sync_daemon(one) for one in self._netlink.dump(Command.GET_DAEMON)]
+
+    def start_sync(self, daemon: SyncDaemon) -> None:
+        attempt = f"start the sync {daemon.role} on {daemon.interface}"
+        self._command(attempt, (Command.NEW_DAEMON, sync_request(daemon)))
+
+    def stop_sync(self, role: SyncRole) -> None:
+        request = sync_request(SyncDaemon(role, ""))
+        self._command(f"stop the sync {role}", (Command.DEL_DAEMON, request))
+
+    def zero(self, frontend: Frontend | None = None) -> None:
+        """Set the counters of one service, or of all, to zero."""
+        body = service_key(frontend) if frontend is not None else b""
+        self._command("zero counters", (Command.ZERO, body))
+
+    # --- reading ------------------------------------------------------------------------
+
+    def _servers(self, frontend: Frontend) -> list[ServerEntry]:
+        found = self._netlink.dump(Command.GET_DEST, service_key(frontend))
+        return [server_entry(one, frontend.family) for one in found]
+
+    def _with_fullnat(self, table: Table) -> Table:
+        """NAT of a service whose source nftables translates is full NAT."""
+        if not self._translated:
+            return table
+        services = table.services.items()
+        return Table({f: _as_fullnat(s) if f in self._translated else s for f, s in services})
+
+    def _wanted(self) -> tuple[Setting, ...]:
+        return settings(
+            pair=self._pair,
+            fullnat=bool(self._intent.owned.fullnat),
+            routed_ipv4=Family.IPV4 in self._routed,
+            routed_ipv6=Family.IPV6 in self._routed,
+        )
+
+    # --- writing ------------------------------------------------------------------------
+
+    def _trespass(self, op: Op) -> DataPlaneError | None:
+        """Why `op` would touch what is not ours, if it would."""
+        others = self._foreign.get(op.frontend)
+        if others is None:
+            return None
+        if not self._intent.owned.has(op.frontend):
+            return foreign(op, "the service")
+        if isinstance(op, AddServer) and op.endpoint in others.destinations:
+            return foreign(op, "the server")
+        if isinstance(op, RemoveService):
+            return foreign(op, "server " + ", ".join(str(one) for one in others.destinations))
+        return None
+
+    def _prepare(self, ops: Sequence[Op]) -> None:
+        """What must be true before the kernel hears of `ops`. Raises DataPlaneError."""
+        was = self._intent.owned
+        self._intent.write(claimed(was, ops))
+        changes = [op for op in ops if isinstance(op, AddServer | SetServer)]
+        self._routed |= routed((op.frontend, op.destination) for op in changes)
+        unset = enforce(self._wanted())
+        for setting in FULLNAT:
+            if setting in unset:
+                problem = f"{setting.sysctl}: cannot set {setting.value}: {unset[setting]}"
+                raise DataPlaneError(problem, setting.reason)
+        self._translate(was.fullnat | self._intent.owned.fullnat)
+
+    def _translate(self, frontends: frozenset[Frontend]) -> None:
+        if frontends != self._translated:
+            nft.write(frontends)
+            self._translated = frontends
+
+    def _carry_out(self, ops: Sequence[Op]) -> list[Refusal]:
+        """Services that are new go first and are waited for: where one is refused because
+        another tool was quicker, servers must not land in that tool's service."""
+        refusals: list[Refusal] = []
+        done: list[Op] = []
+        without: set[Frontend] = set()
+        for adding, group in groupby(ops, lambda op: isinstance(op, AddService)):
+            batch = []
+            for op in group:
+                if op.frontend in without and not adding:
+                    cause = DataPlaneError(f"{op}: No such service: it was refused")
+                    refusals.append(Refusal(op, cause))
+                else:
+                    batch.append(op)
+            failed = self._write(batch)
+            refusals += failed
+            refused = {id(refusal.op) for refusal in failed}
+            done += [op for op in batch if id(op) not in refused]
+            if adding:
+                without |= {refusal.op.frontend for refusal in failed}
+        return refusals + self._read_back(done)
+
+    def _write(self, ops: Sequence[Op]) -> list[Refusal]:
+        refusals: list[Refusal] = []
+        requests: list[Request] = []
+        sent: list[Op] = []
+        for op in ops:
+            try:
+                requests.append(request_of(op))
+                sent.append(op)
+            except ValueError as error:
+                refusals.append(Refusal(op, DataPlaneError(f"{op}: {error}")))
+        try:
+            errnos = self._netlink.write(requests)
+        except OSError as error:
+            cause = f"IPVS: cannot write: {error.strerror}"
+            return refusals + [Refusal(op, DataPlaneError(f"{op}: {cause}")) for op in sent]
+        results = zip(sent, errnos, strict=True)
+        return refusals + [Refusal(op, explain(op, number)) for op, number in results if number]
+
+    def _read_back(self, done: Sequence[Op]) -> list[Refusal]:
+        """Operations that the kernel took and whose effect is not there."""
+        if not done:
+            return []
+        try:
+            held = self._held({op.frontend for op in done})
+        except DataPlaneError as error:
+            return [Refusal(op, error) for op in done]
+        cause = "taken, but not in force: another tool undid it, or it was lost"
+        return [Refusal(op, DataPlaneError(f"{op}: {cause}")) for op in undone(done, held)]
+
+    def _held(self, frontends: set[Frontend]) -> Table:
+        """These services as the kernel has them now."""
+        with explained("read back"):
+            entries = [service_entry(one) for one in self._netlink.dump(Command.GET_SERVICE)]
+            found = [
+                (one, self._servers(one.frontend)) for one in entries if one.frontend in frontends
+            ]
+        return self._with_fullnat(_table(found))
+
+    def _command(self, attempt: str, request: Request) -> None:
+        """One request that is no operation of the port. Raises DataPlaneError."""
+        with explained(attempt):
+            number = self._netlink.write([request])[0]
+            if number:
+                raise OSError(number, os.strerror(number))
+
+
+def _table(listing: Listing) -> Table:
+    return Table(
+        {
+            service.frontend: replace(
+                service.service, destinations={one.endpoint: one.destination for one in servers}
+            )
+            for service, servers in listing
+        }
+    )
+
+
+_FULLNAT = Forwarding(Mode.FULLNAT)
+
+
+def _as_fullnat(service: VirtualService) -> VirtualService:
+    destinations = {
+        endpoint: replace(one, forwarding=_FULLNAT) if one.forwarding.mode is Mode.NAT else one
+        for endpoint, one in service.destinations.items()
+    }
+    return replace(service, destinations=destinations)
