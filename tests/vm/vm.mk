@@ -10,3 +10,8 @@ export CMD
 vm:
 	@test -n "$$CMD" || { echo "say what to run: make vm CMD='uname -a'"; exit 2; }
 	@$(VM) -- sh -c "$$CMD"
+
+# The tests that need a kernel with IPVS: one boot for all, none where this kernel has it.
+.PHONY: vm-test
+vm-test:
+	@$(VM) --unless-ipvs -- .venv/bin/python -m pytest -p no:cacheprovider tests/vm

@@ -52,24 +52,17 @@ class Overrun(Exception):
 
 
 class Netlink:
-    """One socket, in the network namespace of the thread that opens it. Not thread-safe.
+    """Requests to one generic netlink family. Not thread-safe.
 
     sent: requests by command since it was opened; what an operator calls writes.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, link: socket.socket, family: int) -> None:
         self.sent: dict[Command, int] = {}
+        self._socket = link
+        self._family = family
         self._sequence = 0
         self._buffer = bytearray(65536)
-        self._socket = socket.socket(
-            socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_GENERIC
-        )
-        try:
-            self._prepare()
-            self._family = self._find_family()
-        except BaseException:
-            self._socket.close()
-            raise
 
     def __enter__(self) -> Self:
         return self
@@ -101,33 +94,11 @@ class Netlink:
         kernel refused it."""
         return self._retried(lambda: self._dump(command, body))
 
-    def ask(self, command: Command, body: bytes = b"") -> memoryview:
+    def ask(self, command: int, body: bytes = b"") -> memoryview:
         """The attributes of a command's one answer."""
-        return self._retried(lambda: self._ask(self._family, command, body))
+        return self._retried(lambda: self._ask(command, body))
 
     # --- how ----------------------------------------------------------------------------
-
-    def _prepare(self) -> None:
-        self._socket.bind((0, 0))
-        seconds = pack("@ll", PATIENCE, 0)  # a timeout of Python's would cost a poll() each
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, seconds)
-        self._socket.setsockopt(SOL_NETLINK, CAP_ACK, 1)  # no copy of the request in answers
-        try:
-            self._socket.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, MEMORY)
-        except PermissionError:
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, MEMORY)
-
-    def _find_family(self) -> int:
-        name = attribute(FAMILY_NAME, b"IPVS\0")
-        try:
-            found = self._ask(CONTROL, GET_FAMILY, name)
-        except FileNotFoundError:
-            load_module()
-            try:
-                found = self._ask(CONTROL, GET_FAMILY, name)
-            except FileNotFoundError:
-                raise no_ipvs("module ip_vs is loaded, but does not answer") from None
-        return number(attributes(found)[FAMILY_ID])
 
     def _write(self, requests: Sequence[Request]) -> list[int]:
         first = self._sequence + 1
@@ -165,9 +136,9 @@ class Netlink:
                 return found
         raise AssertionError("_received() ends only by raising")
 
-    def _ask(self, family: int, command: int, body: bytes) -> memoryview:
+    def _ask(self, command: int, body: bytes) -> memoryview:
         self._sequence += 1
-        self._socket.send(message(family, 0, self._sequence, command, body))
+        self._socket.send(message(self._family, 0, self._sequence, command, body))
         for reply in self._received():
             if reply.sequence == self._sequence:
                 if reply.type == ERROR:
@@ -225,6 +196,50 @@ def _batches(requests: Sequence[Request]) -> Iterator[tuple[int, int]]:
         size += len(body) + 20
     if start < len(requests):
         yield start, len(requests)
+
+
+# --- opening ----------------------------------------------------------------------------
+
+
+def open_ipvs() -> Netlink:
+    """A socket to IPVS in the network namespace of this thread; loads the module if need
+    be. Raises Unsupported where the kernel has none."""
+    link = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_GENERIC)
+    try:
+        _prepare(link)
+        return Netlink(link, _family(link))
+    except BaseException:
+        link.close()
+        raise
+
+
+def _prepare(link: socket.socket) -> None:
+    link.bind((0, 0))
+    # Not settimeout(), which would cost a poll() for each answer.
+    link.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, pack("@ll", PATIENCE, 0))
+    link.setsockopt(SOL_NETLINK, CAP_ACK, 1)  # no copy of the request in its answer
+    try:
+        link.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, MEMORY)
+    except PermissionError:
+        link.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, MEMORY)
+
+
+def _family(link: socket.socket) -> int:
+    """The number that this boot gave to IPVS."""
+    try:
+        return _ask_family(link)
+    except FileNotFoundError:
+        load_module()
+    try:
+        return _ask_family(link)
+    except FileNotFoundError:
+        raise no_ipvs("module ip_vs is loaded, but does not answer") from None
+
+
+def _ask_family(link: socket.socket) -> int:
+    control = Netlink(link, CONTROL)
+    found = control.ask(GET_FAMILY, attribute(FAMILY_NAME, b"IPVS\0"))
+    return number(attributes(found)[FAMILY_ID])
 
 
 def load_module() -> None:

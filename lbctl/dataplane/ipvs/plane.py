@@ -28,7 +28,7 @@ from lbctl.dataplane.ipvs.codec import (
     timeouts_request,
 )
 from lbctl.dataplane.ipvs.intent import IntentFile
-from lbctl.dataplane.ipvs.netlink import Netlink
+from lbctl.dataplane.ipvs.netlink import open_ipvs
 from lbctl.dataplane.ipvs.operation import Request, request_of, routed, undone
 from lbctl.dataplane.ipvs.owned import after, claimed, split
 from lbctl.dataplane.ipvs.refusal import explain, explained, foreign
@@ -74,7 +74,7 @@ class IpvsPlane:
         self._foreign = Table()
         self._routed: set[Family] = set()
         self._translated: frozenset[Frontend] = frozenset()
-        self._netlink = Netlink()
+        self._netlink = open_ipvs()
         try:
             self.observe()
         except BaseException:
@@ -94,7 +94,7 @@ class IpvsPlane:
         )
         if self._intent.owned.fullnat:
             self._translated = nft.read()
-        return self._with_fullnat(ours)
+        return _with_fullnat(ours, self._translated)
 
     def apply(self, ops: Sequence[Op]) -> list[Refusal]:
         refusals, possible = [], []
@@ -198,13 +198,6 @@ class IpvsPlane:
         found = self._netlink.dump(Command.GET_DEST, service_key(frontend))
         return [server_entry(one, frontend.family) for one in found]
 
-    def _with_fullnat(self, table: Table) -> Table:
-        """NAT of a service whose source nftables translates is full NAT."""
-        if not self._translated:
-            return table
-        services = table.services.items()
-        return Table({f: _as_fullnat(s) if f in self._translated else s for f, s in services})
-
     def _wanted(self) -> tuple[Setting, ...]:
         return settings(
             pair=self._pair,
@@ -304,7 +297,8 @@ class IpvsPlane:
             found = [
                 (one, self._servers(one.frontend)) for one in entries if one.frontend in frontends
             ]
-        return self._with_fullnat(_table(found))
+        # Rules that go have not gone yet: a packet without need of one passes it unharmed.
+        return _with_fullnat(_table(found), self._translated & self._intent.owned.fullnat)
 
     def _command(self, attempt: str, request: Request) -> None:
         """One request that is no operation of the port. Raises DataPlaneError."""
@@ -326,6 +320,14 @@ def _table(listing: Listing) -> Table:
 
 
 _FULLNAT = Forwarding(Mode.FULLNAT)
+
+
+def _with_fullnat(table: Table, translated: frozenset[Frontend]) -> Table:
+    """NAT of a service whose source nftables translates is full NAT."""
+    if not translated:
+        return table
+    services = table.services.items()
+    return Table({f: _as_fullnat(s) if f in translated else s for f, s in services})
 
 
 def _as_fullnat(service: VirtualService) -> VirtualService:
