@@ -88,7 +88,7 @@ def decide(world: World, name: str, now: float) -> list[Decision]:
 def _weigh(world: World, service: Service, name: ServerName, now: float) -> Decision:
     server = service.servers[name.server]
     target = target_of(service, server)
-    seen = world.sightings.get(target) if target else None
+    seen = world.seen(service, server)
     health = seen.health if seen else Health.UNKNOWN
     evidence = (seen.evidence if seen else "") or "no evidence kept"
 
@@ -155,12 +155,13 @@ def _virtual_service(
 ) -> VirtualService:
     destinations: dict[Endpoint, Destination] = {}
     for decision in decisions:
-        if decision.weight is not None:
-            server = decision.server
-            destinations[server.endpoint(frontend)] = Destination(
-                decision.weight,
-                service.forwarding,
-                server.max_connections,
-                server.min_connections,
+        server, weight = decision.server, decision.weight
+        place = server.endpoint(frontend)
+        # Two can be at one place (a server that leaves, or the sorry server, and one that
+        # is configured): then it has the greater weight.
+        rival = destinations.get(place)
+        if weight is not None and (rival is None or weight > rival.weight):
+            destinations[place] = Destination(
+                weight, service.forwarding, server.max_connections, server.min_connections
             )
     return VirtualService(service.scheduler, destinations, service.persistence, service.oneshot)

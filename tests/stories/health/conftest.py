@@ -1,0 +1,43 @@
+import contextlib
+import socket
+import subprocess
+from collections.abc import Callable, Iterator
+
+import pytest
+from listeners import PATIENCE, Connection, Server, Worker
+
+
+@pytest.fixture
+def worker() -> Iterator[Worker]:
+    one = Worker()
+    yield one
+    one.line.close()
+    if one.process.poll() is None:
+        try:
+            one.process.communicate(timeout=PATIENCE)
+        except subprocess.TimeoutExpired:
+            one.process.kill()
+            one.process.communicate()
+            raise
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[..., Server]]:
+    """Start servers that end with the test."""
+    with contextlib.ExitStack() as stack:
+
+        def start(answer: Connection | None = None, backlog: int = 64) -> Server:
+            server = Server(answer, backlog)
+            stack.callback(server.close)
+            return server
+
+        yield start
+
+
+@pytest.fixture
+def refusing() -> Iterator[str]:
+    """An endpoint that nobody listens on, and that nobody else can take."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        address, port = sock.getsockname()
+        yield f"{address}:{port}"
