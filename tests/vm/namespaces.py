@@ -9,7 +9,6 @@ import ctypes
 import os
 import socket
 import subprocess
-import time
 from contextlib import contextmanager
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
@@ -29,15 +28,6 @@ def _back_home():
     finally:
         _check(_LIBC.setns(home, _NEW_NET))
         os.close(home)
-
-
-@contextmanager
-def in_new_namespace():
-    """A namespace without a name: it ends with its last user."""
-    with _back_home():
-        _check(_LIBC.unshare(_NEW_NET))
-        subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
-        yield
 
 
 class Host:
@@ -91,12 +81,3 @@ def cable(one, other):
     one.ip(f"link add {other.short} type veth peer name {one.short} netns {other.name}")
     one.ip(f"link set {other.short} up")
     other.ip(f"link set {one.short} up")
-
-
-def eventually(check, timeout=10.0):
-    """Wait until `check()` holds; its last answer is the failure's message."""
-    end = time.monotonic() + timeout
-    while not (answer := check()):
-        assert time.monotonic() < end, f"not within {timeout:.0f} s: {answer!r}"
-        time.sleep(0.05)
-    return answer

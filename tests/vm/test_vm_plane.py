@@ -5,9 +5,9 @@ import json
 import subprocess
 from dataclasses import replace
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from random_table import random_table
 
 from lbctl.dataplane.converge import converge
 from lbctl.dataplane.ipvs.codec import Command, SyncDaemon, SyncRole, Timeouts
@@ -27,6 +27,9 @@ from lbctl.model import (
     Table,
     VirtualService,
 )
+from tests.vm.random_table import random_table
+
+pytestmark = pytest.mark.ipvs
 
 WEB = Listen.parse("192.0.2.10:80/tcp")
 APP1, APP2 = Endpoint.parse("198.51.100.1:80"), Endpoint.parse("198.51.100.2:80")

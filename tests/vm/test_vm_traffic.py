@@ -16,11 +16,11 @@ from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
-from namespaces import Host, cable, eventually
 
 from lbctl.dataplane.converge import converge
 from lbctl.dataplane.ipvs.codec import SyncDaemon, SyncRole
 from lbctl.dataplane.ipvs.plane import IpvsPlane
+from lbctl.lab.waiting import eventually
 from lbctl.model import (
     Destination,
     Endpoint,
@@ -33,6 +33,9 @@ from lbctl.model import (
     Table,
     VirtualService,
 )
+from tests.vm.namespaces import Host, cable
+
+pytestmark = pytest.mark.ipvs
 
 PORT = 80
 NETS = {
@@ -121,7 +124,7 @@ def bare(form, number):
 
 
 @pytest.fixture(scope="module")
-def site(_ipvs_kernel):
+def site():
     subprocess.run(["modprobe", "-a", "ipip", "ip6_tunnel"], check=True)
     with Site() as site:
         yield site
@@ -281,7 +284,7 @@ def test_udp_goes_to_every_server_and_back(site, tmp_path, oneshot):
                 server.sendto(b"answer to " + question, peer)
             assert (one.recv(100), other.recv(100)) == (b"answer to one", b"answer to two")
         # The kernel adds counters up about every two seconds.
-        eventually(lambda: plane.stats().service(listen).connections == 2)
+        eventually(lambda: plane.stats().service(listen).connections == 2, PATIENCE)
         converge(plane, Table())
     site.undo(Mode.NAT, Family.IPV4)
 

@@ -11,7 +11,7 @@ vm:
 	@test -n "$$CMD" || { echo "say what to run: make vm CMD='uname -a'"; exit 2; }
 	@$(VM) -- sh -c "$$CMD"
 
-# The tests that need a kernel with IPVS: one boot for all, none where this kernel has it.
+# Only the tests that need IPVS; `make test` runs them with all others.
 .PHONY: vm-test
 vm-test:
-	@$(VM) --unless-ipvs -- .venv/bin/python -m pytest -p no:cacheprovider tests/vm
+	$(ROOT) $(PY) -m pytest -m 'ipvs and not long' $(ARGS)

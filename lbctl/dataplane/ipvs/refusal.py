@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from lbctl.dataplane.ipvs.genl import Garbled
-from lbctl.dataplane.port import AddService, Op, SetService
+from lbctl.dataplane.port import AddServer, AddService, Op, SetService
 from lbctl.errors import DataPlaneError, NotPermitted
 from lbctl.model import VirtualService
 
@@ -15,6 +15,11 @@ def explain(op: Op, number: int) -> DataPlaneError:
     """number: an errno that the kernel answered `op` with."""
     if number == errno.ENOENT and isinstance(op, AddService | SetService):
         return _no_module(op, op.service)
+    if number == errno.EINVAL and isinstance(op, AddServer):
+        # ip_vs_new_dest() wants a unicast or local address; a namespace in which no
+        # interface has an address yet takes none for that.
+        hint = "is the server's address a unicast one, and has this gateway an address?"
+        return DataPlaneError(f"{op}: Invalid argument", hint)
     cause, hint = _MEANINGS.get(number, (os.strerror(number), ""))
     return DataPlaneError(f"{op}: {cause}", hint)
 
