@@ -11,7 +11,7 @@ in the order of precedence:
 When nothing is left to take new flows, `last_resort` decides: here and nowhere else.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import assert_never
@@ -68,10 +68,13 @@ def desired(world: World, now: float, services: Iterable[str] | None = None) -> 
     table: dict[Frontend, VirtualService] = {}
     for name in names:
         if (service := world.config.services.get(name)) is not None:
-            decisions = decide(world, name, now)
-            for frontend in service.listens:
-                table[frontend] = _virtual_service(service, frontend, decisions)
+            table |= serve(service, decide(world, name, now))
     return Table(table)
+
+
+def serve(service: Service, decisions: Sequence[Decision]) -> dict[Frontend, VirtualService]:
+    """The listens of one service, with what was decided for its servers behind each."""
+    return {f: _virtual_service(service, f, decisions) for f in service.listens}
 
 
 def decide(world: World, name: str, now: float) -> list[Decision]:
@@ -144,7 +147,7 @@ def _last_resort(name: str, service: Service, decisions: list[Decision]) -> list
 
 def _pressed(one: Decision) -> Decision:
     """A server that is out for its health serves all the same."""
-    if one.weight is not None or one.rule not in (Rule.HEALTH, Rule.NEWCOMER):
+    if one.rule not in (Rule.HEALTH, Rule.NEWCOMER):
         return one
     because = f"last resort (all): nothing else is left; {one.because}"
     return replace(one, weight=one.server.weight, rule=Rule.LAST_RESORT, because=because)

@@ -6,7 +6,7 @@ The three states of a server never mix: *configured* (`config`), *administrative
 Times are seconds of one clock that never steps; whoever saves facts converts them.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import NamedTuple
@@ -99,6 +99,20 @@ class World:
 
     def __post_init__(self) -> None:
         self._checked = _names_by_target(self.config)
+
+    def copy(self) -> "World":
+        """A world to try a change on: it shares only values with this one."""
+        return replace(
+            self,
+            orders=dict(self.orders),
+            sightings=dict(self.sightings),
+            leaving=list(self.leaving),
+            newcomers=set(self.newcomers),
+        )
+
+    def checked(self, target: Target) -> Sequence[ServerName]:
+        """The servers that a verdict on `target` is about."""
+        return self._checked.get(target, ())
 
     def see(self, target: Target, sighting: Sighting) -> set[str]:
         """Take a verdict; return the names of services it touches."""

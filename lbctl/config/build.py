@@ -1,7 +1,7 @@
 """Sections of the file to the nouns of `lbctl.model`. Nothing fails here but the choice of
 a gateway: what is left in a section is sound."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 from lbctl.config.fault import Fault, did_you_mean
@@ -36,15 +36,16 @@ from lbctl.model import (
 
 
 class NoGateway(Exception):
-    """Which gateway this is cannot be said."""
+    """Which gateway this is, or what one of them is, cannot be said."""
 
-    def __init__(self, fault: Fault) -> None:
-        super().__init__(fault.text)
-        self.fault = fault
+    def __init__(self, faults: list[Fault]) -> None:
+        super().__init__(*(fault.text for fault in faults))
+        self.faults = faults
 
 
-def gateways(file: File) -> tuple[dict[str, Gateway], list[Fault]]:
-    """Every gateway of the file by name ('' if it has none), and those without a front."""
+def gateway(file: File, node: str | None) -> Gateway:
+    """The gateway named `node`, or the only one. Raises NoGateway; a gateway that lacks
+    something is a fault on every node, since all read the same file."""
     if not file.gateways:
         sections = {"": file.gateway}
     else:
@@ -53,42 +54,44 @@ def gateways(file: File) -> tuple[dict[str, Gateway], list[Fault]]:
             name: GatewaySection.model_construct(**(common | _written(own)))
             for name, own in file.gateways.items()
         }
-    good = {name: _gateway(one, one.front) for name, one in sections.items() if one.front}
-    missing = "'front' is missing: the interface that VIPs live on (write front: eth0)"
-    return good, [
-        Fault(("gateways", name) if name else ("gateway",), missing, on_key=True)
-        for name in sections
-        if name not in good
+    text = "'front' is missing: the interface that VIPs live on (write front: eth0)"
+    missing = [
+        Fault(("gateways", name) if name else ("gateway",), text, on_key=True)
+        for name, section in sections.items()
+        if section.front is None
     ]
+    if missing:
+        raise NoGateway(missing)
+    return _gateway(sections[_choose(list(sections), node)])
+
+
+def _choose(names: list[str], node: str | None) -> str:
+    if names == [""] or (len(names) == 1 and node is None):
+        return names[0]
+    if node in names:
+        return node
+    if node is None:
+        text = f"which of {', '.join(names)} is this gateway? (name it: --node {names[0]})"
+    else:
+        hint = did_you_mean(node, names) or f"known: {', '.join(names)}"
+        text = f"has no gateway '{node}' ({hint})"
+    raise NoGateway([Fault(("gateways",), text, on_key=True)])
 
 
 def _written(section: GatewaySection) -> dict[str, Any]:
     return {key: getattr(section, key) for key in section.model_fields_set}
 
 
-def _gateway(section: GatewaySection, front: str) -> Gateway:
+def _gateway(section: GatewaySection) -> Gateway:
+    assert section.front is not None
     return Gateway(
-        front=front,
+        front=section.front,
         back=tuple(section.back),
         datapath=section.datapath,
         xdp_mode=section.xdp_mode,
         flow_cache=section.flow_cache,
         direct=tuple(section.direct),
     )
-
-
-def choose(known: Mapping[str, Gateway], node: str | None) -> Gateway:
-    """The gateway named `node`, or the only one. Raises NoGateway."""
-    if len(known) == 1 and (node is None or "" in known):
-        return next(iter(known.values()))
-    names = ", ".join(known)
-    if node is None:
-        text = f"which of {names} is this gateway? (name it: --node {next(iter(known))})"
-        raise NoGateway(Fault(("gateways",), text, on_key=True))
-    if node not in known:
-        hint = did_you_mean(node, known) or f"known: {names}"
-        raise NoGateway(Fault(("gateways",), f"has no gateway '{node}' ({hint})", on_key=True))
-    return known[node]
 
 
 def services(file: File) -> dict[str, Service]:

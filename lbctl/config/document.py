@@ -124,7 +124,7 @@ class _Reader:
 
     def __init__(self, text: str) -> None:
         self.faults: list[Fault] = []
-        self._text = text.removeprefix("\ufeff")
+        self._text = text
         self._anchors: dict[str, Node] = {}
         self._nodes = 0
         if (found := _UNPRINTABLE.search(self._text)) is not None:
@@ -141,7 +141,7 @@ class _Reader:
         next(self._events)  # the end of the document
         after = next(self._events)
         if not isinstance(after, yaml.StreamEndEvent):
-            text = "a second document starts here (one file is one document)"
+            text = "has a second document here (one file is one document)"
             self.faults.append(Fault((), text, place=_start(after)))
         return node
 
@@ -191,7 +191,7 @@ class _Reader:
     def _count(self, nodes: int, path: Path, place: Place) -> None:
         self._nodes += nodes
         if self._nodes > MAX_NODES:
-            text = f"more than {MAX_NODES} values, aliases expanded"
+            text = f"takes the file past {MAX_NODES} values, aliases expanded"
             raise Unreadable(Fault(path[:3], text, place=place))
 
     def _alias(self, anchor: str, place: Place, path: Path, depth: int) -> Node:

@@ -108,8 +108,8 @@ class Host:
             check=False,
         )
         if check and done.returncode != 0:
-            said = (done.stderr or done.stdout).strip()
             command = " ".join(str(word) for word in argv)
+            said = _words_of(done)
             raise LabError(f"{self.name}: {command}: exit code {done.returncode}: {said}")
         return done
 
@@ -177,7 +177,10 @@ class GatewayHost(Host):
         self, *words: str | Path, check: bool = True, timeout: float = 60.0
     ) -> subprocess.CompletedProcess[str]:
         """Run an lbctl verb here, against this gateway's daemon."""
-        return self.run(self._lbctl(*words), check=check, timeout=timeout)
+        done = self.run(self._lbctl(*words), check=False, timeout=timeout)
+        if check and done.returncode != 0:
+            raise LabError(f"lbctl {words[0]} returned {done.returncode}: {_words_of(done)}")
+        return done
 
     def daemon(self, *options: str) -> Process:
         """Start this gateway's daemon, with `config`'s file."""
@@ -323,6 +326,10 @@ def remove(name: str) -> bool:
 def names() -> list[str]:
     """The labs of this machine, whole or half made."""
     return sorted(path.parent.name for path in HOME.glob(f"*/{RECORD}"))
+
+
+def _words_of(done: subprocess.CompletedProcess[str]) -> str:
+    return (done.stderr or done.stdout).strip()
 
 
 def _read(name: str) -> Record | None:

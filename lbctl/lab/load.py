@@ -7,6 +7,7 @@ line of JSON. An answer is a failure if it is not a whole `200` within `PATIENCE
 import argparse
 import asyncio
 import json
+import os
 import re
 import signal
 import sys
@@ -114,10 +115,37 @@ class Wrk:
         return self.connect + self.read + self.write + self.timeout + self.status
 
 
-def start_wrk(host: Host, url: str, seconds: int, connections: int = 20) -> Process:
-    """url: with its port, or wrk looks `http` up in a file that small systems lack."""
-    words = ["wrk", "-t", "1", "-c", str(connections), "-d", f"{seconds}s", url]
-    return host.start(words, log=f"wrk-{len(host.started)}.txt")
+class Pressure:
+    """wrk at work on a host."""
+
+    def __init__(self, process: Process) -> None:
+        self._process, self.started = process, time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """How long it has been at work."""
+        return time.monotonic() - self.started
+
+    def stop(self) -> Wrk:
+        """End it; what it counted until now. Raises LabError, ValueError."""
+        self._process.kill(signal.SIGINT)  # which makes it report
+        self._process.wait()
+        return parse_wrk(self._process.output())
+
+
+@contextmanager
+def pressing(host: Host, url: str, connections: int = 20, limit: int = 120) -> Iterator[Pressure]:
+    """wrk from a host for as long as the block takes, at most `limit` seconds.
+
+    url: with its port, or wrk looks `http` up in a file that small systems lack.
+    """
+    words = ["wrk", "-t", "1", "-c", str(connections), "-d", f"{limit}s", url]
+    process = host.start(words, log=f"wrk-{len(host.started)}.txt")
+    try:
+        yield Pressure(process)
+    finally:
+        process.kill(signal.SIGKILL)
+        process.wait()
 
 
 def parse_wrk(text: str) -> Wrk:
@@ -224,7 +252,15 @@ def _header(head: str, name: str) -> str:
 
 
 def _said(error: BaseException) -> str:
-    return str(error) or type(error).__name__
+    match error:
+        case TimeoutError():
+            return f"no answer in {PATIENCE:g} s"
+        case EOFError():
+            return "closed early"
+        case OSError(errno=number) if number:
+            return os.strerror(number).lower()
+        case _:
+            return type(error).__name__
 
 
 def _tell(answer: Answer) -> None:

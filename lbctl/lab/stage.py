@@ -64,10 +64,11 @@ class Stage:
 
     # --- the gateway
 
-    def lbctl(self, *words: str, timeout: float = 60.0) -> str:
-        """Run a verb as a user would, in the open; returns what it said."""
+    def lbctl(self, *words: str, timeout: float = 60.0) -> None:
+        """Run a verb as a user would, in the open. Raises LabError unless it returns 0."""
         self.screen.print(f"   [dim]lb1 #[/] lbctl {escape(' '.join(words))}", highlight=False)
-        return self.lab.gateway.lbctl(*words, timeout=timeout).stdout
+        for line in self.lab.gateway.lbctl(*words, timeout=timeout).stdout.splitlines():
+            self.screen.print(f"         [dim]{escape(line)}[/]", no_wrap=True, overflow="ellipsis")
 
     def start_daemon(self) -> None:
         """Start lbctl on the gateway; returns when it answers. Raises LabError."""
@@ -89,6 +90,11 @@ class Stage:
         """Each server of the service with its state in one word."""
         servers = json.loads(self.lab.gateway.lbctl("get", "servers", "-j").stdout)
         return {one["name"].removeprefix(f"{SERVICE}/"): one["state"] for one in servers}
+
+    def writes(self) -> dict[str, int]:
+        """What the running daemon changed in the kernel, by kind."""
+        status = json.loads(self.lab.gateway.lbctl("get", "status", "-j").stdout)
+        return {kind: count for kind, count in status["writes"].items() if count}
 
     def await_state(self, server: str, state: str, timeout: float = 20.0) -> None:
         def reached() -> bool:

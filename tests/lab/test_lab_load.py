@@ -3,7 +3,7 @@
 import pytest
 
 from lbctl.lab import Lab, eventually
-from lbctl.lab.load import Pace, failures, parse_wrk, send, sending, start_wrk
+from lbctl.lab.load import Pace, failures, pressing, send, sending
 
 pytestmark = pytest.mark.lab
 
@@ -61,8 +61,23 @@ def test_a_load_that_is_stopped_leaves_no_request_untold(lab: Lab) -> None:
 
 
 def test_wrk(lab: Lab) -> None:
-    process = start_wrk(lab.client, url(lab), seconds=1, connections=5)
-    assert process.wait() == 0, process.output()
-    report = parse_wrk(process.output())
+    with pressing(lab.client, url(lab), connections=5) as wrk:
+        eventually(lambda: wrk.seconds > 0.5)
+        report = wrk.stop()
     assert report.requests > 100
     assert report.failed == 0
+
+
+def test_wrk_counts_what_fails(lab: Lab) -> None:
+    server = lab.servers[2]
+    with pressing(lab.client, url(lab, 2), connections=5) as wrk:
+        eventually(lambda: wrk.seconds > 0.2)
+        server.web.kill()
+        eventually(lambda: wrk.seconds > 0.4)
+        assert wrk.stop().failed > 0
+    server.web.start()
+
+
+def test_wrk_that_cannot_start_is_no_success(lab: Lab) -> None:
+    with pressing(lab.client, "http://192.0.2.1:1/") as wrk, pytest.raises(ValueError, match="wrk"):
+        wrk.stop()

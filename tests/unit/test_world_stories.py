@@ -306,8 +306,10 @@ STORIES = {
     "a verdict on what nobody asks touches nothing": """
         file web app1 app2
         file web app2
-        see web/app1@198.51.100.1 up
+        see web/app1 down refused
         = touched
+        file web app1 app2
+        = why web/app1 weight: configured weight; no verdict yet
     """,
     # --- last resort ---
     "none: nothing left is nothing left": """
@@ -323,6 +325,13 @@ STORIES = {
         drain web/app3
         = web app1:2 app2:1 app3:0
         = why web/app1 last resort: last resort (all): nothing else is left; down: refused
+    """,
+    "all: a drained server that died stays out": """
+        file web app1 app2 last_resort=all
+        drain web/app1
+        see web/app1 down refused
+        see web/app2 down refused
+        = web app1:- app2:1
     """,
     "all ends when one is up again": """
         file web app1 app2 last_resort=all

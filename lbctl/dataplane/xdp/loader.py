@@ -17,6 +17,7 @@ from typing import Any
 
 from lbctl.dataplane.xdp import abi, bpf
 from lbctl.dataplane.xdp.bpf import Descriptor
+from lbctl.dataplane.xdp.headers import find_headers
 from lbctl.dataplane.xdp.maps import Maps
 from lbctl.dataplane.xdp.shape import Feature, Shape, flatten, source_directory
 from lbctl.errors import DataPlaneError
@@ -81,6 +82,7 @@ def run(job: Job) -> tuple[tuple[str, str], ...]:
 def compile_program(text: str, function: str, maps: Maps, shape: Shape) -> Descriptor:
     """An XDP program from C by bcc. The maps exist: they come as numbers of descriptors."""
     bpf_class = _bcc()
+    find_headers(os.uname().release)
     flags = ["-DLB_LOADER_BCC", "-Wno-macro-redefined"]
     flags += [f"-D{feature}" for feature in sorted(shape.features)]
     flags += [f"-DLB_FD_{name}={map_.fd}" for name, map_ in maps.fds.items()]
@@ -89,9 +91,8 @@ def compile_program(text: str, function: str, maps: Maps, shape: Shape) -> Descr
         loaded = module.load_func(function, bpf_class.XDP)
     except Exception as error:  # bcc raises nothing narrower
         raise DataPlaneError(
-            f"bpf/{function}.c: cannot compile or load: {error}",
-            "the compiler's words are above; kernel headers: apt install linux-headers-amd64, "
-            "or BCC_KERNEL_SOURCE=DIR",
+            f"bpf/: cannot compile or load {function}: {error}",
+            "the compiler's or the verifier's words are in the log",
         ) from None
     return Descriptor(os.dup(loaded.fd))
 

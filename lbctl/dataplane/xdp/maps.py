@@ -73,8 +73,9 @@ class Maps:
         self._memory: dict[str, mmap.mmap] = {}
         self.directory = directory
         self.fds: Mapping[str, Descriptor] = self._open(directory)
-        self.gateway: abi.Gateway = self._view("gateway", abi.Gateway)[0]
         self.meta: abi.Meta = self._view("meta", abi.Meta)[0]
+        self._check_abi()
+        self.gateway: abi.Gateway = self._view("gateway", abi.Gateway)[0]
         self.listens = self._view("listens", abi.Listen)
         self.servers = self._view("servers", abi.Server)
         self.listen_index = self._view("listen_index", abi.Bucket)
@@ -97,6 +98,15 @@ class Maps:
             self._stack.callback(descriptor.close)
             opened[spec.name] = descriptor
         return opened
+
+    def _check_abi(self) -> None:
+        """A gateway whose maps are of another layout is not touched."""
+        if self.meta.abi not in (0, abi.ABI):
+            raise DataPlaneError(
+                f"{self.directory}: made by another version of lbctl (layout {self.meta.abi}, "
+                f"this one speaks {abi.ABI})",
+                f"rm -r {self.directory} and start again: connections are cut once",
+            )
 
     def _view(self, name: str, kind: type[Value]) -> Array[Value]:
         count = _MMAPPED[name][1]

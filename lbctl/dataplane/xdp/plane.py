@@ -64,7 +64,7 @@ class XdpPlane:
         self._program = Program(self._maps, netlink, gateway.interfaces, gateway.xdp_mode)
         ours = self._program.program_id()
         for link in self._hops.ports:
-            nic.check_link(link, ours)
+            nic.check_link(link, ours, nic.has_lro(link.name))
         self._clock = Clock.of_this_kernel()
         self._write_gateway()
         self._registry = Registry(self._maps)
@@ -104,6 +104,7 @@ class XdpPlane:
         return batch.refused
 
     def stats(self) -> Stats:
+        self._sweep()
         servers: dict[tuple[Frontend, Endpoint], Counters] = {}
         active: dict[tuple[Frontend, Endpoint], Active] = {}
         for listen, endpoint, number in self._registry.servers():
@@ -163,8 +164,7 @@ class XdpPlane:
         numbers of what has been dead for a whole sweep."""
         if self._registry.listens:
             self._program.ensure(Shape(frozenset(self._features_in_maps())))
-        if (sweep := self._program.sweep()) is not None and self._remembering():
-            self._flows.sweep(sweep)
+        self._sweep()
         dead = {(n, e) for n, group in self._registry.dead.items() for e in group}
         for number, endpoint in dead & self._swept:
             past = self._counters(self._registry.dead[number][endpoint])
@@ -174,6 +174,11 @@ class XdpPlane:
             if not self._registry.dead[number]:
                 self._rings.release(number)
                 self._registry.free_listen(listen)
+
+    def _sweep(self) -> None:
+        """Age what is remembered, and count the rest anew."""
+        if (sweep := self._program.sweep()) is not None and self._remembering():
+            self._flows.sweep(sweep)
 
     def close(self) -> None:
         self._epoll.close()

@@ -12,12 +12,11 @@ def worker() -> Iterator[Worker]:
     one = Worker()
     yield one
     one.line.close()
-    if one.process.poll() is None:
+    with one.process:  # closes its stderr, and waits
         try:
-            one.process.communicate(timeout=PATIENCE)
+            one.process.wait(PATIENCE)
         except subprocess.TimeoutExpired:
             one.process.kill()
-            one.process.communicate()
             raise
 
 

@@ -90,6 +90,10 @@ IN_A_SERVICE = [
         "6:23: services.web.check.interval: 400d is too long (10ms to 1d)",
     ),
     (
+        "check: {interval: .inf}",
+        "6:23: services.web.check.interval: inf is not a number of seconds",
+    ),
+    (
         "check: {interval: 0}",
         "6:23: services.web.check.interval: 0s is too short (10ms to 1d)",
     ),
@@ -284,7 +288,7 @@ WHOLE = [
     (
         b"apiversion: lbctl/v1\n",
         "1:1: the file has no apiVersion "
-        "(did you mean it by 'apiversion'? write apiVersion: lbctl/v1)",
+        "(write apiVersion: lbctl/v1 in place of 'apiversion')",
     ),
     (
         b"apiVersion: lbctl/v2\nwhatever: 1\n",
@@ -316,7 +320,7 @@ WHOLE = [
     ),
     (b"a: &a [*a]\n", None),
     (b"apiVersion: lbctl/v1\ngateway: {front: eth0}\n---\na: b\n", "3:1: the file "
-     "a second document starts here (one file is one document)"),
+     "has a second document here (one file is one document)"),
 ]  # fmt: skip
 
 
@@ -330,7 +334,7 @@ def test_aliases_that_explode_are_refused_before_they_do() -> None:
     lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
     lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 10)]
     said = faults("\n".join(lines))
-    assert said == ["lbctl.yaml:6:25: a5[3]: more than 500000 values, aliases expanded"]
+    assert said == ["lbctl.yaml:6:25: a5[3]: takes the file past 500000 values, aliases expanded"]
 
 
 def test_aliases_that_nest_are_refused() -> None:
@@ -421,6 +425,15 @@ GATEWAYS = "apiVersion: lbctl/v1\ngateway: {back: eth1}\ngateways:\n  gw1: {fron
 )  # fmt: skip
 def test_faults_of_gateways(text: str, node: str | None, fault: str) -> None:
     assert faults(text, node=node) == [f"lbctl.yaml:{fault}"]
+
+
+def test_the_sorry_server_has_its_name_to_itself() -> None:
+    sorry = "sorry: 198.51.100.9"
+    text = service("last_resort: sorry", sorry, servers="{sorry: 198.51.100.1}")
+    assert faults(text) == [
+        "lbctl.yaml:8:15: services.web.servers.sorry: is the name of the sorry server "
+        "(rename this one)"
+    ]
 
 
 def test_dr_keeps_the_port() -> None:
