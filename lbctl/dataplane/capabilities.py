@@ -63,7 +63,8 @@ ABILITIES: Mapping[Datapath, Abilities] = {
     ),
 }
 
-Fault = tuple[str, str]  # the path of what is asked for, and why it cannot be
+Path = tuple[str | int, ...]  # into the file
+Fault = tuple[Path, str]  # what is asked for, and why it cannot be
 
 
 def unsupported(config: Config, datapath: Datapath) -> list[Fault]:
@@ -75,7 +76,7 @@ def unsupported(config: Config, datapath: Datapath) -> list[Fault]:
         return min((unsupported(config, one) for one in ABILITIES), key=len)
     abilities = ABILITIES[datapath]
     return [
-        (f"services.{name}.{where}", f"{datapath} has no {what}")
+        (("services", name, *where), f"{datapath} has no {what}")
         for name, service in config.services.items()
         for where, what in _lacking(abilities, datapath, service)
     ]
@@ -83,7 +84,7 @@ def unsupported(config: Config, datapath: Datapath) -> list[Fault]:
 
 def _lacking(can: Abilities, datapath: Datapath, service: Service) -> Iterator[Fault]:
     for number, frontend in enumerate(service.listens):
-        where = f"listen[{number}]"
+        where = ("listen", number)
         if frontend.family not in can.families:
             yield where, f"{_FAMILY_NAMES[frontend.family]} ({frontend})"
         if isinstance(frontend, FirewallMark) and not can.marks:
@@ -93,32 +94,35 @@ def _lacking(can: Abilities, datapath: Datapath, service: Service) -> Iterator[F
     yield from _lacking_scheduler(can, service)
     yield from _lacking_forwarding(can, service)
     if service.persistence and not can.persistence:
-        yield "persistence", "persistence"
+        yield ("persistence",), "persistence"
     if service.oneshot and not can.oneshot:
-        yield "oneshot", "oneshot"
+        yield ("oneshot",), "oneshot"
     if service.oneshot and datapath is Datapath.IPVS and service.forwarding.mode in _TRANSLATED:
         # Measured: the kernel drops the entry with the packet (`ops`), and the answer then
         # leaves with the server's address.
-        yield "oneshot", f"oneshot with {service.forwarding.mode} (use dr or tun, or leave it out)"
+        yield (
+            ("oneshot",),
+            f"oneshot with {service.forwarding.mode} (use dr or tun, or leave it out)",
+        )
     for name, server in service.servers.items():
         if (server.max_connections or server.min_connections) and not can.limits:
-            yield f"servers.{name}.max_connections", "limit of connections per server"
+            yield ("servers", name, "max_connections"), "limit of connections per server"
 
 
 def _lacking_scheduler(can: Abilities, service: Service) -> Iterator[Fault]:
     scheduler = service.scheduler
     if scheduler.name not in can.schedulers:
         known = ", ".join(sorted(can.schedulers))
-        yield "scheduler", f"scheduler '{scheduler.name}' (it has {known})"
-    yield from (("scheduler", f"flag '{flag}'") for flag in sorted(scheduler.flags - can.flags))
+        yield ("scheduler",), f"scheduler '{scheduler.name}' (it has {known})"
+    yield from ((("scheduler",), f"flag '{flag}'") for flag in sorted(scheduler.flags - can.flags))
 
 
 def _lacking_forwarding(can: Abilities, service: Service) -> Iterator[Fault]:
     mode, tunnel = service.forwarding.mode, service.forwarding.tunnel
     if mode not in can.modes:
-        yield "mode", f"mode '{mode}' (it has {', '.join(sorted(can.modes))})"
+        yield ("mode",), f"mode '{mode}' (it has {', '.join(sorted(can.modes))})"
     elif tunnel and tunnel.encapsulation not in can.encapsulations:
-        yield "tunnel", f"{tunnel.encapsulation} tunnels"
+        yield ("tunnel",), f"{tunnel.encapsulation} tunnels"
 
 
 _FAMILY_NAMES = {Family.IPV4: "IPv4", Family.IPV6: "IPv6"}
@@ -161,8 +165,13 @@ def choose(config: Config, obstacles: Mapping[Datapath, str]) -> Choice:
 def _reasons(
     config: Config, datapath: Datapath, obstacles: Mapping[Datapath, str]
 ) -> Sequence[str]:
-    faults = [f"{where}: {what}" for where, what in unsupported(config, datapath)]
+    faults = [f"{_shown(where)}: {what}" for where, what in unsupported(config, datapath)]
     return [obstacles[datapath], *faults] if obstacles.get(datapath) else faults
+
+
+def _shown(path: Path) -> str:
+    """`services.web.listen[0]`."""
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)[1:]
 
 
 def _first(reasons: Sequence[str]) -> str:
