@@ -235,11 +235,19 @@ class ServerSection(Section):
     """Its share of new connections; 0 gives it none."""
     max_connections: Annotated[int, Field(ge=0, le=2**32 - 1)] = 0
     """No new connections past so many; 0 is no limit."""
+    min_connections: Annotated[int, Field(ge=0, le=2**32 - 1)] = 0
+    """A full server takes new ones again below so many (ipvs). Default: three quarters."""
 
     @model_validator(mode="after")
     def _one_port(self) -> Self:
         if self.port is not None and self.address.port not in (None, self.port):
             raise ValueError(f"has two ports, {self.address.port} and {self.port} (keep one)")
+        return self
+
+    @model_validator(mode="after")
+    def _limits_in_order(self) -> Self:
+        if self.min_connections > self.max_connections:
+            raise ValueError("min_connections is above max_connections (lower it)")
         return self
 
 

@@ -231,10 +231,12 @@ def write_job(job: Path, kernel: Path, shares: list[Path], command: list[str]) -
         f"exec </dev/null\n"
         f"mkdir -p /lib/modules\n"
         f"mount --bind {shlex.quote(str(kernel / 'lib/modules'))} /lib/modules\n"
+        f"# kept open, or the terminal would forget its settings\n"
+        f"exec >/dev/hvc0 2>&1\n"
         f"stty -F /dev/hvc0 -opost\n"
         f"{exports}"
         f"cd {shlex.quote(os.getcwd())}\n"
-        f"{shlex.join(command)} >/dev/hvc0 2>&1\n"
+        f"{shlex.join(command)}\n"
         f"echo $? >/run/vm/status\n"
         f"busybox poweroff -f\n"
     )

@@ -14,11 +14,13 @@ from pathlib import Path
 from lbctl.dataplane.ipvs import nft
 from lbctl.dataplane.ipvs.codec import (
     Command,
+    Info,
     ServerEntry,
     ServiceEntry,
     SyncDaemon,
     SyncRole,
     Timeouts,
+    info_of,
     server_entry,
     service_entry,
     service_key,
@@ -166,6 +168,10 @@ class IpvsPlane:
     def settings(self) -> list[Found]:
         """The kernel's switches with their reasons, as `lbctl get` shows them."""
         return list(inspect(self._wanted()))
+
+    def info(self) -> Info:
+        with explained("read its version"):
+            return info_of(self._netlink.ask(Command.GET_INFO))
 
     def timeouts(self) -> Timeouts:
         with explained("read the timeouts"):
