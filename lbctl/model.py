@@ -73,6 +73,10 @@ class Endpoint:
         host = f"[{self.address}]" if self.address.version == 6 else str(self.address)
         return f"{host}:{self.port}"
 
+    def __hash__(self) -> int:
+        # An address hashes its hexadecimal text, which a table of thousands feels.
+        return hash((int(self.address), self.port))
+
     def sort_key(self) -> tuple[int, int, int]:
         """Orders IPv4 before IPv6, which compare with each other in no other way."""
         return self.address.version, int(self.address), self.port
@@ -100,6 +104,9 @@ class Listen:
             raise ValueError(f"'{text}' has no address (write ADDRESS:PORT/PROTO)")
         where = Endpoint.parse(endpoint)
         return cls(where.address, where.port, Proto(proto))
+
+    def __hash__(self) -> int:
+        return hash((int(self.address), self.port))  # an enum's own hash costs as much again
 
     @property
     def family(self) -> Family:

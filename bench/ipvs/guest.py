@@ -13,7 +13,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from bench.ipvs.table import FIRST_SERVER, FIRST_VIP, keepalived, rules, table
+from bench.ipvs.table import FIRST_SERVER, FIRST_VIP, PLACES, SERVERS, keepalived, rules, table
 from lbctl.dataplane.converge import converge
 from lbctl.dataplane.ipvs.plane import IpvsPlane
 from lbctl.model import Table
@@ -86,14 +86,7 @@ def daemon(work):
     look = time.process_time() - started
     assert same.asked == ()
     unchanged = sum(plane.stats().writes.values()) - written
-    held, latencies = table(), []
-    for weight in range(2, 8):
-        wanted = table(weight)
-        started = time.monotonic()
-        converge(plane, wanted, held)
-        assert shown_weight() == str(weight)
-        latencies.append(time.monotonic() - started)
-        held = wanted
+    latencies = [latency(plane, place) for place in PLACES]
     changed = sum(plane.stats().writes.values()) - written - unchanged
     plane.close()
     return {
@@ -103,6 +96,18 @@ def daemon(work):
         "weight_writes": changed / len(latencies),
         "weight_latency": latencies,
     }
+
+
+def latency(plane, place):
+    """Seconds from a changed weight to the kernel. As the daemon does it: a mark names the
+    service, and only that is planned."""
+    (frontend, service), (_, wanted) = (
+        list(table(weight, place).services.items())[place] for weight in (1, 2)
+    )
+    started = time.monotonic()
+    report = converge(plane, Table({frontend: wanted}), Table({frontend: service}))
+    assert shown_weight(place) == "2", report
+    return time.monotonic() - started
 
 
 def reload_keepalived(work):
@@ -115,26 +120,28 @@ def reload_keepalived(work):
     log = (work / "log").open("wb")
     with subprocess.Popen(command, stdout=log, stderr=log) as process:
         try:
-            wait(lambda: count_servers() == 10_000 and shown_weight() == "1")
-            times = []
-            for weight in (3, 4):
-                config.write_text(keepalived(table(weight)))
-                started = time.monotonic()
-                process.send_signal(signal.SIGHUP)
-                wait(lambda weight=weight: shown_weight() == str(weight))
-                times.append(time.monotonic() - started)
+            wait(lambda: count_servers() == 10_000)
+            return [reload_one(process, config, place) for place in PLACES]
         finally:
             process.terminate()
             process.wait()
-    return times
 
 
-def shown_weight():
+def reload_one(process, config, place):
+    config.write_text(keepalived(table(2, place)))
+    started = time.monotonic()
+    process.send_signal(signal.SIGHUP)
+    wait(lambda: shown_weight(place) == "2")
+    return time.monotonic() - started
+
+
+def shown_weight(place):
     """As the real ipvsadm shows it."""
-    command = ["ipvsadm", "-Ln", "-t", f"{FIRST_VIP}:80"]
+    server = FIRST_SERVER + place * SERVERS
+    command = ["ipvsadm", "-Ln", "-t", f"{FIRST_VIP + place}:80"]
     listing = subprocess.run(command, capture_output=True, text=True, check=False).stdout
     for line in listing.splitlines():
-        if f"-> {FIRST_SERVER}:80 " in line:
+        if f"-> {server}:80 " in line:
             return line.split()[3]
     return None
 

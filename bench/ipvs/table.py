@@ -7,16 +7,16 @@ from lbctl.model import Destination, Endpoint, Listen, Proto, Scheduler, Table, 
 SERVICES, SERVERS = 1000, 10
 FIRST_VIP = IPv4Address("198.18.0.1")
 FIRST_SERVER = IPv4Address("198.19.0.1")
-MARK = (0, 0)  # the service and the server whose weight is changed
+PLACES = (0, SERVICES // 2, SERVICES - 1)  # services of which one weight is changed
 
 
-def table(weight=1):
-    """weight: of the one server that changes; all others have 1."""
+def table(weight=1, place=0):
+    """weight: of the first server of service number `place`; all others have 1."""
     services = {}
     for number in range(SERVICES):
         servers = {
             Endpoint(FIRST_SERVER + number * SERVERS + n, 80): Destination(
-                weight if (number, n) == MARK else 1
+                weight if (number, n) == (place, 0) else 1
             )
             for n in range(SERVERS)
         }

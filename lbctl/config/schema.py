@@ -5,7 +5,7 @@ into `lbctl.model`; nothing else sees them. What depends on more than one sectio
 `lbctl.config.cross`.
 """
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -18,6 +18,7 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from pydantic_core import PydanticKnownError
 
 from lbctl.config.duration import show_duration
 from lbctl.config.fields import (
@@ -312,10 +313,20 @@ class ServiceSection(Defaults):
 
     listen: Annotated[Fronts, Field(min_length=1)]
     """ADDRESS:PORT/PROTO, or fwmark:NUMBER/ipv4 (or ipv6); one or a list."""
-    servers: Annotated[dict[Name, ServerField], Field(min_length=1)]
+    allow_empty: bool = False
+    """A service without servers is meant: it takes servers later, live."""
+    servers: dict[Name, ServerField]
     """The servers, by name."""
     oneshot: bool = False
     """UDP whose packets stand alone (DNS): every packet is scheduled by itself."""
+
+    @field_validator("servers")
+    @classmethod
+    def _some(cls, servers: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        if not servers and not info.data.get("allow_empty"):
+            length = {"field_type": "Dictionary", "min_length": 1, "actual_length": 0}
+            raise PydanticKnownError("too_short", length)
+        return servers
 
 
 class File(Section):

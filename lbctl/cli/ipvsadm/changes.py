@@ -73,8 +73,8 @@ def _only_listen(name: str, service: Service) -> Service:
 
 def _new_service(arguments: Arguments, frontend: Frontend) -> dict[str, Any]:
     # As with ipvsadm: no check, and whoever wants the VIP on an interface puts it there.
-    fixed = {"listen": [str(frontend)], "servers": {}, "check": "none", "vip": "external"}
-    return fixed | _settings(arguments, frontend)
+    fixed = {"listen": [str(frontend)], "check": "none", "vip": "external"}
+    return {**fixed, "allow_empty": True, "servers": {}} | _settings(arguments, frontend)
 
 
 def _settings(arguments: Arguments, frontend: Frontend) -> dict[str, Any]:

@@ -154,7 +154,8 @@ def _clear(client: Client, asks: bool) -> None:
     names = sorted(_services(client))
     if not names:
         return
-    question = f"Remove {len(names)} services of lbctl ({', '.join(names[:5])}, ...)?"
+    shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+    question = f"Remove all services of lbctl, {len(names)} in number ({shown})?"
     if asks and not click.confirm(question, err=True):
         raise SystemExit(Exit.REFUSED)
     _override(client, [Change(("services", name), None, force=True) for name in names])

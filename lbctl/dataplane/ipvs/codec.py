@@ -10,6 +10,7 @@ from enum import IntEnum, StrEnum
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address
 from struct import Struct
+from typing import NamedTuple
 
 from lbctl.dataplane.ipvs.genl import (
     NESTED,
@@ -243,30 +244,22 @@ _TUNNEL_FLAGS = {"csum": 1, "remcsum": 2}
 _NO_TUNNEL = Tunnel()
 
 
-def _forwarding(found: Attributes) -> Forwarding:
-    method = number(found[Dest.FWD_METHOD]) & METHOD_MASK
-    mode = _MODES.get(method)
+@lru_cache(maxsize=1024)
+def _forwarding(method: int, tunnel_type: int, port: bytes, bits: int) -> Forwarding:
+    mode = _MODES.get(method & METHOD_MASK)
     if mode is None:
         raise Garbled(f"forwarding method {method}")
     if mode is not Mode.TUN:
-        return _PLAIN[mode]
-    if Dest.TUN_TYPE not in found:  # a kernel before 5.3 has IPIP only
-        return _IPIP
-    bits = number(found[Dest.TUN_FLAGS])
+        return Forwarding(mode)
     flags = frozenset(name for name, bit in _TUNNEL_FLAGS.items() if bits & bit)
-    encapsulation = _ENCAPSULATIONS[number(found[Dest.TUN_TYPE])]
-    return Forwarding(mode, Tunnel(encapsulation, big_endian(found[Dest.TUN_PORT]), flags))
-
-
-_PLAIN = {mode: Forwarding(mode) for mode in (Mode.NAT, Mode.DR)}
-_IPIP = Forwarding(Mode.TUN)
+    tunnel = Tunnel(_ENCAPSULATIONS[tunnel_type], _BE16.unpack(port)[0], flags)
+    return Forwarding(mode, tunnel)
 
 
 # --- what the kernel says ---------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Rates:
+class Rates(NamedTuple):
     """Per second, as the kernel estimates them."""
 
     connections: int = 0
@@ -276,18 +269,24 @@ class Rates:
     bytes_out: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class ServiceEntry:
-    """One service of a dump, without its servers."""
+class ServiceEntry(NamedTuple):
+    """One service of a dump, without its servers. statistics: attributes among which they
+    are, read when somebody asks: who compares tables never does."""
 
     frontend: Frontend
     service: VirtualService
-    counters: Counters
-    rates: Rates
+    statistics: memoryview
+
+    @property
+    def counters(self) -> Counters:
+        return _counters(self.statistics)
+
+    @property
+    def rates(self) -> Rates:
+        return _rates(self.statistics)
 
 
-@dataclass(frozen=True, slots=True)
-class ServerEntry:
+class ServerEntry(NamedTuple):
     """One server of a dump."""
 
     endpoint: Endpoint
@@ -295,15 +294,23 @@ class ServerEntry:
     active: int
     inactive: int
     persistent: int
-    counters: Counters
-    rates: Rates
+    statistics: memoryview
+
+    @property
+    def counters(self) -> Counters:
+        return _counters(self.statistics)
+
+    @property
+    def rates(self) -> Rates:
+        return _rates(self.statistics)
 
 
 def service_entry(body: memoryview) -> ServiceEntry:
     """A service from the attributes of a GET_SERVICE reply. Raises Garbled."""
     try:
-        found = attributes(attributes(body)[SERVICE])
-        return ServiceEntry(_frontend(found), _service(found), *_numbers(found, Svc.STATS64))
+        inside = attributes(body)[SERVICE]
+        found = attributes(inside)
+        return ServiceEntry(_frontend(found), _service(found), inside)
     except (KeyError, ValueError) as error:
         raise Garbled(f"a service: {error!r}") from None
 
@@ -311,8 +318,11 @@ def service_entry(body: memoryview) -> ServiceEntry:
 def server_entry(body: memoryview, family: Family) -> ServerEntry:
     """A server from the attributes of a GET_DEST reply. family: of its service, which is
     the server's own before Linux 3.18. Raises Garbled."""
+    if (quick := _usual_server(body)) is not None:
+        return quick
     try:
-        found = attributes(attributes(body)[DEST])
+        inside = attributes(body)[DEST]
+        found = attributes(inside)
         own = found.get(Dest.ADDR_FAMILY)
         number_of_family = number(own) if own is not None else _FAMILIES[family]
         address = _address(number_of_family, found[Dest.ADDR])
@@ -320,17 +330,63 @@ def server_entry(body: memoryview, family: Family) -> ServerEntry:
             Endpoint(address, big_endian(found[Dest.PORT])),
             Destination(
                 number(found[Dest.WEIGHT]),
-                _forwarding(found),
+                _forwarding(number(found[Dest.FWD_METHOD]), *_tunnel(found)),
                 number(found[Dest.U_THRESH]),
                 number(found[Dest.L_THRESH]),
             ),
             number(found[Dest.ACTIVE_CONNS]),
             number(found[Dest.INACT_CONNS]),
             number(found[Dest.PERSIST_CONNS]),
-            *_numbers(found, Dest.STATS64),
+            inside,
         )
     except (KeyError, ValueError) as error:
         raise Garbled(f"a server: {error!r}") from None
+
+
+# A server as kernels since 5.3 send it (ip_vs_genl_fill_dest()), in one piece: a table has
+# thousands, and attribute by attribute each costs five times as much. What looks otherwise
+# is read the long way.
+_USUAL = Struct(
+    "=I"  # the nested attribute's header
+    "I16s I2s2x"  # ADDR, PORT
+    "II II"  # FWD_METHOD, WEIGHT
+    "IB3x I2s2x IH2x"  # TUN_TYPE, TUN_PORT, TUN_FLAGS
+    "II II II II II"  # U_THRESH, L_THRESH, ACTIVE_CONNS, INACT_CONNS, PERSIST_CONNS
+    "IH2x"  # ADDR_FAMILY
+)
+
+
+def _heads(*pairs: tuple[int, int]) -> tuple[int, ...]:
+    """Headers of attributes: (length, type) each, as one number."""
+    return tuple(_U32.unpack(_ATTRIBUTE.pack(length, kind))[0] for length, kind in pairs)
+
+
+_ATTRIBUTE = Struct("=HH")
+_USUAL_HEADS = _heads(
+    *((20, Dest.ADDR), (6, Dest.PORT), (8, Dest.FWD_METHOD), (8, Dest.WEIGHT)),
+    *((5, Dest.TUN_TYPE), (6, Dest.TUN_PORT), (6, Dest.TUN_FLAGS)),
+    *((8, Dest.U_THRESH), (8, Dest.L_THRESH), (8, Dest.ACTIVE_CONNS), (8, Dest.INACT_CONNS)),
+    *((8, Dest.PERSIST_CONNS), (6, Dest.ADDR_FAMILY)),
+)
+
+
+def _usual_server(body: memoryview) -> ServerEntry | None:
+    if len(body) < _USUAL.size:
+        return None
+    fields = _USUAL.unpack_from(body)
+    if fields[1::2] != _USUAL_HEADS:
+        return None
+    _, address, port, method, weight, *tunnel, upper, lower, active, idle, lasting, family = fields[
+        ::2
+    ]
+    return ServerEntry(
+        Endpoint(_address(family, address), _BE16.unpack(port)[0]),
+        Destination(weight, _forwarding(method, *tunnel), upper, lower),
+        active,
+        idle,
+        lasting,
+        body[_USUAL.size :],
+    )
 
 
 def _frontend(found: Attributes) -> Frontend:
@@ -351,6 +407,14 @@ def _service(found: Attributes) -> VirtualService:
     return VirtualService(Scheduler(name, flags), {}, persistence, bool(bits & ONE_PACKET))
 
 
+def _tunnel(found: Attributes) -> tuple[int, bytes, int]:
+    """Type, port and flags; a kernel before 5.3 has IPIP only, and does not say so."""
+    if Dest.TUN_TYPE not in found:
+        return 0, b"\0\0", 0
+    port = bytes(found[Dest.TUN_PORT])
+    return number(found[Dest.TUN_TYPE]), port, number(found[Dest.TUN_FLAGS])
+
+
 def _persistence(found: Attributes) -> Persistence:
     mask = found[Svc.NETMASK]
     ipv6 = number(found[Svc.AF]) == AF_INET6
@@ -359,18 +423,27 @@ def _persistence(found: Attributes) -> Persistence:
     return Persistence(number(found[Svc.TIMEOUT]), prefix, engine)
 
 
-def _address(family: int, packed: memoryview) -> Address:
+def _address(family: int, packed: memoryview | bytes) -> Address:
     if family == AF_INET:
         return IPv4Address(bytes(packed[:4]))
     return IPv6Address(bytes(packed[:16]))
 
 
-def _numbers(found: Attributes, wide: int) -> tuple[Counters, Rates]:
-    """From the 64-bit statistics; before Linux 4.1 there are only 32-bit ones, under the
-    same number for a service and a server."""
-    block = found[wide] if wide in found else found[Svc.STATS]
-    stats = [number(value) for kind, value in sorted(attributes(block).items()) if kind <= 10]
-    return Counters(*stats[:5]), Rates(*stats[5:10])
+def _statistics(among: memoryview) -> Attributes:
+    """The 64-bit ones; before Linux 4.1 there are only 32-bit ones. Services and servers
+    have both under the same numbers."""
+    found = attributes(among)
+    return attributes(found[Svc.STATS64] if Svc.STATS64 in found else found[Svc.STATS])
+
+
+def _counters(among: memoryview) -> Counters:
+    found = _statistics(among)
+    return Counters(*(number(found[kind]) for kind in range(1, 6)))
+
+
+def _rates(among: memoryview) -> Rates:
+    found = _statistics(among)
+    return Rates(*(number(found[kind]) for kind in range(6, 11)))
 
 
 # --- timeouts, sync daemon, info --------------------------------------------------------

@@ -6,7 +6,8 @@ touched are read back; intents and rules that are no longer needed go.
 """
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
@@ -42,6 +43,7 @@ from lbctl.dataplane.port import (
     Flow,
     Op,
     Refusal,
+    RemoveServer,
     RemoveService,
     SetServer,
     Stats,
@@ -50,6 +52,7 @@ from lbctl.errors import DataPlaneError
 from lbctl.model import Family, Forwarding, Frontend, Mode, Table, VirtualService
 
 Listing = list[tuple[ServiceEntry, list[ServerEntry]]]
+FEW = 16  # services; asking for so many is cheaper than listing all
 WRITES = {
     "services added": Command.NEW_SERVICE,
     "services changed": Command.SET_SERVICE,
@@ -99,12 +102,7 @@ class IpvsPlane:
         return _with_fullnat(ours, self._translated)
 
     def apply(self, ops: Sequence[Op]) -> list[Refusal]:
-        refusals, possible = [], []
-        for op in ops:
-            if (trespass := self._trespass(op)) is None:
-                possible.append(op)
-            else:
-                refusals.append(Refusal(op, trespass))
+        refusals, possible = self._sift(ops)
         if not possible:
             return refusals
         was = self._intent.owned
@@ -114,8 +112,9 @@ class IpvsPlane:
             self._intent.write(was)
             return refusals + [Refusal(op, error) for op in possible]
         results = self._carry_out(possible)
-        refused = {id(refusal.op) for refusal in results}
-        self._intent.write(after(was, [op for op in possible if id(op) not in refused]))
+        if results or any(isinstance(op, RemoveServer | RemoveService) for op in possible):
+            refused = {id(refusal.op) for refusal in results}
+            self._intent.write(after(was, [op for op in possible if id(op) not in refused]))
         self._translate(self._intent.owned.fullnat)
         return refusals + results
 
@@ -214,6 +213,14 @@ class IpvsPlane:
 
     # --- writing ------------------------------------------------------------------------
 
+    def _sift(self, ops: Sequence[Op]) -> tuple[list[Refusal], Sequence[Op]]:
+        """Refuse what would touch what is not ours."""
+        if not self._foreign.services:
+            return [], ops
+        trespasses = [(op, self._trespass(op)) for op in ops]
+        refusals = [Refusal(op, error) for op, error in trespasses if error is not None]
+        return refusals, [op for op, error in trespasses if error is None]
+
     def _trespass(self, op: Op) -> DataPlaneError | None:
         """Why `op` would touch what is not ours, if it would."""
         others = self._foreign.get(op.frontend)
@@ -252,17 +259,18 @@ class IpvsPlane:
         done: list[Op] = []
         without: set[Frontend] = set()
         for adding, group in groupby(ops, lambda op: isinstance(op, AddService)):
-            batch = []
-            for op in group:
-                if op.frontend in without and not adding:
-                    cause = DataPlaneError(f"{op}: No such service: it was refused")
-                    refusals.append(Refusal(op, cause))
-                else:
-                    batch.append(op)
+            batch = list(group)
+            if without and not adding:
+                vain = [op for op in batch if op.frontend in without]
+                refusals += [
+                    Refusal(op, DataPlaneError(f"{op}: No such service: it was refused"))
+                    for op in vain
+                ]
+                batch = [op for op in batch if op.frontend not in without]
             failed = self._write(batch)
             refusals += failed
             refused = {id(refusal.op) for refusal in failed}
-            done += [op for op in batch if id(op) not in refused]
+            done += [op for op in batch if id(op) not in refused] if refused else batch
             if adding:
                 without |= {refusal.op.frontend for refusal in failed}
         return refusals + self._read_back(done)
@@ -290,21 +298,31 @@ class IpvsPlane:
         if not done:
             return []
         try:
-            held = self._held({op.frontend for op in done})
+            held = self._held(done)
         except DataPlaneError as error:
             return [Refusal(op, error) for op in done]
         cause = "taken, but not in force: another tool undid it, or it was lost"
         return [Refusal(op, DataPlaneError(f"{op}: {cause}")) for op in undone(done, held)]
 
-    def _held(self, frontends: set[Frontend]) -> Table:
-        """These services as the kernel has them now."""
+    def _held(self, ops: Sequence[Op]) -> Table:
+        """The services of `ops` as the kernel has them now."""
+        touched = dict.fromkeys(op.frontend for op in ops)
         with explained("read back"):
-            entries = [service_entry(one) for one in self._netlink.dump(Command.GET_SERVICE)]
-            found = [
-                (one, self._servers(one.frontend)) for one in entries if one.frontend in frontends
-            ]
+            headers = self._headers(touched)
+            found = [(one, self._servers(one.frontend)) for one in headers]
         # Rules that go have not gone yet: a packet without need of one passes it unharmed.
         return _with_fullnat(_table(found), self._translated & self._intent.owned.fullnat)
+
+    def _headers(self, frontends: Collection[Frontend]) -> list[ServiceEntry]:
+        """These services without their servers: one by one, or picked from a dump of all."""
+        if len(frontends) > FEW:
+            dump = map(service_entry, self._netlink.dump(Command.GET_SERVICE))
+            return [one for one in dump if one.frontend in frontends]
+        found = []
+        for frontend in frontends:
+            with suppress(ProcessLookupError):  # ESRCH: it is gone
+                found.append(self._netlink.ask(Command.GET_SERVICE, service_key(frontend)))
+        return [service_entry(one) for one in found]
 
     def _command(self, attempt: str, request: Request) -> None:
         """One request that is no operation of the port. Raises DataPlaneError."""

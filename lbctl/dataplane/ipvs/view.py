@@ -47,7 +47,7 @@ def _service(entry: ServiceEntry, servers: Sequence[ServerEntry]) -> Json:
         },
         "oneshot": service.oneshot,
         "counters": astuple(entry.counters),
-        "rates": astuple(entry.rates),
+        "rates": entry.rates,
         "servers": [_server(one) for one in servers],
     }
 
@@ -81,7 +81,7 @@ def _server(entry: ServerEntry) -> Json:
         "inactive": entry.inactive,
         "persistent": entry.persistent,
         "counters": astuple(entry.counters),
-        "rates": astuple(entry.rates),
+        "rates": entry.rates,
     }
 
 
