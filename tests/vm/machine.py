@@ -42,7 +42,10 @@ TOOLS = {  # command: the Debian package that has it
 }
 # What must be loaded before the file tree with all other modules is there.
 FIRST_MODULES = ("virtio_pci", "virtio_console", "9p", "9pnet_virtio", "overlay")
-KEPT_VARIABLES = ("PATH", "HOME", "LANG", "PYTHONPATH", "PYTEST_ADDOPTS", "COLUMNS")
+KEPT_VARIABLES = (
+    *("PATH", "HOME", "LANG", "PYTHONPATH", "PYTEST_ADDOPTS", "COLUMNS"),
+    "BCC_KERNEL_SOURCE",
+)
 MACHINE_FAILED = 125
 
 

@@ -173,17 +173,18 @@ def destination_key(frontend: Frontend, endpoint: Endpoint) -> bytes:
     )
 
 
-# A destination in one piece, since a table has thousands: length and type, then value.
+# A destination in one piece, since a table has thousands: length and type, then value. From
+# ADDR on the order is the kernel's own (see `as_told`).
 _DESTINATION = Struct(
     "=HH"  # the nested attribute
     "HHH2x"  # ADDR_FAMILY
     "HH16s"  # ADDR, padded to an IPv6 address
     "HH2s2x"  # PORT, network order
-    "HHI HHI HHI HHI"  # FWD_METHOD, WEIGHT, U_THRESH, L_THRESH
-    "HHB3x"  # TUN_TYPE
-    "HH2s2x"  # TUN_PORT, network order
-    "HHH2x"  # TUN_FLAGS
+    "HHI HHI"  # FWD_METHOD, WEIGHT
+    "HHB3x HH2s2x HHH2x"  # TUN_TYPE, TUN_PORT (network order), TUN_FLAGS
+    "HHI HHI"  # U_THRESH, L_THRESH
 )
+_TOLD = _DESTINATION.size - 12  # bytes from ADDR to L_THRESH
 
 
 def destination_request(frontend: Frontend, endpoint: Endpoint, destination: Destination) -> bytes:
@@ -197,12 +198,24 @@ def destination_request(frontend: Frontend, endpoint: Endpoint, destination: Des
         *(6, Dest.PORT, _BE16.pack(endpoint.port)),
         *(8, Dest.FWD_METHOD, _METHODS[destination.forwarding.mode]),
         *(8, Dest.WEIGHT, destination.weight),
-        *(8, Dest.U_THRESH, destination.max_connections),
-        *(8, Dest.L_THRESH, destination.min_connections),
         *(5, Dest.TUN_TYPE, _TUNNEL_TYPES[tunnel.encapsulation]),
         *(6, Dest.TUN_PORT, _BE16.pack(tunnel.port)),
         *(6, Dest.TUN_FLAGS, sum(_TUNNEL_FLAGS[name] for name in tunnel.flags)),
+        *(8, Dest.U_THRESH, destination.max_connections),
+        *(8, Dest.L_THRESH, destination.min_connections),
     )
+
+
+def told(request: bytes) -> bytes:
+    """All that a `destination_request` says of a server, to compare with `as_told`."""
+    return request[-_TOLD:]
+
+
+def as_told(body: memoryview) -> bytes:
+    """The same of a GET_DEST reply. Kernels since 5.3 send a server back in the very bytes
+    it was told in, so one that is as it should be need not be decoded; from others, and of
+    one that is not, this gives something else."""
+    return bytes(body[4 : 4 + _TOLD])
 
 
 def _identity(frontend: Frontend) -> bytes:

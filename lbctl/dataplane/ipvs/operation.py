@@ -1,4 +1,4 @@
-"""Operations of the port as IPVS requests, and whether they have come true: pure."""
+"""Operations of the port as IPVS requests, and whether a kernel shows them: pure."""
 
 from collections.abc import Iterable, Sequence
 from typing import assert_never
@@ -43,15 +43,13 @@ def request_of(op: Op) -> Request:
             assert_never(op)
 
 
-def undone(done: Sequence[Op], held: Table) -> list[Op]:
-    """Of operations that were taken, the last on each object, if `held` does not show it."""
+def latest(done: Sequence[Op]) -> list[Op]:
+    """The last operation on each object; of a service that went, only that it went."""
     last = {_object(op): op for op in done}
     gone = {op.frontend for op in last.values() if isinstance(op, RemoveService)}
-    return [
-        op
-        for op in last.values()
-        if not _in_force(op, held) and (op.frontend not in gone or isinstance(op, RemoveService))
-    ]
+    if not gone:
+        return list(last.values())
+    return [op for op in last.values() if op.frontend not in gone or isinstance(op, RemoveService)]
 
 
 def _object(op: Op) -> tuple[Frontend, Endpoint | None]:
@@ -62,7 +60,8 @@ def _object(op: Op) -> tuple[Frontend, Endpoint | None]:
             return op.frontend, None
 
 
-def _in_force(op: Op, held: Table) -> bool:
+def in_force(op: Op, held: Table) -> bool:
+    """Whether a kernel that holds `held` shows what `op` asked for."""
     found = held.get(op.frontend)
     match op:
         case RemoveService():

@@ -21,6 +21,7 @@ from lbctl.dataplane.ipvs.codec import (
     SyncDaemon,
     SyncRole,
     Timeouts,
+    as_told,
     info_of,
     server_entry,
     service_entry,
@@ -29,10 +30,11 @@ from lbctl.dataplane.ipvs.codec import (
     sync_request,
     timeouts_of,
     timeouts_request,
+    told,
 )
 from lbctl.dataplane.ipvs.intent import IntentFile
 from lbctl.dataplane.ipvs.netlink import open_ipvs
-from lbctl.dataplane.ipvs.operation import Request, request_of, routed, undone
+from lbctl.dataplane.ipvs.operation import Request, in_force, latest, request_of, routed
 from lbctl.dataplane.ipvs.owned import after, claimed, split
 from lbctl.dataplane.ipvs.refusal import explain, explained, foreign
 from lbctl.dataplane.ipvs.sysctls import FULLNAT, Found, Setting, enforce, inspect, settings
@@ -46,12 +48,15 @@ from lbctl.dataplane.port import (
     RemoveServer,
     RemoveService,
     SetServer,
+    SetService,
     Stats,
 )
 from lbctl.errors import DataPlaneError
 from lbctl.model import Family, Forwarding, Frontend, Mode, Table, VirtualService
 
+Told = tuple[Op, Request]
 Listing = list[tuple[ServiceEntry, list[ServerEntry]]]
+SERVICE_OPS = (AddService, SetService, RemoveService)
 FEW = 16  # services; asking for so many is cheaper than listing all
 WRITES = {
     "services added": Command.NEW_SERVICE,
@@ -256,7 +261,7 @@ class IpvsPlane:
         """Services that are new go first and are waited for: where one is refused because
         another tool was quicker, servers must not land in that tool's service."""
         refusals: list[Refusal] = []
-        done: list[Op] = []
+        done: list[Told] = []
         without: set[Frontend] = set()
         for adding, group in groupby(ops, lambda op: isinstance(op, AddService)):
             batch = list(group)
@@ -267,51 +272,79 @@ class IpvsPlane:
                     for op in vain
                 ]
                 batch = [op for op in batch if op.frontend not in without]
-            failed = self._write(batch)
+            failed, taken = self._write(batch)
             refusals += failed
-            refused = {id(refusal.op) for refusal in failed}
-            done += [op for op in batch if id(op) not in refused] if refused else batch
+            done += taken
             if adding:
                 without |= {refusal.op.frontend for refusal in failed}
         return refusals + self._read_back(done)
 
-    def _write(self, ops: Sequence[Op]) -> list[Refusal]:
+    def _write(self, ops: Sequence[Op]) -> tuple[list[Refusal], list[Told]]:
+        """Send `ops`; those that failed, and those that the kernel took."""
         refusals: list[Refusal] = []
-        requests: list[Request] = []
-        sent: list[Op] = []
+        sent: list[Told] = []
         for op in ops:
             try:
-                requests.append(request_of(op))
-                sent.append(op)
+                sent.append((op, request_of(op)))
             except ValueError as error:
                 refusals.append(Refusal(op, DataPlaneError(f"{op}: {error}")))
         try:
-            errnos = self._netlink.write(requests)
+            errnos = self._netlink.write([request for _, request in sent])
         except OSError as error:
             cause = f"IPVS: cannot write: {error.strerror}"
-            return refusals + [Refusal(op, DataPlaneError(f"{op}: {cause}")) for op in sent]
-        results = zip(sent, errnos, strict=True)
-        return refusals + [Refusal(op, explain(op, number)) for op, number in results if number]
+            return refusals + [Refusal(op, DataPlaneError(f"{op}: {cause}")) for op, _ in sent], []
+        if not any(errnos):
+            return refusals, sent
+        results = list(zip(sent, errnos, strict=True))
+        refusals += [Refusal(op, explain(op, number)) for (op, _), number in results if number]
+        return refusals, [one for one, number in results if not number]
 
-    def _read_back(self, done: Sequence[Op]) -> list[Refusal]:
+    def _read_back(self, done: Sequence[Told]) -> list[Refusal]:
         """Operations that the kernel took and whose effect is not there."""
         if not done:
             return []
         try:
-            held = self._held(done)
+            doubtful, held = self._held(done)
         except DataPlaneError as error:
-            return [Refusal(op, error) for op in done]
+            return [Refusal(op, error) for op, _ in done]
         cause = "taken, but not in force: another tool undid it, or it was lost"
-        return [Refusal(op, DataPlaneError(f"{op}: {cause}")) for op in undone(done, held)]
+        return [
+            Refusal(op, DataPlaneError(f"{op}: {cause}"))
+            for op in doubtful
+            if not in_force(op, held)
+        ]
 
-    def _held(self, ops: Sequence[Op]) -> Table:
-        """The services of `ops` as the kernel has them now."""
-        touched = dict.fromkeys(op.frontend for op in ops)
+    def _held(self, done: Sequence[Told]) -> tuple[list[Op], Table]:
+        """Operations that are not plainly in force, and their services as they are now."""
+        requests = {id(op): body for op, (_, body) in done}
+        ops = latest([op for op, _ in done])
         with explained("read back"):
-            headers = self._headers(touched)
-            found = [(one, self._servers(one.frontend)) for one in headers]
+            headers = self._headers(dict.fromkeys(op.frontend for op in ops))
+            dumps = self._dumps(op.frontend for op in ops if not isinstance(op, SERVICE_OPS))
+            as_they_are = {f: {as_told(one) for one in dump} for f, dump in dumps.items()}
+            doubtful = [
+                op
+                for op in ops
+                if not isinstance(op, AddServer | SetServer)
+                or told(requests[id(op)]) not in as_they_are[op.frontend]
+            ]
+            unclear = {op.frontend for op in doubtful if not isinstance(op, SERVICE_OPS)}
+            found = [
+                (one, [server_entry(body, one.frontend.family) for body in dumps[one.frontend]])
+                if one.frontend in unclear
+                else (one, [])
+                for one in headers
+            ]
         # Rules that go have not gone yet: a packet without need of one passes it unharmed.
-        return _with_fullnat(_table(found), self._translated & self._intent.owned.fullnat)
+        translated = self._translated & self._intent.owned.fullnat
+        return doubtful, _with_fullnat(_table(found), translated)
+
+    def _dumps(self, frontends: Iterable[Frontend]) -> dict[Frontend, list[memoryview]]:
+        """The servers of each, as the kernel sends them."""
+        return {
+            frontend: self._netlink.dump(Command.GET_DEST, service_key(frontend))
+            for frontend in dict.fromkeys(frontends)
+        }
 
     def _headers(self, frontends: Collection[Frontend]) -> list[ServiceEntry]:
         """These services without their servers: one by one, or picked from a dump of all."""

@@ -1,5 +1,7 @@
 """IPVS's messages without a kernel: what is written can be read, by us and by others."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,6 +16,7 @@ from lbctl.dataplane.ipvs.codec import (
     SyncDaemon,
     SyncRole,
     Timeouts,
+    as_told,
     destination_request,
     info_of,
     server_entry,
@@ -23,6 +26,7 @@ from lbctl.dataplane.ipvs.codec import (
     sync_request,
     timeouts_of,
     timeouts_request,
+    told,
 )
 from lbctl.dataplane.ipvs.genl import Garbled, attribute, attributes, nested
 from lbctl.dataplane.port import Counters
@@ -41,6 +45,7 @@ from lbctl.model import (
 )
 
 WEB = Listen.parse("192.0.2.10:80/tcp")
+FOUR = Family.IPV4
 SERVER = Endpoint.parse("198.51.100.1:8080")
 NUMBERS = tuple(range(11, 21))  # conns, packets and bytes in and out, then the five rates
 
@@ -78,6 +83,31 @@ def test_a_server_is_read_back_as_written(pair, destination):
     frontend, _ = pair
     entry = server_entry(server_reply(SERVER, destination, frontend), Family.IPV4)
     assert (entry.endpoint, entry.destination) == (SERVER, destination)
+
+
+@given(services(listens), destinations())
+def test_a_server_that_is_as_told_is_known_by_its_bytes(pair, destination):
+    frontend, _ = pair
+    request = destination_request(frontend, SERVER, destination)
+    assert as_told(usual_reply(request)) == told(request)
+    other = replace(destination, weight=destination.weight ^ 1)
+    assert as_told(usual_reply(destination_request(frontend, SERVER, other))) != told(request)
+
+
+def usual_reply(request):
+    """As Linux 6.1 answers: the family of the address after the counts, then statistics."""
+    inner = bytes(attributes(memoryview(request))[DEST])
+    counts = b"".join(attribute(k, n.to_bytes(4, "little")) for k, n in ((7, 1), (8, 2), (9, 3)))
+    return memoryview(nested(DEST, inner[8:] + counts + inner[:8], statistics(Dest.STATS64)))
+
+
+@given(services(listens), destinations())
+def test_the_quick_way_and_the_long_way_read_the_same(pair, destination):
+    frontend, _ = pair
+    quick = server_entry(usual_reply(destination_request(frontend, SERVER, destination)), FOUR)
+    long = server_entry(server_reply(SERVER, destination, frontend), FOUR)
+    assert quick[:5] == long[:5]
+    assert (quick.counters, quick.rates) == (long.counters, long.rates)
 
 
 def test_counters_and_rates_come_in_the_kernels_order():

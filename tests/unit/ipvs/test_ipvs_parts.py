@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import settings as examples
 from ipvs_tables import tables
 
-from lbctl.dataplane.ipvs.operation import undone
+from lbctl.dataplane.ipvs.operation import in_force, latest
 from lbctl.dataplane.ipvs.refusal import explain
 from lbctl.dataplane.ipvs.snat import frontends_in, ruleset
 from lbctl.dataplane.ipvs.sysctls import ALWAYS, Found, Setting, enforce, inspect, settings
@@ -30,6 +30,10 @@ MARK = parse_frontend("fwmark:7/ipv6")
 APP1, APP2 = Endpoint.parse("198.51.100.1:80"), Endpoint.parse("198.51.100.2:80")
 RR = VirtualService(Scheduler("rr"))
 ONE, TWO = Destination(1), Destination(2)
+
+
+def undone(done, held):
+    return [op for op in latest(done) if not in_force(op, held)]
 
 
 # --- reading back ---------------------------------------------------------------------------
