@@ -71,7 +71,7 @@ class Scene:
     def pktgen(self, name, *lines):
         with self.gen.inside():
             for line in lines:
-                Path(f"/proc/thread-self/net/pktgen/{name}").write_text(line)
+                Path(f"/proc/thread-self/net/pktgen/{name}").write_text(f"{line}\n")
 
     def cost(self, target):
         """Virtual nanoseconds per packet to `target`; all of them arrive."""
@@ -84,7 +84,7 @@ class Scene:
     def send(self, target, count):
         self.pktgen("out", f"dst {target}", f"count {count}")
         with self.gen.inside():
-            Path("/proc/thread-self/net/pktgen/pgctrl").write_text("start")
+            Path("/proc/thread-self/net/pktgen/pgctrl").write_text("start\n")
             result = Path("/proc/thread-self/net/pktgen/out").read_text()
         microseconds = result.split("Result: OK: ")[1].split("(")[0]
         return int(microseconds) * 1000
@@ -140,9 +140,11 @@ def nft_dnat(scene, work):
 
 
 def xdp(scene, work):
+    from lbctl.dataplane.xdp import program
     from lbctl.dataplane.xdp.plane import XdpPlane
     from lbctl.netlink import Netlink
 
+    program.LOADER_SECONDS = 1000  # of virtual time; compiling takes two hundred
     pins = Path(f"/sys/fs/bpf/icount-{os.getpid()}")
     with scene.gw.inside(), closing(Netlink()) as netlink:
         plane = XdpPlane(Gateway("front", ("back",)), pins, netlink)

@@ -90,6 +90,8 @@ def diff(context: Context, file: Path | None) -> None:
         show_json(answer)
     elif lines:
         click.echo("\n".join(lines))
+    for one in answer.get("foreign", ()) if not context.json else ():
+        click.echo(f"{one}: another tool's, and left alone", err=True)
     if lines:
         raise SystemExit(Exit.FAILED)
 

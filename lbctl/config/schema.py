@@ -10,7 +10,6 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import (
     BaseModel,
     BeforeValidator,
-    ConfigDict,
     Discriminator,
     Field,
     Tag,
@@ -40,7 +39,9 @@ from lbctl.config.fields import (
     Where,
     within,
 )
+from lbctl.config.ha import NotifySection, RouterSection, TrackSection
 from lbctl.config.shorthand import Raw, is_duration, long_form
+from lbctl.config.strict import STRICT
 from lbctl.model import (
     MAX_WEIGHT,
     Datapath,
@@ -61,13 +62,7 @@ Count = Annotated[int, Field(ge=1, le=255)]
 class Section(BaseModel):
     """Unknown keys are errors, and no value is bent into another type."""
 
-    model_config = ConfigDict(
-        extra="forbid",
-        strict=True,
-        frozen=True,
-        use_attribute_docstrings=True,
-        arbitrary_types_allowed=True,
-    )
+    model_config = STRICT
 
 
 # --- gateways ---------------------------------------------------------------------------
@@ -342,17 +337,25 @@ class File(Section):
     """What every service takes unless it says otherwise."""
     services: dict[Name, ServiceSection] = {}
     """The services, by name."""
+    virtual_routers: dict[Name, RouterSection] = {}
+    """The virtual routers (VRRP), by name."""
 
 
 def keys_at(path: tuple[str | int, ...], kind: str | None) -> list[str]:
     """The keys that the section at `path` knows; kind: the type of a check."""
     match path:
         case ():
-            section: type[Section] = File
+            section: type[BaseModel] = File
         case ("gateway",) | ("gateways", _):
             section = GatewaySection
         case ("defaults",):
             section = Defaults
+        case ("virtual_routers", _):
+            section = RouterSection
+        case ("virtual_routers", _, "track", _):
+            section = TrackSection
+        case ("virtual_routers", _, "notify"):
+            section = NotifySection
         case ("services", _):
             section = ServiceSection
         case ("services", _, "servers", _) | (*_, "sorry"):

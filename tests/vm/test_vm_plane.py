@@ -246,18 +246,18 @@ def test_full_nat_is_a_rule_of_our_own_table_and_read_back(plane, intent):
 def test_switches_are_set_with_their_reasons_and_kept(plane):
     table = web(forwarding=Forwarding(Mode.FULLNAT), app1=1)
     converge(plane, table)
-    names = {found.setting.sysctl for found in plane.settings()}
+    names = {one.name for one in plane.switches()}
     assert {"net.ipv4.vs.expire_nodest_conn", "net.ipv4.vs.conntrack"} <= names
     subprocess.run(["sysctl", "-q", "net.ipv4.vs.expire_nodest_conn=0"], check=True)
-    wrong = [f.setting.sysctl for f in plane.settings() if f.value != f.setting.value]
+    wrong = [one.name for one in plane.switches() if one.found != one.wanted]
     assert wrong == ["net.ipv4.vs.expire_nodest_conn"]
     plane.tend()
-    assert all(found.value == found.setting.value for found in plane.settings())
+    assert all(one.found == one.wanted for one in plane.switches())
 
 
 def test_a_gateway_of_a_pair_takes_connections_from_their_middle(own_namespace, intent):
     plane = IpvsPlane(intent, pair=True)
-    values = {found.setting.sysctl: found.value for found in plane.settings()}
+    values = {one.name: one.found for one in plane.switches()}
     assert values["net.ipv4.vs.sloppy_tcp"] == 1
     plane.close()
 

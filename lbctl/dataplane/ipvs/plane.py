@@ -37,7 +37,7 @@ from lbctl.dataplane.ipvs.netlink import open_ipvs
 from lbctl.dataplane.ipvs.operation import Request, in_force, latest, request_of, routed
 from lbctl.dataplane.ipvs.owned import after, claimed, split
 from lbctl.dataplane.ipvs.refusal import explain, explained, foreign
-from lbctl.dataplane.ipvs.sysctls import FULLNAT, Found, Setting, enforce, inspect, settings
+from lbctl.dataplane.ipvs.sysctls import FULLNAT, Setting, enforce, inspect, settings
 from lbctl.dataplane.port import (
     Active,
     AddServer,
@@ -50,6 +50,7 @@ from lbctl.dataplane.port import (
     SetServer,
     SetService,
     Stats,
+    Switch,
 )
 from lbctl.errors import DataPlaneError
 from lbctl.model import Family, Forwarding, Frontend, Mode, Table, VirtualService
@@ -150,7 +151,7 @@ class IpvsPlane:
 
     def tend(self) -> None:
         """Keep the switches as they must be: whoever turns one back loses flows. One that
-        cannot be set shows in `settings()`."""
+        cannot be set shows in `switches()`."""
         enforce(self._wanted())
 
     def close(self) -> None:
@@ -169,9 +170,9 @@ class IpvsPlane:
             services = [service_entry(one) for one in self._netlink.dump(Command.GET_SERVICE)]
             return [(service, self._servers(service.frontend)) for service in services]
 
-    def settings(self) -> list[Found]:
-        """The kernel's switches with their reasons, as `lbctl get` shows them."""
-        return list(inspect(self._wanted()))
+    def switches(self) -> list[Switch]:
+        """The kernel's, with their reasons, as `lbctl get status` shows them."""
+        return inspect(self._wanted())
 
     def info(self) -> Info:
         with explained("read its version"):

@@ -1,9 +1,10 @@
 """The kernel's switches that lbctl sets for IPVS, and why. `settings` is pure; the rest
 reads and writes /proc/sys, of the network namespace of its thread."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+from lbctl.dataplane.port import Switch
 
 ROOT = Path("/proc/sys/net")
 VS = "ipv4/vs/"
@@ -85,20 +86,11 @@ def settings(
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
-    """A setting with what the kernel says; None where this kernel has no such switch."""
-
-    setting: Setting
-    value: int | None
-
-
 def enforce(wanted: tuple[Setting, ...], root: Path = ROOT) -> dict[Setting, str]:
     """Set what differs; return what could not be set, with the cause."""
     refused = {}
-    for found in inspect(wanted, root):
-        setting = found.setting
-        if found.value in (None, setting.value):
+    for setting in wanted:
+        if _read(setting, root) in (None, setting.value):
             continue
         try:
             (root / setting.name).write_text(f"{setting.value}\n")
@@ -107,9 +99,12 @@ def enforce(wanted: tuple[Setting, ...], root: Path = ROOT) -> dict[Setting, str
     return refused
 
 
-def inspect(wanted: tuple[Setting, ...], root: Path = ROOT) -> Iterator[Found]:
-    for setting in wanted:
-        try:
-            yield Found(setting, int((root / setting.name).read_text()))
-        except FileNotFoundError:
-            yield Found(setting, None)
+def inspect(wanted: tuple[Setting, ...], root: Path = ROOT) -> list[Switch]:
+    return [Switch(one.sysctl, one.value, _read(one, root), one.reason) for one in wanted]
+
+
+def _read(setting: Setting, root: Path) -> int | None:
+    try:
+        return int((root / setting.name).read_text())
+    except FileNotFoundError:
+        return None

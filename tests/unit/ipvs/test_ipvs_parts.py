@@ -10,9 +10,16 @@ from ipvs_tables import tables
 from lbctl.dataplane.ipvs.operation import in_force, latest
 from lbctl.dataplane.ipvs.refusal import explain
 from lbctl.dataplane.ipvs.snat import frontends_in, ruleset
-from lbctl.dataplane.ipvs.sysctls import ALWAYS, Found, Setting, enforce, inspect, settings
+from lbctl.dataplane.ipvs.sysctls import ALWAYS, Setting, enforce, inspect, settings
 from lbctl.dataplane.plan import plan
-from lbctl.dataplane.port import AddServer, AddService, RemoveServer, RemoveService, SetServer
+from lbctl.dataplane.port import (
+    AddServer,
+    AddService,
+    RemoveServer,
+    RemoveService,
+    SetServer,
+    Switch,
+)
 from lbctl.model import (
     Destination,
     Endpoint,
@@ -136,8 +143,8 @@ def test_what_differs_is_set_and_what_cannot_be_set_is_told(tmp_path):
     (tmp_path / "wrong").write_text("0\n")
     right, wrong, absent = (Setting(name, 1, "a reason") for name in ("right", "wrong", "absent"))
     assert enforce((right, wrong, absent), tmp_path) == {}
-    assert list(inspect((right, wrong, absent), tmp_path)) == [
-        Found(right, 1),
-        Found(wrong, 1),
-        Found(absent, None),
+    assert inspect((right, wrong, absent), tmp_path) == [
+        Switch("net.right", 1, 1, "a reason"),
+        Switch("net.wrong", 1, 1, "a reason"),
+        Switch("net.absent", 1, None, "a reason"),
     ]
