@@ -21,8 +21,10 @@ LAYERS: dict[str, set[str]] = {
     "cores": {
         "lbctl.config.*",
         "lbctl.dataplane",
+        "lbctl.dataplane.capabilities",
         "lbctl.dataplane.converge",
         "lbctl.dataplane.fake",
+        "lbctl.dataplane.ipvs.*",
         "lbctl.dataplane.plan",
         "lbctl.dataplane.port",
         "lbctl.dataplane.ring",
@@ -42,7 +44,12 @@ LAYERS: dict[str, set[str]] = {
         "lbctl.world",
     },
     "shells": {
-        "lbctl.dataplane.ipvs.*",  # the kernel's IPVS, by netlink
+        "lbctl.dataplane.ipvs.intent",  # the file of what is ours
+        "lbctl.dataplane.ipvs.netlink",  # the kernel's IPVS
+        "lbctl.dataplane.ipvs.nft",  # nftables, for full NAT
+        "lbctl.dataplane.ipvs.plane",
+        "lbctl.dataplane.ipvs.refusal",  # the kernel's errnos
+        "lbctl.dataplane.ipvs.sysctls",  # the kernel's switches
         "lbctl.dataplane.select",  # which data path this box can have
         "lbctl.dataplane.vips",  # VIPs on interfaces
         "lbctl.dataplane.xdp.*",  # pins, maps, the loader child
@@ -74,7 +81,7 @@ IMPURE = {
 # Libraries that stop at their shell.
 OWNERS = {
     "bcc": {"lbctl.dataplane.xdp.loader"},
-    "pyroute2": {"lbctl.netlink", "lbctl.dataplane.ipvs.*", "lbctl.vrrp.netlink"},
+    "pyroute2": {"lbctl.netlink", "lbctl.vrrp.netlink"},
     "scapy": set[str](),
     "aiohttp": {"lbctl.daemon.*"},
     "click": {"lbctl.cli.*"},
