@@ -11,7 +11,7 @@ so an earlier step outweighs all later ones. Members that no step tells apart sh
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address, IPv6Address, ip_network
 
 from lbctl.gslb.rrl import RateLimit
 from lbctl.model import AnyProbe, Endpoint, Listen, Network, Timing
@@ -118,6 +118,10 @@ class Match:
 
     def __hash__(self) -> int:
         return hash((self.by, tuple(sorted(self.sites.items()))))
+
+    def networks(self) -> list[Network]:
+        """The keys of a `cidr` map."""
+        return [ip_network(key) for key in self.sites]
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ BITS = {4: 32, 6: 64}  # of a key, by IP version
 
 Value = TypeVar("Value", bound=Hashable)
 Other = TypeVar("Other", bound=Hashable)
+Joined = TypeVar("Joined", bound=Hashable)
 
 
 class Prefix(NamedTuple, Generic[Value]):
@@ -29,11 +30,19 @@ class Prefix(NamedTuple, Generic[Value]):
     value: Value
 
 
-class Span(NamedTuple, Generic[Value]):
-    """Keys from `start` to the next span's start. Not always a CIDR block."""
+class Spans(NamedTuple, Generic[Value]):
+    """What is said of all keys: `values[i]` from `starts[i]` to the next start.
 
-    start: int
-    value: Value
+    starts[0] is 0; neighbours differ. A span is not always a CIDR block. Two lists, since
+    a database has a million of them.
+    """
+
+    starts: Sequence[int]
+    values: Sequence[Value]
+
+    def find(self, key: int) -> Value:
+        """What is said of `key`."""
+        return self.values[bisect_right(self.starts, key) - 1]
 
 
 def key_of(network: Network) -> tuple[int, int]:
@@ -45,71 +54,74 @@ def key_of(network: Network) -> tuple[int, int]:
     return int(network.network_address) >> 64, network.prefixlen
 
 
-def flatten(prefixes: Iterable[Prefix[Value]], bits: int, default: Value) -> list[Span[Value]]:
+class Building(Generic[Value]):
+    """Spans on their way, from the lowest key up."""
+
+    def __init__(self, default: Value) -> None:
+        self.starts: list[int] = [0]
+        self.values: list[Value] = [default]
+
+    def say(self, start: int, value: Value) -> None:
+        """From `start` (not below the last one) on, `value`."""
+        if self.starts[-1] == start:
+            self.starts.pop()
+            self.values.pop()
+        if not self.values or self.values[-1] != value:
+            self.starts.append(start)
+            self.values.append(value)
+
+    def spans(self) -> Spans[Value]:
+        return Spans(self.starts, self.values)
+
+
+def flatten(prefixes: Iterable[Prefix[Value]], bits: int, default: Value) -> Spans[Value]:
     """Spans over all keys; of prefixes that overlap, the longest speaks.
 
-    Equal prefixes: the last one given. Adjacent spans of one value are joined.
+    Equal prefixes: the last one given.
     """
     chosen = {(p.key, p.length): p.value for p in prefixes}
-    spans: list[Span[Value]] = []
-    open_: list[tuple[int, Value]] = [(1 << bits, default)]  # (end, value), innermost last
+    made = Building(default)
+    last = 1 << bits
+    around: list[tuple[int, Value]] = [(last, default)]  # (end, value), innermost at the end
 
-    def speak(start: int, value: Value) -> None:
-        if spans and spans[-1].start == start:
-            spans.pop()
-        if not spans or spans[-1].value != value:
-            spans.append(Span(start, value))
+    def leave(until: int) -> None:
+        while around[-1][0] <= until and len(around) > 1:
+            end, _ = around.pop()
+            if end < last:
+                made.say(end, around[-1][1])
 
-    def close(until: int) -> None:
-        while open_[-1][0] <= until and len(open_) > 1:
-            end, _ = open_.pop()
-            speak(end, open_[-1][1])
-
-    speak(0, default)
     for (key, length), value in sorted(chosen.items(), key=lambda item: item[0]):
-        close(key)
-        open_.append((key + (1 << (bits - length)), value))
-        speak(key, value)
-    close(1 << bits)
-    if spans[-1].start == 1 << bits:  # nothing lies past the last key
-        spans.pop()
-    return spans
+        leave(key)
+        around.append((key + (1 << (bits - length)), value))
+        made.say(key, value)
+    leave(last)
+    return made.spans()
 
 
 def join(
-    left: Sequence[Span[Value]],
-    right: Sequence[Span[Other]],
-    merge: Callable[[Value, Other], Hashable],
-) -> list[Span[Hashable]]:
-    """Both tables as one, by `merge` of their values; neighbours that agree are joined."""
-    joined: list[Span[Hashable]] = []
+    left: Spans[Value], right: Spans[Other], merge: Callable[[Value, Other], Joined]
+) -> Spans[Joined]:
+    """Both tables as one, by `merge` of their values."""
+    made = Building(merge(left.values[0], right.values[0]))
     i = j = 0
-    while i < len(left) and j < len(right):
-        start = max(left[i].start, right[j].start)
-        value = merge(left[i].value, right[j].value)
-        if not joined or joined[-1].value != value:
-            joined.append(Span(start, value))
-        next_left = left[i + 1].start if i + 1 < len(left) else None
-        next_right = right[j + 1].start if j + 1 < len(right) else None
-        if next_right is None or (next_left is not None and next_left <= next_right):
-            i += 1
-            j += next_left is not None and next_left == next_right
-        else:
-            j += 1
-    return joined
+    never = 1 << 128
+    while True:
+        next_left = left.starts[i + 1] if i + 1 < len(left.starts) else never
+        next_right = right.starts[j + 1] if j + 1 < len(right.starts) else never
+        start = min(next_left, next_right)
+        if start == never:
+            return made.spans()
+        i += next_left == start
+        j += next_right == start
+        made.say(start, merge(left.values[i], right.values[j]))
 
 
-def pieces(spans: Sequence[Span[Value]], bits: int) -> Iterator[Prefix[Value]]:
-    """Each span cut into the fewest CIDR blocks."""
-    for number, (start, value) in enumerate(spans):
-        end = spans[number + 1].start if number + 1 < len(spans) else 1 << bits
+def pieces(spans: Spans[Value], bits: int) -> Iterator[tuple[int, int, Value]]:
+    """Each span cut into the fewest CIDR blocks: (key, length, value), in order."""
+    ends = [*spans.starts[1:], 1 << bits]
+    for start, end, value in zip(spans.starts, ends, spans.values, strict=True):
         while start < end:
-            align = (start & -start).bit_length() - 1 if start else bits
-            step = min(align, (end - start).bit_length() - 1)
-            yield Prefix(start, bits - step, value)
-            start += 1 << step
-
-
-def find(spans: Sequence[Span[Value]], key: int) -> Value:
-    """What is said of `key`."""
-    return spans[bisect_right(spans, key, key=lambda span: span.start) - 1].value
+            # The largest block that begins here, is aligned, and fits.
+            size = min(start & -start or 1 << bits, 1 << ((end - start).bit_length() - 1))
+            yield start, bits - size.bit_length() + 1, value
+            start += size

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from lbctl.gslb import blob
-from lbctl.gslb.networks import BITS, Prefix, Span, pieces
+from lbctl.gslb.networks import BITS, Spans, pieces
 
 MAGIC = b"lbGSLBn1"
 MOST_REGIONS = 1 << 24
@@ -46,7 +46,7 @@ class RegionMap(NamedTuple):
     v6: Family
 
 
-def write(maps: Sequence[tuple[Sequence[Span[int]], Sequence[Span[int]]]]) -> bytes:
+def write(maps: Sequence[tuple[Spans[int], Spans[int]]]) -> bytes:
     """The blob of several maps, each as its IPv4 and IPv6 spans of region numbers."""
     sections: list[bytes] = []
     for spans4, spans6 in maps:
@@ -55,13 +55,14 @@ def write(maps: Sequence[tuple[Sequence[Span[int]], Sequence[Span[int]]]]) -> by
     return blob.pack(MAGIC, sections)
 
 
-def _arrays(found: Iterable[Prefix[int]], kind: str, bits: int) -> list[bytes]:
+def _arrays(found: Iterable[tuple[int, int, int]], kind: str, bits: int) -> list[bytes]:
     starts, values, below = array(kind), array("I"), array("I", bytes(4 * 65537))
-    shift = bits - 16
+    shift, up = bits - 16, (1 << (bits - 16)) - 1
+    add_start, add_value = starts.append, values.append
     for start, length, region in found:
-        starts.append(start)
-        values.append(region << 8 | length)
-        below[(start + (1 << shift) - 1) >> shift] += 1
+        add_start(start)
+        add_value(region << 8 | length)
+        below[(start + up) >> shift] += 1
     total = 0
     for upper, count in enumerate(below):
         total += count
