@@ -11,7 +11,7 @@ in the order of precedence:
 When nothing is left to take new flows, `last_resort` decides: here and nowhere else.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import assert_never
@@ -68,10 +68,13 @@ def desired(world: World, now: float, services: Iterable[str] | None = None) -> 
     table: dict[Frontend, VirtualService] = {}
     for name in names:
         if (service := world.config.services.get(name)) is not None:
-            decisions = decide(world, name, now)
-            for frontend in service.listens:
-                table[frontend] = _virtual_service(service, frontend, decisions)
+            table |= serve(service, decide(world, name, now))
     return Table(table)
+
+
+def serve(service: Service, decisions: Sequence[Decision]) -> dict[Frontend, VirtualService]:
+    """The listens of one service, with what was decided for its servers behind each."""
+    return {f: _virtual_service(service, f, decisions) for f in service.listens}
 
 
 def decide(world: World, name: str, now: float) -> list[Decision]:
@@ -88,7 +91,7 @@ def decide(world: World, name: str, now: float) -> list[Decision]:
 def _weigh(world: World, service: Service, name: ServerName, now: float) -> Decision:
     server = service.servers[name.server]
     target = target_of(service, server)
-    seen = world.sightings.get(target) if target else None
+    seen = world.seen(service, server)
     health = seen.health if seen else Health.UNKNOWN
     evidence = (seen.evidence if seen else "") or "no evidence kept"
 
@@ -144,7 +147,7 @@ def _last_resort(name: str, service: Service, decisions: list[Decision]) -> list
 
 def _pressed(one: Decision) -> Decision:
     """A server that is out for its health serves all the same."""
-    if one.weight is not None or one.rule not in (Rule.HEALTH, Rule.NEWCOMER):
+    if one.rule not in (Rule.HEALTH, Rule.NEWCOMER):
         return one
     because = f"last resort (all): nothing else is left; {one.because}"
     return replace(one, weight=one.server.weight, rule=Rule.LAST_RESORT, because=because)
@@ -155,9 +158,11 @@ def _virtual_service(
 ) -> VirtualService:
     destinations: dict[Endpoint, Destination] = {}
     for decision in decisions:
-        if decision.weight is not None:
-            server = decision.server
-            destinations[server.endpoint(frontend)] = Destination(
-                decision.weight, service.forwarding, server.max_connections
-            )
+        server, weight = decision.server, decision.weight
+        place = server.endpoint(frontend)
+        # Two can be at one place (a server that leaves, or the sorry server, and one that
+        # is configured): then it has the greater weight.
+        rival = destinations.get(place)
+        if weight is not None and (rival is None or weight > rival.weight):
+            destinations[place] = Destination(weight, service.forwarding, server.max_connections)
     return VirtualService(service.scheduler, destinations, service.persistence, service.oneshot)

@@ -60,8 +60,9 @@ class ProbeNow(Message, frozen=True, tag="probe_now"):
 
 
 class Verdict(Message, frozen=True, tag="verdict"):
-    """A job's health changed, or was asked for. evidence: `3 of 3 probes: connection
-    refused`. took: seconds of the last probe."""
+    """A job's health changed, was asked for, or can for now not be found out (then it is
+    what it was). evidence: `3 of 3 probes: connection refused`. took: seconds of the last
+    probe."""
 
     id: int
     health: Health
@@ -71,12 +72,13 @@ class Verdict(Message, frozen=True, tag="verdict"):
 
 
 class Pulse(Message, frozen=True, tag="pulse"):
-    """The worker is well: jobs it holds, probes since the last pulse, and the p99 of how
-    late they started (seconds)."""
+    """The worker is well: jobs it holds, probes since the last pulse, the p99 of how late
+    they started (seconds), and how many could not be made for a reason on our side."""
 
     jobs: int
     probes: int
     late_p99: float
+    unable: int = 0
 
 
 # --- daemon <-> vrrp --------------------------------------------------------------------

@@ -6,8 +6,8 @@ The three states of a server never mix: *configured* (`config`), *administrative
 Times are seconds of one clock that never steps; whoever saves facts converts them.
 """
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -22,6 +22,10 @@ from lbctl.model import (
     Service,
     Table,
 )
+
+Place = tuple[Endpoint, ...]
+
+_EARLIER = "before its check changed: "
 
 
 class Target(NamedTuple):
@@ -81,9 +85,9 @@ class Leaving:
 class World:
     """All facts. Shells write them, pure functions read them.
 
-    newcomers: servers added to a service that was already serving; each enters after its
-    first pass. Unknown servers that are not among them are scheduled: their service is
-    new, or they were serving when this process started.
+    newcomers: servers added where others go on serving; each enters after its first pass.
+    Unknown servers that are not among them are scheduled: their service is new, or nobody
+    else in it serves, or they were serving when this process started.
     """
 
     config: Config
@@ -95,6 +99,20 @@ class World:
 
     def __post_init__(self) -> None:
         self._checked = _names_by_target(self.config)
+
+    def copy(self) -> "World":
+        """A world to try a change on: it shares only values with this one."""
+        return replace(
+            self,
+            orders=dict(self.orders),
+            sightings=dict(self.sightings),
+            leaving=list(self.leaving),
+            newcomers=set(self.newcomers),
+        )
+
+    def checked(self, target: Target) -> Sequence[ServerName]:
+        """The servers that a verdict on `target` is about."""
+        return self._checked.get(target, ())
 
     def see(self, target: Target, sighting: Sighting) -> set[str]:
         """Take a verdict; return the names of services it touches."""
@@ -108,8 +126,8 @@ class World:
     def reconfigure(self, config: Config, now: float) -> set[str]:
         """Take a new configuration; return the names of services it touches.
 
-        A server that is gone (or moved) leaves after its drain; a server that is new in
-        a service that stays is a newcomer. A service that is gone goes at once.
+        A server that is gone (or moved) leaves after its drain; one that is new where
+        others go on serving is a newcomer. A service that is gone goes at once.
         """
         old, self.config = self.config, config
         touched = old.services.keys() ^ config.services.keys()
@@ -118,40 +136,74 @@ class World:
             if before != after:
                 touched.add(name)
                 self._change_servers(name, before, after, now)
-        self.leaving = [one for one in self.leaving if one.name.service in config.services]
-        names = set(server_names(config))
-        self.orders = {name: order for name, order in self.orders.items() if name in names}
-        self.newcomers &= names
         self._checked = _names_by_target(config)
         self.sightings = {t: seen for t, seen in self.sightings.items() if t in self._checked}
+        names = set(server_names(config))
+        self.orders = {name: order for name, order in self.orders.items() if name in names}
+        self.newcomers.intersection_update(name for name, _ in targets(config))
+        self.leaving = [one for one in self.leaving if one.name.service in config.services]
         return touched
 
     def _change_servers(self, service: str, before: Service, after: Service, now: float) -> None:
-        serving = {(s.address, s.port) for s in after.servers.values()}
-        for key, server in before.servers.items():
-            if (server.address, server.port) not in serving:
-                name = ServerName(service, key)
-                deadline = now + after.drain.timeout
-                if (order := self.orders.get(name)) is not None:
-                    deadline = min(deadline, order.deadline)  # it was draining already
-                self.leaving.append(Leaving(name, server, deadline))
-        served = {(s.address, s.port) for s in before.servers.values()}
-        for key, server in after.servers.items():
-            new = (server.address, server.port) not in served
-            if before.servers and (new or self._newly_asked(before, after, server)):
-                self.newcomers.add(ServerName(service, key))
-        self.leaving = [
-            one
-            for one in self.leaving
-            if one.name.service != service or (one.server.address, one.server.port) not in serving
-        ]
+        """One service's servers, told apart by their places and not by their names."""
+        was = {_place(s, after): ServerName(service, key) for key, s in before.servers.items()}
+        becomes = {_place(s, after): ServerName(service, key) for key, s in after.servers.items()}
+        stay = was.keys() & becomes.keys()
+        for place in stay:
+            self._keep(was[place], before, becomes[place], after)
+        for place, name in was.items():
+            if place not in becomes:
+                self._take_out(name, before, after, now)
+        leaving = {_place(one.server, after) for one in self._leaving_from(service)}
+        # Where nobody else takes new flows, an unseen server is better than none.
+        if any(self._serves(becomes[place], after, now) for place in stay):
+            new = becomes.keys() - was.keys() - leaving
+            self.newcomers.update(becomes[place] for place in new)
+        back = [one for one in self._leaving_from(service) if _place(one.server, after) in becomes]
+        self.leaving = [one for one in self.leaving if one not in back]
 
-    def _newly_asked(self, before: Service, after: Service, server: Server) -> bool:
-        """A server that is down stays out when it is asked something else, until it
-        passes that."""
-        was, now = target_of(before, server), target_of(after, server)
-        seen = self.sightings.get(was) if was is not None else None
-        return was != now and seen is not None and seen.health is Health.DOWN
+    def _leaving_from(self, service: str) -> list[Leaving]:
+        return [one for one in self.leaving if one.name.service == service]
+
+    def _keep(self, old: ServerName, before: Service, new: ServerName, after: Service) -> None:
+        """What is known of a server that stays, under another name or another check."""
+        if old.server not in after.servers and new.server not in before.servers:
+            if (order := self.orders.pop(old, None)) is not None:
+                self.orders[new] = order
+            if old in self.newcomers:
+                self.newcomers.add(new)
+        was = self.seen(before, before.servers[old.server])
+        target = target_of(after, after.servers[new.server])
+        if was is not None and was.health is Health.DOWN and target is not None:
+            # Down until it passes what it is asked now; unless that is known already.
+            evidence = _EARLIER + was.evidence.removeprefix(_EARLIER)
+            self.sightings.setdefault(target, replace(was, evidence=evidence))
+
+    def _take_out(self, name: ServerName, before: Service, after: Service, now: float) -> None:
+        """A server that has flows leaves when they are over; one that is out is gone."""
+        server = before.servers[name.server]
+        seen = self.seen(before, server)
+        if name in self.newcomers or (seen is not None and seen.health is Health.DOWN):
+            self.newcomers.discard(name)
+            return
+        deadline = now + after.drain.timeout
+        if (order := self.orders.get(name)) is not None:
+            deadline = min(deadline, order.deadline)  # it was draining already
+        self.leaving.append(Leaving(name, server, deadline))
+
+    def _serves(self, name: ServerName, service: Service, now: float) -> bool:
+        """Whether a server that stays takes new flows."""
+        server = service.servers[name.server]
+        seen, order = self.seen(service, server), self.orders.get(name)
+        if order is not None and order.admin is not Admin.READY and order.in_force(now):
+            return False
+        down = seen is not None and seen.health is Health.DOWN
+        return server.weight > 0 and not down and name not in self.newcomers
+
+    def seen(self, service: Service, server: Server) -> Sighting | None:
+        """The last verdict on what is checked for `server`."""
+        target = target_of(service, server)
+        return None if target is None else self.sightings.get(target)
 
     def start_from(self, held: Table) -> None:
         """Keep every server's place in the kernel: in a service that the kernel already
@@ -159,7 +211,7 @@ class World:
         for name, service in self.config.services.items():
             found = [table for f in service.listens if (table := held.get(f)) is not None]
             places = {endpoint for table in found for endpoint in table.destinations}
-            if not places:
+            if not found:
                 continue
             for key, server in service.servers.items():
                 if not any(server.endpoint(f) in places for f in service.listens):
@@ -198,6 +250,11 @@ def targets(config: Config) -> Iterator[tuple[ServerName, Target]]:
         for key, server in service.servers.items():
             if (target := target_of(service, server)) is not None:
                 yield ServerName(name, key), target
+
+
+def _place(server: Server, service: Service) -> Place:
+    """Where `server` is, for each listen of `service`: what tells it from others."""
+    return tuple(server.endpoint(frontend) for frontend in service.listens)
 
 
 def _names_by_target(config: Config) -> dict[Target, list[ServerName]]:

@@ -3,7 +3,8 @@ missing cannot be changed, and what goes takes along what it holds. Unit tests a
 `--dry-run` use it; the contract tests hold it to what the real ones do."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
+from typing import assert_never
 
 from lbctl.dataplane.port import (
     AddServer,
@@ -21,16 +22,30 @@ from lbctl.errors import DataPlaneError
 from lbctl.model import Address, Destination, Endpoint, Frontend, Table, VirtualService
 
 
+@dataclass
+class FakeKernel:
+    """What outlives a plane that is closed."""
+
+    services: dict[Frontend, VirtualService] = field(default_factory=dict)
+    flows: dict[bytes, Flow] = field(default_factory=dict)
+
+
 class FakePlane:
-    """refuses: an operation it says yes to is refused, as a kernel without memory would."""
+    """refuses: an operation it says yes to is refused, as a kernel without memory would.
+    kernel: one that planes before this one have programmed."""
 
     name = "fake"
 
-    def __init__(self, refuses: Callable[[Op], bool] = lambda op: False) -> None:
+    def __init__(
+        self,
+        refuses: Callable[[Op], bool] = lambda op: False,
+        kernel: FakeKernel | None = None,
+    ) -> None:
         self.refuses = refuses
         self.log: list[Op] = []
-        self._services: dict[Frontend, VirtualService] = {}
-        self._flows: dict[bytes, Flow] = {}
+        kernel = kernel or FakeKernel()
+        self._services = kernel.services
+        self._flows = kernel.flows
 
     def observe(self) -> Table:
         return Table(dict(self._services))
@@ -104,6 +119,8 @@ class FakePlane:
                 rest = {e: d for e, d in service.destinations.items() if e != endpoint}
                 self._services[op.frontend] = replace(service, destinations=rest)
                 self._forget(lambda f: (f.frontend, f.server) == (op.frontend, endpoint))
+            case _:
+                assert_never(op)
 
     def _put(
         self,
@@ -116,7 +133,8 @@ class FakePlane:
         self._services[frontend] = replace(service, destinations=destinations)
 
     def _forget(self, gone: Callable[[Flow], bool]) -> None:
-        self._flows = {key: flow for key, flow in self._flows.items() if not gone(flow)}
+        for key in [key for key, flow in self._flows.items() if gone(flow)]:
+            del self._flows[key]
 
 
 class FakeVips:

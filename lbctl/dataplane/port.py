@@ -135,15 +135,18 @@ class Stats:
 
     verdicts: packets by the verdict that each ended in; empty where the data path has
     none (IPVS). writes: what this process changed in the kernel since it started, by kind.
+    past: what servers that are gone had counted, so that a service's totals never fall.
     """
 
     servers: Mapping[tuple[Frontend, Endpoint], Counters] = field(default_factory=dict)
     active: Mapping[tuple[Frontend, Endpoint], Active] = field(default_factory=dict)
     verdicts: Mapping[str, int] = field(default_factory=dict)
     writes: Mapping[str, int] = field(default_factory=dict)
+    past: Mapping[Frontend, Counters] = field(default_factory=dict)
 
     def service(self, frontend: Frontend) -> Counters:
-        return sum((c for (f, _), c in self.servers.items() if f == frontend), Counters())
+        present = (c for (f, _), c in self.servers.items() if f == frontend)
+        return sum(present, self.past.get(frontend, Counters()))
 
 
 # --- flows ------------------------------------------------------------------------------

@@ -55,13 +55,16 @@ class Agenda(Generic[Key]):
     def remove(self, key: Key) -> None:
         self._entry.pop(key, None)
 
-    def due(self, now: float) -> list[tuple[float, Key]]:
-        """Those that should have started by now, with the moment each was due.
+    def due(self, now: float, limit: int | None = None) -> list[tuple[float, Key]]:
+        """Those that should have started by now, at most `limit`, earliest first, with the
+        moment each was due.
 
         A key that was handed out waits for `again`, so one check never overlaps itself.
         """
-        ready = []
+        ready: list[tuple[float, Key]] = []
         while (deadline := self.deadline) is not None and deadline <= now:
+            if limit is not None and len(ready) >= limit:
+                break
             at, _, key = heapq.heappop(self._heap)
             self._entry[key] = 0
             ready.append((at, key))

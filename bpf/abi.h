@@ -1,0 +1,275 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR Apache-2.0) */
+/*
+ * What the packet program and the control plane share: the values in the maps.
+ *
+ * lbctl/dataplane/xdp/abi.py is the same in Python; a test compares sizes and offsets.
+ * Addresses and ports are in network order. An IPv4 address is w[0]; the rest is zero.
+ * Every padding byte is named and zero.
+ *
+ * How a packet finds its server (no map helper is called on the way):
+ *
+ *   destination --index--> listen --hash of the flow--> slot of its ring --> server
+ *                             `-- schedulers with memory: --> way of the flow cache --^
+ *   source      --index--> server --> its listen (the way back)
+ */
+#ifndef LB_ABI_H
+#define LB_ABI_H
+
+#include <linux/types.h>
+
+#define LB_ABI 1		/* raised with every change of layout */
+
+#define LB_PORTS 8		/* interfaces of a gateway */
+#define LB_OWN 16		/* addresses of its own, per family */
+#define LB_LISTENS 2048
+#define LB_SERVERS 16384	/* of all listens; index 0 is nobody */
+#define LB_SMALL_RINGS 2048
+#define LB_SMALL_SLOTS 8192
+#define LB_LARGE_RINGS 32
+#define LB_LARGE_SLOTS 65536
+#define LB_TURNS 1024		/* longest sequence of rr and wrr */
+#define LB_LISTEN_BUCKETS 2048
+#define LB_RETURN_BUCKETS 8192
+#define LB_WAYS 4		/* of an index bucket: one cache line */
+#define LB_PROBES 4		/* buckets in a row that a key may lie in */
+#define LB_FLOW_WAYS 8		/* of a flow set: one cache line */
+#define LB_SWEEP_SETS 128	/* flow sets that one run of the sweep looks at */
+
+struct lb_addr {
+	__u32 w[4];
+};
+
+/* An interface. vrids: the virtual routers whose MAC is ours here, a bit each. */
+struct lb_port {
+	__u8 mac[6];
+	__u16 pad;
+	__u8 vrids4[32];	/* 00-00-5E-00-01-{VRID} */
+	__u8 vrids6[32];	/* 00-00-5E-00-02-{VRID} */
+};
+
+/* Everything about the gateway itself: one value. */
+struct lb_gateway {
+	__u64 key[2];		/* of the flow hash: secret, shared with the peer */
+	__u32 ifindex[LB_PORTS]; /* of port[]; 0: none */
+	__u32 flow_mask;	/* number of flow sets, less one */
+	__u32 tick_shift;	/* jiffies >> tick_shift: about four seconds */
+	__u16 timeout[8];	/* in ticks, by enum lb_flow_state */
+	__u32 own4[LB_OWN];
+	struct lb_addr own6[LB_OWN];
+	struct lb_port port[LB_PORTS];
+};
+
+/*
+ * An index: buckets of four ways, one cache line each. A key lies in the bucket it hashes
+ * to or, while that is full, in one of the next. An IPv4 key is the triple itself; an IPv6
+ * key is a hash, and the record that it leads to is compared.
+ *
+ * A key with port and protocol 0 says that the address is known at all: fragments and cut
+ * packets, which show no port, are judged by it.
+ */
+#define LB_KEY_EMPTY 0ULL
+#define LB_KEY_GONE 1ULL	/* was used: a search goes on past it */
+
+struct lb_way {
+	__u64 key;
+	__u32 value;		/* of a listen or a server */
+	__u32 flags;		/* LB_WAY_* */
+};
+
+#define LB_WAY_SHARED 1		/* several listens reach this server: look for a record */
+
+struct lb_bucket {
+	struct lb_way way[LB_WAYS];
+};
+
+enum lb_scheduler {
+	LB_SCHED_MH = 1,
+	LB_SCHED_SH,
+	LB_SCHED_RR,
+	LB_SCHED_WRR,
+	LB_SCHED_LC,
+	LB_SCHED_WLC,
+};
+
+enum lb_mode {
+	LB_MODE_NAT = 1,
+	LB_MODE_FULLNAT,
+	LB_MODE_DR,
+	LB_MODE_TUN,
+};
+
+#define LB_LISTEN_ONESHOT 1	/* UDP without flows */
+#define LB_LISTEN_GONE 2	/* not in the index any more, but servers still name it */
+
+#define LB_RING_LARGE 0x80000000u
+#define LB_TURNS_HALF 0x10000u	/* the second half of the buffer is in use */
+
+/* ring and turns are each replaced by one store. */
+struct lb_listen {
+	struct lb_addr addr;
+	__u16 port;
+	__u8 proto;
+	__u8 family;		/* 4, 6; 0: free */
+	__u8 scheduler;
+	__u8 flags;		/* LB_LISTEN_* */
+	__u16 pad0;
+	__u32 ring;		/* number in its class, and LB_RING_LARGE */
+	__u32 turns;		/* length of the sequence of new flows, and LB_TURNS_HALF */
+	__u32 persistence;	/* seconds; 0: none */
+	__u8 prefix;		/* of persistence */
+	__u8 pad1[27];
+};
+
+enum lb_server_state {
+	LB_SERVER_FREE = 0,
+	LB_SERVER_ALIVE,
+	LB_SERVER_DEAD,		/* named by a ring or a flow still: the index is not reused */
+};
+
+#define LB_SERVER_RECORD 1	/* an older listen owns its replies: record this one's flows */
+
+/* A server behind one listen: all that a packet to or from it needs, one cache line. */
+struct lb_server {
+	struct lb_addr addr;
+	__u16 port;
+	__u16 listen;
+	__u8 dmac[6];		/* next hop */
+	__u8 smac[6];
+	__u16 out;		/* index in gateway.port and in the device map */
+	__u16 mtu;
+	__u16 l3_delta;		/* checksum of listen address -> server address */
+	__u16 l4_delta;		/* the same with the ports */
+	__u8 state;
+	__u8 mode;
+	__u16 flags;		/* LB_SERVER_* */
+	__u32 max_connections;
+	__u16 weight;
+	__u8 pad[14];
+};
+
+/*
+ * A slot of a ring: the server's index, and LB_SLOT_CHANGING while the slot has an old
+ * server as well (the transition rule).
+ */
+#define LB_SLOT_CHANGING 0x8000
+
+struct lb_small_ring {
+	__u16 slot[LB_SMALL_SLOTS];
+};
+
+struct lb_large_ring {
+	__u16 slot[LB_LARGE_SLOTS];
+};
+
+/* New flows in turn: one half is in use while the other is written. */
+struct lb_turns {
+	__u16 server[2][LB_TURNS];
+};
+
+/* One cache line each, so that counting new flows disturbs nobody else. */
+struct lb_cursor {
+	__u64 next;
+	__u64 pad[7];
+};
+
+/*
+ * A way of the flow cache: one word, published by one compare-and-swap.
+ *
+ *   63        27 26       12 11     9 8        0
+ *   | tag (37) | server (15) | state (3) | age (9) |
+ *
+ * tag: bits of the keyed hash that do not pick the set. age: the tick of the last packet,
+ * written only when it changes. Zero is an empty way.
+ */
+#define LB_AGE_BITS 9
+#define LB_AGE_MASK ((1ULL << LB_AGE_BITS) - 1)
+#define LB_STATE_SHIFT 9
+#define LB_STATE_MASK 7ULL
+#define LB_SERVER_SHIFT 12
+#define LB_SERVER_MASK 0x7fffULL
+#define LB_TAG_SHIFT 27
+
+enum lb_flow_state {
+	LB_FLOW_EMPTY = 0,
+	LB_FLOW_EMBRYONIC,	/* a SYN was seen */
+	LB_FLOW_ESTABLISHED,
+	LB_FLOW_FIN_CLIENT,	/* the client has nothing more to send */
+	LB_FLOW_FIN_SERVER,
+	LB_FLOW_CLOSED,
+	LB_FLOW_UDP,
+	LB_FLOW_RETURN,		/* which listen a shared server's replies belong to */
+};
+
+struct lb_flow_set {
+	__u64 way[LB_FLOW_WAYS];
+};
+
+/* Live flows of a server, counted by the sweep: one number for each enum lb_flow_state. */
+struct lb_flow_count {
+	__u32 in_state[8];
+};
+
+/* in: from clients to the server; out: back. */
+struct lb_server_stats {
+	__u64 packets_in;
+	__u64 bytes_in;
+	__u64 packets_out;
+	__u64 bytes_out;
+	__u64 connections;
+};
+
+/* A neighbour that a packet wanted and that the kernel does not know. */
+struct lb_wanted {
+	struct lb_addr addr;
+	__u32 ifindex;
+	__u32 family;
+};
+
+/* The key of the prefixes that servers talk to untranslated. */
+struct lb_prefix4 {
+	__u32 bits;
+	__u32 address;
+};
+
+/* What is loaded, written by the loader. */
+struct lb_meta {
+	__u32 abi;
+	__u32 pad;
+	__u8 shape[32];		/* SHA-256 of the program's text and its features */
+};
+
+/* Each packet ends in exactly one verdict; each has a counter with this name. */
+#define LB_VERDICTS(X)                                                        \
+	X(FORWARD, "forward")		     /* client -> server */           \
+	X(RETURN, "return")		     /* server -> client */           \
+	X(PASS_OTHER, "pass_other")	     /* none of our business */       \
+	X(PASS_FOREIGN_MAC, "pass_foreign_mac") /* a flooded frame */         \
+	X(PASS_NOT_IP, "pass_not_ip")	     /* ARP, LLDP, ... */             \
+	X(PASS_VLAN, "pass_vlan")	     /* tagged: not on this link */   \
+	X(PASS_OWN, "pass_own")		     /* a server to the gateway */    \
+	X(PASS_DIRECT, "pass_direct")	     /* a server to a direct prefix */ \
+	X(PASS_ICMP, "pass_icmp")	     /* echo to a VIP, and the like */ \
+	X(PASS_MALFORMED, "pass_malformed")  /* no IP header worth the name */ \
+	X(DROP_FRAGMENT, "drop_fragment")    /* of a listen or a server */    \
+	X(DROP_TRUNCATED, "drop_truncated")  /* shorter than it says */       \
+	X(DROP_TTL, "drop_ttl")		     /* would expire here */          \
+	X(DROP_NO_SERVER, "drop_no_server")  /* the listen has none */        \
+	X(DROP_TOO_BIG, "drop_too_big")	     /* for the way out */            \
+	X(DROP_NO_NEIGHBOUR, "drop_no_neighbour") /* asked for */             \
+	X(DROP_NO_ROUTE, "drop_no_route")    /* back to the client */         \
+	X(DROP_RETURN_FULL, "drop_return_full") /* no room for a record */    \
+	X(DROP_BROKEN, "drop_broken")	     /* maps that contradict themselves */
+
+#define LB_VERDICT_ENUM(name, text) LB_##name,
+enum lb_verdict { LB_VERDICTS(LB_VERDICT_ENUM) LB_VERDICT_COUNT };
+
+/* A record is a cache line; and no array's stride may differ from its value's size. */
+_Static_assert(sizeof(struct lb_bucket) == 64, "a bucket is one cache line");
+_Static_assert(sizeof(struct lb_listen) == 64, "a listen is one cache line");
+_Static_assert(sizeof(struct lb_server) == 64, "a server is one cache line");
+_Static_assert(sizeof(struct lb_flow_set) == 64, "a flow set is one cache line");
+_Static_assert(sizeof(struct lb_gateway) % 8 == 0, "array values are rounded up to 8");
+
+#define LB_VERDICT_ROOM 64	/* counters: later verdicts fit without a new map */
+
+#endif

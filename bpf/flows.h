@@ -1,0 +1,114 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR Apache-2.0) */
+/*
+ * The flow cache: sets of eight one-word ways, one cache line a set.
+ *
+ * A way is published by one compare-and-swap, so two CPUs can race on a set: the loser of
+ * a way looks for the next. Nothing that lives is evicted: a flow that finds no room is
+ * told so, and its caller places it without memory. A way dies by age, which is compared
+ * here and swept up by sweep.c.
+ */
+#ifndef LB_FLOWS_H
+#define LB_FLOWS_H
+
+#include "maps.h"
+
+/* Where a flow's way was found, or may be put. */
+struct lb_place {
+	struct lb_flow_set *set;
+	__u64 *way;		/* NULL: the flow is not there */
+	__u64 word;		/* what the way held */
+};
+
+static inline __u64 lb_way_make(__u64 hash, __u32 server, __u32 state, __u32 tick)
+{
+	return (hash >> LB_TAG_SHIFT << LB_TAG_SHIFT) | (__u64)server << LB_SERVER_SHIFT |
+	       (__u64)state << LB_STATE_SHIFT | tick;
+}
+
+static inline __u32 lb_way_server(__u64 word)
+{
+	return (word >> LB_SERVER_SHIFT) & LB_SERVER_MASK;
+}
+
+static inline __u32 lb_way_state(__u64 word)
+{
+	return (word >> LB_STATE_SHIFT) & LB_STATE_MASK;
+}
+
+static inline __u32 lb_tick(const struct lb_gateway *gw)
+{
+	return (bpf_jiffies64() >> (gw->tick_shift & 63)) & LB_AGE_MASK;
+}
+
+static inline int lb_way_expired(const struct lb_gateway *gw, __u64 word, __u32 tick)
+{
+	__u32 age = (tick - (__u32)word) & LB_AGE_MASK;
+
+	return age > gw->timeout[lb_way_state(word)];
+}
+
+/* Finds the flow. The set is picked by the hash's low bits, the tag is its high bits. */
+static inline void lb_flow_find(const struct lb_gateway *gw, __u64 hash, __u32 tick,
+				struct lb_place *place)
+{
+	__u32 index = (__u32)hash & gw->flow_mask;
+	struct lb_flow_set *set = LB_LOOKUP(flows, &index);
+	int i;
+
+	place->set = set;
+	place->way = 0;
+	if (!set)
+		return;
+#pragma unroll
+	for (i = 0; i < LB_FLOW_WAYS; i++) {
+		__u64 word = set->way[i];
+
+		if ((word ^ hash) >> LB_TAG_SHIFT == 0 && lb_way_state(word) &&
+		    !lb_way_expired(gw, word, tick)) {
+			place->way = &set->way[i];
+			place->word = word;
+			return;
+		}
+	}
+}
+
+/* Puts a new flow into an empty or dead way; 0 where there is none. */
+static inline int lb_flow_put(const struct lb_gateway *gw, struct lb_place *place, __u64 word,
+			      __u32 tick)
+{
+	int i;
+
+	if (!place->set)
+		return 0;
+#pragma unroll
+	for (i = 0; i < LB_FLOW_WAYS; i++) {
+		__u64 *way = &place->set->way[i];
+		__u64 old = *way;
+
+		if (old && !lb_way_expired(gw, old, tick))
+			continue;
+		if (__sync_val_compare_and_swap(way, old, word) == old)
+			return 1;
+	}
+	return 0;
+}
+
+/*
+ * Marks a use. One store every few seconds per flow: only a new tick or state is written.
+ * A race that is lost to another CPU's tick is run once more, so that no FIN is forgotten.
+ */
+static inline void lb_flow_touch(struct lb_place *place, __u32 state, __u32 tick)
+{
+	__u64 mask = LB_AGE_MASK | LB_STATE_MASK << LB_STATE_SHIFT;
+	__u64 fresh = (__u64)state << LB_STATE_SHIFT | tick;
+	__u64 word = (place->word & ~mask) | fresh;
+	__u64 seen;
+
+	if (word == place->word)
+		return;
+	seen = __sync_val_compare_and_swap(place->way, place->word, word);
+	if (seen != place->word && (seen & ~mask) == (word & ~mask))
+		__sync_val_compare_and_swap(place->way, seen, word);
+}
+
+#endif

@@ -1,0 +1,539 @@
+// SPDX-License-Identifier: (GPL-2.0-only OR Apache-2.0)
+/*
+ * The load balancer's packet program.
+ *
+ * A packet of one of our listens is handled or dropped under a named verdict, never passed
+ * to the stack: it would answer a SYN with RST, or drop a rewritten reply as martian.
+ * Everything else is passed untouched.
+ *
+ * The features that a configuration does not use are left out when it is compiled:
+ *   LB_FLOWS   schedulers with memory, or a server that several listens share
+ *   LB_LARGE   a ring of the large class
+ *   LB_DIRECT  prefixes that servers talk to untranslated
+ * LB_ALL has them all.
+ */
+#ifdef LB_LOADER_BCC
+#include <uapi/linux/bpf.h>
+#else
+#include <linux/bpf.h>
+#include <bpf/bpf_helpers.h>
+#endif
+#include "abi.h"
+#include "hash.h"
+#include "maps.h"
+#include "nat.h"
+#include "parse.h"
+#include "flows.h"
+
+#ifdef LB_ALL
+#define LB_FLOWS
+#define LB_LARGE
+#define LB_DIRECT
+#endif
+
+#define LB_AF_INET 2
+
+/* What one packet brings along through the functions below. */
+struct lb_ctx {
+	struct xdp_md *xdp;
+	const struct lb_gateway *gw;
+	struct lb_packet packet;
+	__u64 addresses;	/* as lb_flow_hash() wants them */
+	__u64 ports;
+	__u8 proto;
+	__u8 tcp_flags;		/* 0 for UDP */
+	__u16 length;		/* of the IP packet */
+	int action;		/* XDP_* once the verdict is FORWARD or RETURN */
+};
+
+enum lb_index { LB_INDEX_LISTENS, LB_INDEX_RETURNS };
+
+static inline struct lb_bucket *lb_bucket(enum lb_index index, __u32 i)
+{
+	if (index == LB_INDEX_LISTENS)
+		return LB_LOOKUP(listen_index, &i);
+	return LB_LOOKUP(return_index, &i);
+}
+
+static inline const struct lb_way *lb_find(enum lb_index index, __u64 key)
+{
+	__u32 buckets = index == LB_INDEX_LISTENS ? LB_LISTEN_BUCKETS : LB_RETURN_BUCKETS;
+	__u32 first = lb_index_hash(key, buckets);
+	int probe, i;
+
+#pragma unroll
+	for (probe = 0; probe < LB_PROBES; probe++) {
+		struct lb_bucket *bucket = lb_bucket(index, (first + probe) & (buckets - 1));
+
+		if (!bucket)
+			return 0;
+#pragma unroll
+		for (i = 0; i < LB_WAYS; i++) {
+			if (bucket->way[i].key == key)
+				return &bucket->way[i];
+			if (bucket->way[i].key == LB_KEY_EMPTY)
+				return 0;
+		}
+	}
+	return 0;
+}
+
+static inline struct lb_server_stats *lb_stats(__u32 server)
+{
+	return LB_LOOKUP(server_stats, &server);
+}
+
+/* --- which packets are ours --------------------------------------------------------- */
+
+static inline int lb_port_index(const struct lb_gateway *gw, __u32 ifindex)
+{
+	int i;
+
+#pragma unroll
+	for (i = 0; i < LB_PORTS; i++)
+		if (gw->ifindex[i] == ifindex)
+			return i;
+	return -1;
+}
+
+/* The interface's own MAC, or that of a virtual router that is ours (RFC 9568, 7.3). */
+static inline int lb_mac_is_ours(const struct lb_port *port, const __u8 *mac)
+{
+	const __u16 *a = (const __u16 *)mac, *b = (const __u16 *)port->mac;
+	__u8 vrid = mac[5];
+
+	if (a[0] == b[0] && a[1] == b[1] && a[2] == b[2])
+		return 1;
+	if (mac[0] || mac[1] || mac[2] != 0x5e || mac[3])
+		return 0;
+	if (mac[4] == 1)
+		return port->vrids4[vrid >> 3] >> (vrid & 7) & 1;
+	if (mac[4] == 2)
+		return port->vrids6[vrid >> 3] >> (vrid & 7) & 1;
+	return 0;
+}
+
+static inline int lb_is_own4(const struct lb_gateway *gw, __u32 address)
+{
+	int i;
+
+#pragma unroll
+	for (i = 0; i < LB_OWN; i++)
+		if (gw->own4[i] == address)
+			return 1;
+	return 0;
+}
+
+#ifdef LB_DIRECT
+static inline int lb_is_direct4(__u32 address)
+{
+	struct lb_prefix4 key = { .bits = 32, .address = address };
+
+	return LB_LOOKUP(direct4, &key) != 0;
+}
+#endif
+
+/* A packet that shows no port: ours if its address is. */
+static inline enum lb_verdict lb_portless(const struct lb_gateway *gw, const struct iphdr *ip,
+					  enum lb_verdict ours)
+{
+	if (lb_find(LB_INDEX_LISTENS, lb_key4(ip->daddr, 0, 0)))
+		return ours;
+	if (lb_find(LB_INDEX_RETURNS, lb_key4(ip->saddr, 0, 0)) && !lb_is_own4(gw, ip->daddr))
+		return ours;
+	return LB_PASS_OTHER;
+}
+
+/* --- client to server --------------------------------------------------------------- */
+
+static inline __u32 lb_ring_server(const struct lb_listen *listen, __u64 hash)
+{
+	__u32 ring = listen->ring;
+	struct lb_small_ring *small;
+
+#ifdef LB_LARGE
+	if (ring & LB_RING_LARGE) {
+		struct lb_large_ring *large;
+
+		ring &= ~LB_RING_LARGE;
+		large = LB_LOOKUP(large_rings, &ring);
+		return large ? large->slot[hash >> 48] & ~LB_SLOT_CHANGING : 0;
+	}
+#endif
+	small = LB_LOOKUP(small_rings, &ring);
+	return small ? small->slot[hash >> 51] & ~LB_SLOT_CHANGING : 0;
+}
+
+static inline int lb_is_syn(__u8 flags)
+{
+	return (flags & (LB_TCP_SYN | LB_TCP_ACK | LB_TCP_RST | LB_TCP_FIN)) == LB_TCP_SYN;
+}
+
+static inline int lb_alive(__u32 index)
+{
+	struct lb_server *server = LB_LOOKUP(servers, &index);
+
+	return server && server->state == LB_SERVER_ALIVE;
+}
+
+#ifdef LB_FLOWS
+static inline int lb_remembers(const struct lb_listen *listen)
+{
+	return listen->scheduler == LB_SCHED_RR || listen->scheduler == LB_SCHED_WRR;
+}
+
+/* The next server in turn. The sequence of wrr holds each server as often as it weighs. */
+static inline __u32 lb_next_turn(const struct lb_listen *listen, __u32 index)
+{
+	struct lb_cursor *cursor = LB_LOOKUP(cursors, &index);
+	struct lb_turns *sequence = LB_LOOKUP(turns, &index);
+	__u32 length = listen->turns & (LB_TURNS_HALF - 1);
+	__u32 half = listen->turns & LB_TURNS_HALF ? 1 : 0;
+	__u32 turn;
+
+	if (!cursor || !sequence || !length)
+		return 0;
+	turn = (__u32)__sync_fetch_and_add(&cursor->next, 1) % length;
+	return sequence->server[half][turn & (LB_TURNS - 1)];
+}
+
+/* What a client's packet makes of its flow's state. */
+static inline __u32 lb_state_after(__u32 state, __u8 flags)
+{
+	if (state == LB_FLOW_UDP)
+		return state;
+	if (flags & LB_TCP_RST)
+		return LB_FLOW_CLOSED;
+	if (state == LB_FLOW_CLOSED)
+		return state;
+	if (flags & LB_TCP_FIN)
+		return state == LB_FLOW_FIN_SERVER ? LB_FLOW_CLOSED : LB_FLOW_FIN_CLIENT;
+	if (state == LB_FLOW_EMBRYONIC && !(flags & LB_TCP_SYN))
+		return LB_FLOW_ESTABLISHED;
+	return state;
+}
+
+/*
+ * Schedulers with memory. A flow that finds no room, and a packet in the middle of a flow
+ * that nobody remembers, go where the ring says: a full cache turns rr into mh, it breaks
+ * nothing.
+ */
+static inline __u32 lb_remembered(const struct lb_ctx *c, const struct lb_listen *listen,
+				  __u32 index, __u64 hash, int *fresh)
+{
+	__u32 tick = lb_tick(c->gw);
+	struct lb_place place;
+	__u32 server, state;
+	int syn = lb_is_syn(c->tcp_flags);
+
+	lb_flow_find(c->gw, hash, tick, &place);
+	if (place.way) {
+		state = lb_way_state(place.word);
+		server = lb_way_server(place.word);
+		if (lb_alive(server) && !(syn && state == LB_FLOW_CLOSED)) {
+			lb_flow_touch(&place, lb_state_after(state, c->tcp_flags), tick);
+			return server;
+		}
+		/* A dead server's flow, or a new one in the place of one that ended. */
+		__sync_val_compare_and_swap(place.way, place.word, 0);
+	}
+	if (c->proto == IPPROTO_TCP && !syn)
+		return lb_ring_server(listen, hash);
+	*fresh = 1;
+	server = lb_next_turn(listen, index);
+	state = syn ? LB_FLOW_EMBRYONIC : LB_FLOW_UDP;
+	if (server && lb_flow_put(c->gw, &place, lb_way_make(hash, server, state, tick), tick))
+		return server;
+	return lb_ring_server(listen, hash);
+}
+
+/* A hash of its own for the way back of a shared server's flow. */
+static inline __u64 lb_return_hash(const struct lb_gateway *gw, __u32 client,
+				   __u16 client_port, const struct lb_server *server, __u8 proto)
+{
+	return lb_flow_hash(gw->key[0], gw->key[1], (__u64)client << 32 | server->addr.w[0],
+			    1ULL << 63 | (__u64)client_port << 32 | (__u64)server->port << 16 |
+				    proto);
+}
+
+/* Notes that this flow's replies are this listen's. 0: no room for a new flow. */
+static inline int lb_record_return(const struct lb_ctx *c, const struct lb_server *server,
+				   __u32 index)
+{
+	__u32 tick = lb_tick(c->gw);
+	struct lb_place place;
+	__u64 hash, word;
+
+	if (c->proto == IPPROTO_TCP && !lb_is_syn(c->tcp_flags))
+		return 1;
+	hash = lb_return_hash(c->gw, c->packet.ip->saddr, c->packet.l4->source, server, c->proto);
+	word = lb_way_make(hash, index, LB_FLOW_RETURN, tick);
+	lb_flow_find(c->gw, hash, tick, &place);
+	if (!place.way)
+		return lb_flow_put(c->gw, &place, word, tick);
+	__sync_val_compare_and_swap(place.way, place.word, word);
+	return 1;
+}
+#endif
+
+static inline int lb_out(const struct lb_ctx *c, __u32 port)
+{
+	if (c->gw->ifindex[port & (LB_PORTS - 1)] == c->xdp->ingress_ifindex)
+		return XDP_TX;
+	return bpf_redirect_map(LB_HANDLE(tx_ports), port, 0);
+}
+
+static inline enum lb_verdict lb_forward(struct lb_ctx *c, __u32 index)
+{
+	struct lb_listen *listen = LB_LOOKUP(listens, &index);
+	struct lb_server_stats *stats;
+	struct lb_server *server;
+	int fresh = lb_is_syn(c->tcp_flags);
+	__u64 hash;
+	__u32 chosen;
+
+	if (!listen)
+		return LB_DROP_BROKEN;
+	if (c->packet.ip->ttl <= 1)
+		return LB_DROP_TTL;
+	hash = lb_flow_hash(c->gw->key[0], c->gw->key[1], c->addresses, c->ports);
+#ifdef LB_FLOWS
+	if (lb_remembers(listen)) {
+		fresh = 0;
+		chosen = lb_remembered(c, listen, index, hash, &fresh);
+	} else
+#endif
+		chosen = lb_ring_server(listen, hash);
+	server = LB_LOOKUP(servers, &chosen);
+	if (!chosen || !server || server->state != LB_SERVER_ALIVE)
+		return LB_DROP_NO_SERVER;
+	if (c->length > server->mtu)
+		return LB_DROP_TOO_BIG;
+#ifdef LB_FLOWS
+	if (server->flags & LB_SERVER_RECORD && !lb_record_return(c, server, chosen))
+		return LB_DROP_RETURN_FULL;
+#endif
+	stats = lb_stats(chosen);
+	if (!stats)
+		return LB_DROP_BROKEN;
+	stats->packets_in++;
+	stats->bytes_in += c->length;
+	stats->connections += fresh;
+	lb_nat_forward(&c->packet, server);
+	c->action = lb_out(c, server->out);
+	return LB_FORWARD;
+}
+
+/* --- server to client --------------------------------------------------------------- */
+
+#ifdef LB_FLOWS
+/* Several listens reach this server: the one whose flow was recorded, or else the oldest. */
+static inline __u32 lb_shared_server(const struct lb_ctx *c, __u32 oldest)
+{
+	struct lb_server *server = LB_LOOKUP(servers, &oldest);
+	__u32 tick = lb_tick(c->gw);
+	struct lb_place place;
+
+	if (!server)
+		return oldest;
+	lb_flow_find(c->gw,
+		     lb_return_hash(c->gw, c->packet.ip->daddr, c->packet.l4->dest, server,
+				    c->proto),
+		     tick, &place);
+	if (!place.way || !lb_alive(lb_way_server(place.word)))
+		return oldest;
+	lb_flow_touch(&place, LB_FLOW_RETURN, tick);
+	return lb_way_server(place.word);
+}
+
+/* The server's FIN or RST ends a remembered flow too. */
+static inline void lb_server_ends(const struct lb_ctx *c, const struct lb_listen *listen)
+{
+	__u32 tick = lb_tick(c->gw);
+	struct lb_place place;
+	__u32 state;
+	__u64 hash;
+
+	hash = lb_flow_hash(c->gw->key[0], c->gw->key[1],
+			    (__u64)c->packet.ip->daddr << 32 | listen->addr.w[0],
+			    (__u64)c->packet.l4->dest << 32 | (__u64)listen->port << 16 |
+				    c->proto);
+	lb_flow_find(c->gw, hash, tick, &place);
+	if (!place.way)
+		return;
+	state = lb_way_state(place.word);
+	if (c->tcp_flags & LB_TCP_RST || state == LB_FLOW_FIN_CLIENT)
+		state = LB_FLOW_CLOSED;
+	else if (state != LB_FLOW_CLOSED)
+		state = LB_FLOW_FIN_SERVER;
+	lb_flow_touch(&place, state, tick);
+}
+#endif
+
+/* Asks the control plane to find a neighbour. A full buffer loses the wish: it comes back. */
+static inline void lb_want(__u32 address, __u32 ifindex)
+{
+	struct lb_wanted wish = {
+		.addr = { .w = { address } },
+		.ifindex = ifindex,
+		.family = 4,
+	};
+
+	bpf_ringbuf_output(LB_HANDLE(wanted), &wish, sizeof(wish), 0);
+}
+
+/* Sends the packet, whose source is the listen now, the way the kernel would. */
+static inline enum lb_verdict lb_route(struct lb_ctx *c, __u32 source)
+{
+	struct iphdr *ip = c->packet.ip;
+	struct bpf_fib_lookup fib = {};
+	int port;
+
+	fib.family = LB_AF_INET;
+	fib.l4_protocol = c->proto;
+	fib.tot_len = c->length;
+	fib.ipv4_src = source;
+	fib.ipv4_dst = ip->daddr;
+	fib.ifindex = c->xdp->ingress_ifindex;
+	switch (bpf_fib_lookup(c->xdp, &fib, sizeof(fib), 0)) {
+	case BPF_FIB_LKUP_RET_SUCCESS:
+		break;
+	case BPF_FIB_LKUP_RET_NO_NEIGH:
+		lb_want(fib.ipv4_dst, fib.ifindex);
+		return LB_DROP_NO_NEIGHBOUR;
+	case BPF_FIB_LKUP_RET_FRAG_NEEDED:
+		return LB_DROP_TOO_BIG;
+	default:
+		return LB_DROP_NO_ROUTE;
+	}
+	lb_set_macs(c->packet.eth, fib.dmac, fib.smac);
+	port = lb_port_index(c->gw, fib.ifindex);
+	c->action = port < 0 ? bpf_redirect(fib.ifindex, 0) : lb_out(c, port);
+	return LB_RETURN;
+}
+
+static inline enum lb_verdict lb_return(struct lb_ctx *c, const struct lb_way *way)
+{
+	struct lb_server_stats *stats;
+	struct lb_listen *listen;
+	struct lb_server *server;
+	enum lb_verdict verdict;
+	__u32 index = way->value, behind;
+
+	if (lb_is_own4(c->gw, c->packet.ip->daddr))
+		return LB_PASS_OWN;
+#ifdef LB_DIRECT
+	if (lb_is_direct4(c->packet.ip->daddr))
+		return LB_PASS_DIRECT;
+#endif
+	if (c->packet.ip->ttl <= 1)
+		return LB_DROP_TTL;
+#ifdef LB_FLOWS
+	if (way->flags & LB_WAY_SHARED)
+		index = lb_shared_server(c, index);
+#endif
+	server = LB_LOOKUP(servers, &index);
+	if (!server)
+		return LB_DROP_BROKEN;
+	behind = server->listen;
+	listen = LB_LOOKUP(listens, &behind);
+	stats = lb_stats(index);
+	if (!listen || !stats)
+		return LB_DROP_BROKEN;
+	verdict = lb_route(c, listen->addr.w[0]);
+	if (verdict != LB_RETURN)
+		return verdict;
+#ifdef LB_FLOWS
+	if (c->tcp_flags & (LB_TCP_FIN | LB_TCP_RST) && lb_remembers(listen))
+		lb_server_ends(c, listen);
+#endif
+	stats->packets_out++;
+	stats->bytes_out += c->length;
+	lb_nat_return(&c->packet, server, listen);
+	return LB_RETURN;
+}
+
+/* --- every packet ------------------------------------------------------------------- */
+
+static inline enum lb_verdict lb_transport(struct lb_ctx *c)
+{
+	const struct iphdr *ip = c->packet.ip;
+	const struct lb_l4 *l4 = c->packet.l4;
+	const struct lb_way *way;
+
+	c->proto = c->packet.tcp ? IPPROTO_TCP : IPPROTO_UDP;
+	c->tcp_flags = c->packet.tcp ? c->packet.tcp->flags : 0;
+	c->length = lb_swap16(ip->tot_len);
+	c->addresses = (__u64)ip->saddr << 32 | ip->daddr;
+	c->ports = (__u64)l4->source << 32 | (__u64)l4->dest << 16 | c->proto;
+	way = lb_find(LB_INDEX_LISTENS, lb_key4(ip->daddr, l4->dest, c->proto));
+	if (way)
+		return lb_forward(c, way->value);
+	way = lb_find(LB_INDEX_RETURNS, lb_key4(ip->saddr, l4->source, c->proto));
+	if (way)
+		return lb_return(c, way);
+	return LB_PASS_OTHER;
+}
+
+static inline enum lb_verdict lb_judge(struct lb_ctx *c)
+{
+	struct lb_cursor_at cursor = {
+		.at = (void *)(long)c->xdp->data,
+		.end = (void *)(long)c->xdp->data_end,
+	};
+	enum lb_parsed parsed = lb_parse(&cursor, &c->packet);
+	int port;
+
+	if (parsed == LB_PARSED_NOT_IP)
+		return LB_PASS_NOT_IP;
+	port = lb_port_index(c->gw, c->xdp->ingress_ifindex);
+	if (port < 0)
+		return LB_PASS_OTHER;
+	if (!lb_mac_is_ours(&c->gw->port[port & (LB_PORTS - 1)], c->packet.eth->h_dest))
+		return LB_PASS_FOREIGN_MAC;
+	switch (parsed) {
+	case LB_PARSED_OK:
+		return lb_transport(c);
+	case LB_PARSED_VLAN:
+		return LB_PASS_VLAN;
+	case LB_PARSED_MALFORMED:
+		return LB_PASS_MALFORMED;
+	case LB_PARSED_FRAGMENT:
+		return lb_portless(c->gw, c->packet.ip, LB_DROP_FRAGMENT);
+	case LB_PARSED_TRUNCATED:
+		return lb_portless(c->gw, c->packet.ip, LB_DROP_TRUNCATED);
+	case LB_PARSED_ICMP:
+		return LB_PASS_ICMP;
+	default:
+		return LB_PASS_OTHER;
+	}
+}
+
+static inline int lb_action(const struct lb_ctx *c, enum lb_verdict verdict)
+{
+	if (verdict == LB_FORWARD || verdict == LB_RETURN)
+		return c->action;
+	return verdict < LB_DROP_FRAGMENT ? XDP_PASS : XDP_DROP;
+}
+
+LB_PROGRAM(lb)(struct xdp_md *xdp)
+{
+	__u32 zero = 0;
+	struct lb_ctx c = { .xdp = xdp, .gw = LB_LOOKUP(gateway, &zero) };
+	enum lb_verdict verdict;
+	__u64 *count;
+	__u32 at;
+
+	if (!c.gw)
+		return XDP_PASS;
+	verdict = lb_judge(&c);
+	at = verdict;
+	count = LB_LOOKUP(verdicts, &at);
+	if (count)
+		(*count)++;
+	return lb_action(&c, verdict);
+}
+
+#ifndef LB_LOADER_BCC
+char _license[] SEC("license") = "GPL";
+#endif

@@ -1,0 +1,262 @@
+"""`get`, `describe`, `why`: verbs that only ask."""
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from lbctl.cli.output import ago, fields, show_json, table
+from lbctl.cli.shared import Context, json_option, pass_context
+
+
+@click.group()
+@json_option
+def get() -> None:
+    """List what there is."""
+
+
+@get.command()
+@click.argument("name", required=False)
+@json_option
+@pass_context
+def services(context: Context, name: str | None) -> None:
+    """Services, with how many of their servers take new flows."""
+    rows = [row for row in context.client.get("services") if name in (None, row["name"])]
+    if context.json:
+        return show_json(rows)
+    cells = [
+        (
+            row["name"],
+            " ".join(row["listens"]),
+            row["scheduler"],
+            row["state"],
+            f"{row['scheduled']}/{row['servers']}",
+            row["connections"],
+            _problem(row, row["because"]),
+        )
+        for row in rows
+    ]
+    head = ("NAME", "LISTEN", "SCHED", "STATE", "UP", "CONNS", "WHY")
+    return click.echo(table(head, cells, right=(4, 5)))
+
+
+@get.command()
+@click.argument("service", required=False)
+@json_option
+@pass_context
+def servers(context: Context, service: str | None) -> None:
+    """Servers, with their three states in one word, and why."""
+    query = {} if service is None else {"service": service}
+    rows = context.client.get("servers", **query)
+    return show_json(rows) if context.json else click.echo(server_table(rows))
+
+
+@get.command()
+@json_option
+@pass_context
+def status(context: Context) -> None:
+    """The daemon, its data path, its checks, and what is refused."""
+    answer = context.client.get("status")
+    if context.json:
+        return show_json(answer)
+    path, worker = answer["datapath"], answer["worker"]
+    probing = f"pid {worker['pid']}, {worker['checks']} checks" if worker["pid"] else "not running"
+    click.echo(
+        fields(
+            [
+                ("daemon", f"{answer['version']}, pid {answer['pid']}, up {ago(answer['uptime'])}"),
+                ("data path", f"{path['name']} ({path['why']})"),
+                ("config", f"generation {answer['generation']} from {answer['origin']}"),
+                ("services", f"{answer['services']}, with {answer['servers']} servers"),
+                ("overrides", answer["overrides"]),
+                ("probe worker", probing),
+                ("state", answer["state"]),
+                ("passes", f"{answer['passes']}, {answer['operations']} operations done"),
+                ("writes", _counts(answer["writes"])),
+            ]
+        )
+    )
+    _warn(answer)
+    return None
+
+
+@get.command()
+@json_option
+@pass_context
+def overrides(context: Context) -> None:
+    """Changes made live, on top of the file."""
+    rows = context.client.get("overrides")
+    if context.json:
+        return show_json(rows)
+    now = time.time()
+    cells = [
+        (
+            row["id"],
+            "stale" if row["stale"] else "in force",
+            row["by"],
+            ago(now - row["since"]),
+            ago(row["until"] - now) if row["until"] else "ever",
+            row["change"] + (f"  # {row['reason']}" if row["reason"] else ""),
+        )
+        for row in rows
+    ]
+    return click.echo(table(("ID", "STATE", "BY", "SINCE", "FOR", "CHANGE"), cells, right=(0,)))
+
+
+@get.command()
+@click.option("-n", "--last", default=20, show_default=True, help="How many.")
+@json_option
+@pass_context
+def events(context: Context, last: int) -> None:
+    """What happened lately; `lbctl monitor` follows."""
+    rows = context.client.get("events")[-last:]
+    return show_json(rows) if context.json else click.echo("\n".join(map(event_line, rows)))
+
+
+@get.command()
+@json_option
+@pass_context
+def generations(context: Context) -> None:
+    """The configurations that were run; `lbctl rollback` goes back to one."""
+    rows = context.client.get("generations")
+    if context.json:
+        return show_json(rows)
+    cells = [(r["generation"], "running" if r["running"] else "", r["origin"]) for r in rows]
+    return click.echo(table(("GENERATION", "STATE", "FROM"), cells, right=(0,)))
+
+
+@get.command()
+@click.option("--source", is_flag=True, help="The text that was taken, without live changes.")
+@json_option
+@pass_context
+def config(context: Context, source: bool) -> None:
+    """The configuration that runs: the file with the live changes."""
+    text = context.client.text("config", **({"source": "1"} if source else {}))
+    return show_json({"config": text}) if context.json else click.echo(text, nl=False)
+
+
+@click.command()
+@click.argument("name")
+@json_option
+@pass_context
+def describe(context: Context, name: str) -> None:
+    """All about SERVICE or SERVICE/SERVER."""
+    if "/" in name:
+        return _describe_server(context, name)
+    answer = context.client.get("services", name)
+    if context.json:
+        return show_json(answer)
+    row = answer["service"]
+    pairs = [
+        ("service", row["name"]),
+        ("listens", row["listens"]),
+        ("state", row["state"] + (f": {row['because']}" if row["because"] else "")),
+        ("scheduler", f"{row['scheduler']}, mode {row['mode']}"),
+        ("check", row["check"]),
+        ("persistence", answer["persistence"]),
+        ("drain timeout", ago(answer["drain_timeout"])),
+        ("last resort", answer["last_resort"]),
+        ("VIP", answer["vip"]),
+        *(("refused", problem) for problem in row["problems"]),
+    ]
+    click.echo(fields(pairs))
+    click.echo()
+    return click.echo(server_table(answer["servers"]))
+
+
+def _describe_server(context: Context, name: str) -> None:
+    answer = context.client.get("servers", *name.split("/", 1), "why")
+    if context.json:
+        return show_json(answer)
+    row = answer["server"]
+    open_now = row["connections"]
+    source = f" ({row['connections_from']})" if row["connections_from"] else ""
+    pairs = [
+        ("server", row["name"]),
+        ("address", row["address"]),
+        ("state", f"{row['state']}: {row['because']}"),
+        ("administrative", row["admin"]),
+        ("health", row["health"] + (f" ({row['evidence']})" if row["evidence"] else "")),
+        ("weight", f"{_weight(row)} in the data path, {row['configured']} configured"),
+        ("connections", "nobody can know" if open_now is None else f"{open_now}{source}"),
+        *(("refused", problem) for problem in row["problems"]),
+    ]
+    return click.echo(fields(pairs))
+
+
+@click.command()
+@click.argument("server", metavar="SERVICE/SERVER")
+@json_option
+@pass_context
+def why(context: Context, server: str) -> None:
+    """Why SERVICE/SERVER has the place that it has, rule by rule."""
+    answer = context.client.get("servers", *_split(server), "why")
+    if context.json:
+        return show_json(answer)
+    row = answer["server"]
+    click.echo(f"{row['name']} ({row['address']}): {row['state']}, weight {_weight(row)}")
+    for step in answer["reasons"]:
+        mark = "=>" if step["decided"] else "  "
+        click.echo(f" {mark} {step['step']}: {step['says']}")
+    for problem in row["problems"]:
+        click.echo(f" !! refused: {problem}")
+    for one in answer["overrides"]:
+        click.echo(f"    override {one['id']} by {one['by']}: {one['change']}")
+    click.echo("\nlast transitions:")
+    now = time.time()
+    for past in reversed(answer["transitions"]):
+        weight = "out" if past["weight"] is None else f"weight {past['weight']}"
+        click.echo(f"  {ago(now - past['at']):>7} ago  {weight:<9}  {past['because']}")
+    return None
+
+
+def server_table(rows: Sequence[dict[str, Any]]) -> str:
+    cells = [
+        (
+            row["name"],
+            row["address"],
+            row["state"],
+            _weight(row),
+            row["health"],
+            row["connections"],
+            _problem(row, row["because"]),
+        )
+        for row in rows
+    ]
+    head = ("NAME", "ADDRESS", "STATE", "WEIGHT", "CHECK", "CONNS", "WHY")
+    return table(head, cells, right=(3, 5))
+
+
+def event_line(record: dict[str, Any]) -> str:
+    when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(record["at"]))
+    return f"{when}  {record['text']}"
+
+
+def _split(name: str) -> tuple[str, str]:
+    service, slash, server = name.partition("/")
+    if not (slash and service and server):
+        raise click.UsageError(f"'{name}' is not SERVICE/SERVER")
+    return service, server
+
+
+def _weight(row: dict[str, Any]) -> str:
+    return "out" if row["weight"] is None else str(row["weight"])
+
+
+def _problem(row: dict[str, Any], otherwise: str) -> str:
+    return f"REFUSED: {row['problems'][0]}" if row["problems"] else otherwise
+
+
+def _counts(counts: dict[str, int]) -> str:
+    return ", ".join(f"{number} {kind}" for kind, number in counts.items()) or "none"
+
+
+def _warn(status: dict[str, Any]) -> None:
+    if status["datapath"]["trouble"]:
+        click.echo(f"\ndata path: {status['datapath']['trouble']}")
+    for one in status["refused"]:
+        again = f"try {one['tries'] + 1} in {one['retry_in']:.0f} s"
+        click.echo(f"\nrefused: {one['error']} ({again})")
+    for line in status["warnings"]:
+        click.echo(f"\nwarning: {line}")

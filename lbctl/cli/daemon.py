@@ -1,0 +1,57 @@
+"""`lbctl daemon`."""
+
+from pathlib import Path
+
+import click
+
+from lbctl.cli.client import DEFAULT_SOCKET
+
+
+@click.command()
+@click.option(
+    "--config",
+    type=click.Path(path_type=Path),
+    default=Path("/etc/lbctl/lbctl.yaml"),
+    show_default=True,
+    help="The file to run.",
+)
+@click.option(
+    "--socket",
+    envvar="LBCTL_SOCKET",
+    type=click.Path(path_type=Path),
+    help=f"Where the API answers.  [default: {DEFAULT_SOCKET}]",
+)
+@click.option(
+    "--state",
+    type=click.Path(path_type=Path),
+    default=Path("/var/lib/lbctl"),
+    show_default=True,
+    help="What survives a restart.",
+)
+@click.option(
+    "--pins",
+    type=click.Path(path_type=Path),
+    default=Path("/sys/fs/bpf/lbctl"),
+    show_default=True,
+    help="Where the data path's maps and programs are pinned.",
+)
+@click.option("--node", help="Whose values of a file for several gateways.")
+@click.option("--datapath", default="", hidden=True, help="fake, fake:DIRECTORY")
+@click.pass_context
+def daemon(
+    ctx: click.Context,
+    config: Path,
+    socket: Path | None,
+    state: Path,
+    pins: Path,
+    node: str | None,
+    datapath: str,
+) -> None:
+    """Run the daemon, in the foreground; TERM ends it, HUP reads the file again.
+
+    The data path stays up when the daemon ends, however it ends.
+    """
+    from lbctl.daemon.run import Options, run
+
+    given = ctx.parent.params["socket"] if ctx.parent is not None else DEFAULT_SOCKET
+    run(Options(config, socket or Path(given), state, pins, node, datapath))

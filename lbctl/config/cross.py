@@ -1,0 +1,188 @@
+"""What one section alone cannot show: services against each other, servers against listens.
+
+Each check is a generator of faults over `lbctl.model` values; paths are those of the file.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+
+from lbctl.config.duration import show_duration
+from lbctl.config.fault import Fault
+from lbctl.config.shorthand import Path
+from lbctl.model import (
+    HASHING,
+    Address,
+    Endpoint,
+    Family,
+    Frontend,
+    LastResort,
+    Listen,
+    Mode,
+    Proto,
+    Server,
+    Service,
+    TcpProbe,
+    VipOwner,
+    family_of,
+)
+
+
+def among(services: Mapping[str, Service]) -> Iterator[Fault]:
+    """Faults between services, and between the servers of each."""
+    yield from _vips(services)
+    for name, service in services.items():
+        yield from _endpoints(name, service)
+
+
+def within(name: str, service: Service) -> Iterator[Fault]:
+    """Faults between the settings of one service that is sound so far."""
+    at = ("services", name)
+    for path, server in _servers(name, service):
+        yield from _families(path, server, service)
+        yield from _ports(path, server, service)
+        yield from _limits(path, server, service)
+    yield from _last_resort(at, service)
+    yield from _forwarding(at, service)
+    yield from _persistence(at, service)
+    yield from _oneshot(at, service)
+
+
+def warnings(name: str, service: Service) -> Iterator[Fault]:
+    """What is valid and probably not meant."""
+    at = ("services", name)
+    protos = {listen.proto for listen in service.listens if isinstance(listen, Listen)}
+    if service.check is not None:
+        timing = service.check.timing
+        if timing.fast_interval > max(timing.interval, 0.5):
+            text = (
+                f"{show_duration(timing.fast_interval)} is longer than the interval, "
+                f"{show_duration(timing.interval)}: it has no effect"
+            )
+            yield Fault((*at, "check", "fast_interval"), text)
+        if Proto.TCP not in protos and protos and service.check.probe == TcpProbe():
+            kinds = " and ".join(sorted(protos))
+            text = f"a tcp check of a service of {kinds} (write check: none, or check.port)"
+            if service.check.port is None:
+                yield Fault((*at, "check"), text, on_key=True)
+    if service.sorry is not None and service.last_resort is not LastResort.SORRY:
+        text = f"has no effect: last_resort is {service.last_resort} (write last_resort: sorry)"
+        yield Fault((*at, "sorry"), text, on_key=True)
+    if service.servers and not any(server.weight for server in service.servers.values()):
+        text = "every server has weight 0: none takes new connections"
+        yield Fault((*at, "servers"), text, on_key=True)
+
+
+def overlaps(listens: Iterable[tuple[Path, Frontend]]) -> Iterator[Fault]:
+    """Listens that are written twice, in two services or in one."""
+    first: dict[Frontend, Path] = {}
+    for path, listen in listens:
+        if (known := first.setdefault(listen, path)) != path:
+            yield Fault(path, f"'{listen}' overlaps (a listen belongs to one service)", also=known)
+
+
+def _vips(services: Mapping[str, Service]) -> Iterator[Fault]:
+    vips: dict[Address, tuple[Path, VipOwner]] = {}
+    for name, service in services.items():
+        for index, listen in enumerate(service.listens):
+            if not isinstance(listen, Listen):
+                continue
+            here: Path = ("services", name, "listen", index)
+            path, owner = vips.setdefault(listen.address, (here, service.vip))
+            if owner is not service.vip:
+                text = f"'{listen.address}' is {service.vip} here and {owner} elsewhere (keep one)"
+                yield Fault(here, text, also=path)
+    for name, service in services.items():
+        for path, server in _servers(name, service):
+            if server.address in vips:
+                text = f"'{server.address}' is a VIP: traffic would loop (write the server's own)"
+                yield Fault((*path, "address"), text, also=vips[server.address][0])
+
+
+def _endpoints(name: str, service: Service) -> Iterator[Fault]:
+    """A data path knows a server by its endpoint."""
+    first: dict[tuple[Frontend, Endpoint], Path] = {}
+    for path, server in _servers(name, service):
+        for listen in service.listens:
+            endpoint = server.endpoint(listen)
+            if (known := first.setdefault((listen, endpoint), path)) != path:
+                shown = endpoint if endpoint.port else endpoint.address
+                yield Fault(path, f"'{shown}' is in this service twice (keep one)", also=known)
+                break
+    if service.sorry is not None and "sorry" in service.servers:
+        text = "is the name of the sorry server (rename this one)"
+        yield Fault(("services", name, "servers", "sorry"), text, on_key=True)
+
+
+def _servers(name: str, service: Service) -> Iterator[tuple[Path, Server]]:
+    for key, server in service.servers.items():
+        yield ("services", name, "servers", key), server
+    if service.sorry is not None:
+        yield ("services", name, "sorry"), service.sorry
+
+
+def _families(path: Path, server: Server, service: Service) -> Iterator[Fault]:
+    """Only a tunnel carries one family in the other."""
+    if service.forwarding.mode is Mode.TUN:
+        return
+    for listen in service.listens:
+        if family_of(server.address) is not listen.family:
+            text = (
+                f"'{server.address}' cannot serve '{listen}': another address family "
+                f"(mode {service.forwarding.mode} needs one service for each)"
+            )
+            yield Fault((*path, "address"), text)
+            return
+
+
+def _ports(path: Path, server: Server, service: Service) -> Iterator[Fault]:
+    """A server of `dr` or `tun` gets the client's packet as it is."""
+    mode = service.forwarding.mode
+    ports = {listen.port for listen in service.listens if isinstance(listen, Listen)}
+    if mode in (Mode.DR, Mode.TUN) and server.port is not None and ports - {server.port}:
+        wanted = ", ".join(str(port) for port in sorted(ports))
+        text = f"{server.port}: mode {mode} keeps the listen's port, {wanted} (leave it out)"
+        yield Fault((*path, "port"), text)
+    first = service.listens[0]
+    if (
+        service.check is None
+        or service.check.port
+        or isinstance(first, Listen)
+        or path[2] == "sorry"
+    ):
+        return
+    if server.port is None:
+        text = f"has no port, and '{first}' gives none: nothing to check (write check.port)"
+        yield Fault(path, text)
+
+
+def _limits(path: Path, server: Server, service: Service) -> Iterator[Fault]:
+    if server.max_connections and service.scheduler.name in HASHING:
+        name = service.scheduler.name
+        text = f"{name} sends each flow where its hash says, limit or not (use wlc, or remove it)"
+        yield Fault((*path, "max_connections"), text)
+
+
+def _last_resort(at: Path, service: Service) -> Iterator[Fault]:
+    if service.last_resort is LastResort.SORRY and service.sorry is None:
+        yield Fault((*at, "last_resort"), "sorry needs a server (write sorry: ADDRESS:PORT)")
+
+
+def _forwarding(at: Path, service: Service) -> Iterator[Fault]:
+    mode = service.forwarding.mode
+    if service.forwarding.tunnel is not None and mode is not Mode.TUN:
+        yield Fault((*at, "tunnel"), f"is for mode tun, not {mode} (write mode: tun)", on_key=True)
+
+
+def _persistence(at: Path, service: Service) -> Iterator[Fault]:
+    if service.persistence is None:
+        return
+    prefix = service.persistence.prefix
+    if prefix > 32 and any(listen.family is Family.IPV4 for listen in service.listens):
+        text = f"{prefix} is too large for IPv4 clients (at most 32)"
+        yield Fault((*at, "persistence", "prefix"), text)
+
+
+def _oneshot(at: Path, service: Service) -> Iterator[Fault]:
+    for listen in service.listens:
+        if service.oneshot and isinstance(listen, Listen) and listen.proto is not Proto.UDP:
+            yield Fault((*at, "oneshot"), f"is for UDP, and '{listen}' is not (remove it)")
+            return

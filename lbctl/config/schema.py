@@ -1,0 +1,351 @@
+"""The file as pydantic models: types, defaults and the JSON Schema that editors read.
+
+A model here is a section of the file, in long form. `lbctl.config.build` turns sections
+into `lbctl.model`; nothing else sees them. What depends on more than one section is in
+`lbctl.config.cross`.
+"""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+from lbctl.config.duration import show_duration
+from lbctl.config.fields import (
+    Duration,
+    Fronts,
+    HeaderName,
+    HeaderValue,
+    HostAddress,
+    HttpHost,
+    Interface,
+    Interfaces,
+    Method,
+    Name,
+    Prefixes,
+    Regex,
+    Scheduling,
+    Statuses,
+    UrlPath,
+    Where,
+    within,
+)
+from lbctl.config.shorthand import Raw, is_duration, long_form
+from lbctl.model import (
+    MAX_WEIGHT,
+    Datapath,
+    Encapsulation,
+    LastResort,
+    Mode,
+    Scheduler,
+    VipOwner,
+    XdpMode,
+)
+
+API_VERSION = "lbctl/v1"
+
+Port = Annotated[int, Field(ge=1, le=65535)]
+Count = Annotated[int, Field(ge=1, le=255)]
+
+
+class Section(BaseModel):
+    """Unknown keys are errors, and no value is bent into another type."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        strict=True,
+        frozen=True,
+        use_attribute_docstrings=True,
+        arbitrary_types_allowed=True,
+    )
+
+
+# --- gateways ---------------------------------------------------------------------------
+
+
+class GatewaySection(Section):
+    """A box that runs lbctl."""
+
+    front: Interface | None = None
+    """The interface that VIPs live on."""
+    back: Interfaces = []
+    """Interfaces that servers are behind, if not behind `front`."""
+    datapath: Annotated[Datapath, Field(strict=False)] = Datapath.AUTO
+    """What moves the packets; `auto` chooses and says why."""
+    xdp_mode: Annotated[XdpMode, Field(strict=False)] = XdpMode.AUTO
+    """Where the XDP program is attached: in the driver (native) or behind it."""
+    flow_cache: Annotated[int, Field(ge=1024, le=1 << 26)] = 131072
+    """How many flows the schedulers with memory (rr, wrr, lc, wlc) can hold."""
+    direct: Prefixes = []
+    """Networks to which servers speak as themselves, untranslated."""
+
+
+# --- checks -----------------------------------------------------------------------------
+
+
+class Timed(Section):
+    """What every check has."""
+
+    port: Port | None = None
+    """Where to ask, if not at the server's own port."""
+    address: HostAddress | None = None
+    """Whom to ask, if not the server itself."""
+    interval: Annotated[Duration, within("10ms", "1d")] = 2.0
+    """From the start of one probe to the start of the next."""
+    timeout: Annotated[Duration, within("1ms", "1d")] | None = None
+    """How long a probe may take. Default: 1s, or the interval if that is shorter."""
+    fall: Count = 3
+    """So many failures in a row take a server out."""
+    rise: Count = 2
+    """So many passes in a row bring it back."""
+    jitter: Annotated[float, Field(ge=0, le=0.5, allow_inf_nan=False)] = 0.1
+    """The share of the interval by which probes are spread."""
+    fast_interval: Annotated[Duration, within("10ms", "1d")] = 0.5
+    """The interval between the first surprise and the verdict."""
+
+    @field_validator("timeout")
+    @classmethod
+    def _within_interval(cls, timeout: float, info: ValidationInfo) -> float:
+        interval = info.data.get("interval")
+        if interval is not None and timeout is not None and timeout > interval:
+            raise ValueError(
+                f"{show_duration(timeout)} is longer than the interval, "
+                f"{show_duration(interval)} (lower it, or raise the interval)"
+            )
+        return timeout
+
+
+class TcpCheck(Timed):
+    """A connection that is accepted."""
+
+    type: Literal["tcp"] = "tcp"
+
+
+class HttpCheck(Timed):
+    """A request and the answer that is wanted."""
+
+    type: Literal["http"]
+    path: UrlPath = "/"
+    """What is asked for."""
+    host: HttpHost = ""
+    """The Host header. Default: the server's address."""
+    method: Method = "GET"
+    """The request's method."""
+    headers: dict[HeaderName, HeaderValue] = {}
+    """More headers to send."""
+    status: Annotated[Statuses, Field(min_length=1)] = [(200, 399)]
+    """The statuses that pass: numbers and ranges like "200-299"."""
+    body: Regex = ""
+    """A regular expression that the body must match somewhere."""
+
+
+class NoCheck(Section):
+    """Servers are taken to be up."""
+
+    type: Literal["none"]
+
+
+CHECKS: dict[str, type[Section]] = {"tcp": TcpCheck, "http": HttpCheck, "none": NoCheck}
+
+
+def check_type(value: Raw) -> str | None:
+    """The tag of a check; None for what is no mapping, or has an unknown type."""
+    kind = value.get("type", "tcp") if isinstance(value, dict) else None
+    return kind if isinstance(kind, str) else None
+
+
+def _long_check(value: Raw) -> Raw:
+    return long_form(("check",), value)
+
+
+AnyCheck = Annotated[
+    Annotated[TcpCheck, Tag("tcp")]
+    | Annotated[HttpCheck, Tag("http")]
+    | Annotated[NoCheck, Tag("none")],
+    Discriminator(check_type),
+]
+CheckField = Annotated[
+    AnyCheck,
+    BeforeValidator(_long_check, json_schema_input_type=Literal["tcp", "http", "none"] | AnyCheck),
+]
+
+
+# --- services ---------------------------------------------------------------------------
+
+
+class TunnelSection(Section):
+    """How mode `tun` wraps a packet."""
+
+    type: Annotated[Encapsulation, Field(strict=False)] = Encapsulation.IPIP
+    """The protocol around the packet."""
+    port: Port | None = None
+    """The UDP port of gue."""
+
+    @model_validator(mode="after")
+    def _port_is_for_gue(self) -> Self:
+        if (self.type is Encapsulation.GUE) != (self.port is not None):
+            raise ValueError("port is for gue, which needs one (write {type: gue, port: 6080})")
+        return self
+
+
+class PersistenceSection(Section):
+    """Connections of one client go to one server."""
+
+    timeout: Annotated[Duration, within("1s", "30d")] = 300.0
+    """How long after the last connection; whole seconds."""
+    prefix: Annotated[int, Field(ge=1, le=128)] | None = None
+    """The bits of a client's address that make it one client. Default: all."""
+    engine: Annotated[str, Field(pattern="^[a-z0-9_]*$", max_length=15)] = ""
+    """An IPVS persistence engine, such as sip."""
+
+    @field_validator("timeout")
+    @classmethod
+    def _whole(cls, timeout: float) -> float:
+        if timeout != int(timeout):
+            raise ValueError(f"{show_duration(timeout)} is not a whole number of seconds")
+        return timeout
+
+
+class DrainSection(Section):
+    """How a server leaves."""
+
+    timeout: Annotated[Duration, within("0s", "7d")] = 300.0
+    """The flows that a draining server still has then are given up."""
+    quiet: Annotated[Duration, within("0s", "1d")] = 60.0
+    """A hashed server counts as empty after so long without a packet of an old flow."""
+
+
+class ServerSection(Section):
+    """A real server: `{address: 198.51.100.11, port: 8080}` or `198.51.100.11:8080`."""
+
+    address: Where
+    """ADDRESS or ADDRESS:PORT."""
+    port: Port | None = None
+    """Default: the port of each listen."""
+    weight: Annotated[int, Field(ge=0, le=MAX_WEIGHT)] = 1
+    """Its share of new connections; 0 gives it none."""
+    max_connections: Annotated[int, Field(ge=0, le=2**32 - 1)] = 0
+    """No new connections past so many; 0 is no limit."""
+
+    @model_validator(mode="after")
+    def _one_port(self) -> Self:
+        if self.port is not None and self.address.port not in (None, self.port):
+            raise ValueError(f"has two ports, {self.address.port} and {self.port} (keep one)")
+        return self
+
+
+def _long_server(value: Raw) -> Raw:
+    return long_form(("sorry",), value)
+
+
+def _long_tunnel(value: Raw) -> Raw:
+    return long_form(("tunnel",), value)
+
+
+def _long_persistence(value: Raw) -> Raw:
+    if value is None or isinstance(value, (bool, list)):
+        raise ValueError("is empty or no duration (write none, 300s, or a mapping with timeout)")
+    if value == "none":
+        return None
+    return {"timeout": value} if is_duration(value) else value
+
+
+ServerField = Annotated[
+    ServerSection, BeforeValidator(_long_server, json_schema_input_type=str | ServerSection)
+]
+TunnelField = Annotated[
+    TunnelSection,
+    BeforeValidator(
+        _long_tunnel, json_schema_input_type=Literal["ipip", "gue", "gre"] | TunnelSection
+    ),
+]
+PersistenceField = Annotated[
+    PersistenceSection | None,
+    BeforeValidator(_long_persistence, json_schema_input_type=str | float | PersistenceSection),
+]
+
+
+class Defaults(Section):
+    """Settings that services have in common."""
+
+    scheduler: Scheduling = Field(
+        default_factory=lambda: Scheduler("mh"), json_schema_extra={"default": "mh"}
+    )
+    """rr, wrr, lc, wlc, mh, sh, ...; flags follow the name: `mh mh-port`."""
+    mode: Annotated[Mode, Field(strict=False)] = Mode.NAT
+    """How packets get to servers."""
+    tunnel: TunnelField | None = None
+    """How mode tun wraps packets; ipip unless said otherwise."""
+    check: CheckField = Field(default_factory=TcpCheck, json_schema_extra={"default": "tcp"})
+    """How lbctl finds out whether a server works."""
+    persistence: PersistenceField = None
+    """Whether, and how long, a client stays with its server."""
+    drain: DrainSection = Field(default_factory=DrainSection)
+    """How servers leave."""
+    last_resort: Annotated[LastResort, Field(strict=False)] = LastResort.NONE
+    """What to do when no server is left: nothing, use all the same, or the sorry server."""
+    sorry: ServerField | None = None
+    """The server for last_resort sorry."""
+    vip: Annotated[VipOwner, Field(strict=False)] = VipOwner.MANAGED
+    """Whether lbctl puts the VIP on the front interface, or someone else routes it here."""
+
+
+class ServiceSection(Defaults):
+    """One service: what clients connect to, and the servers behind it."""
+
+    listen: Annotated[Fronts, Field(min_length=1)]
+    """ADDRESS:PORT/PROTO, or fwmark:NUMBER/ipv4 (or ipv6); one or a list."""
+    servers: Annotated[dict[Name, ServerField], Field(min_length=1)]
+    """The servers, by name."""
+    oneshot: bool = False
+    """UDP whose packets stand alone (DNS): every packet is scheduled by itself."""
+
+
+class File(Section):
+    """The configuration of lbctl."""
+
+    apiVersion: Literal["lbctl/v1"]
+    """The version of this format."""
+    gateway: GatewaySection = Field(default_factory=GatewaySection)
+    """The gateway; with `gateways`, what they have in common."""
+    gateways: dict[Name, GatewaySection] = {}
+    """What differs from one gateway to the next, by name."""
+    defaults: Defaults = Field(default_factory=Defaults)
+    """What every service takes unless it says otherwise."""
+    services: dict[Name, ServiceSection] = {}
+    """The services, by name."""
+
+
+def keys_at(path: tuple[str | int, ...], kind: str | None) -> list[str]:
+    """The keys that the section at `path` knows; kind: the type of a check."""
+    match path:
+        case ():
+            section: type[Section] = File
+        case ("gateway",) | ("gateways", _):
+            section = GatewaySection
+        case ("defaults",):
+            section = Defaults
+        case ("services", _):
+            section = ServiceSection
+        case ("services", _, "servers", _) | (*_, "sorry"):
+            section = ServerSection
+        case (*_, "check"):
+            section = CHECKS[kind or "tcp"]
+        case (*_, "tunnel"):
+            section = TunnelSection
+        case (*_, "persistence"):
+            section = PersistenceSection
+        case (*_, "drain"):
+            section = DrainSection
+        case _:
+            return []
+    return list(section.model_fields)

@@ -1,0 +1,148 @@
+"""What the API does for those who may change things. Each answers an `Outcome`, once the
+data path was asked."""
+
+import asyncio
+from pathlib import Path
+
+import msgspec
+from aiohttp import web
+
+from lbctl.daemon.control import Manner, Outcome
+from lbctl.daemon.names import configured, servers_named, service_named
+from lbctl.daemon.parts import Parts
+from lbctl.daemon.peer import Peer, peer_of
+from lbctl.daemon.reading import answer
+from lbctl.daemon.requests import (
+    BadRequest,
+    OrderRequest,
+    OverrideRequest,
+    PlainRequest,
+    RollbackRequest,
+    decode,
+)
+from lbctl.errors import InvalidConfig, LbctlError, NotFound
+
+SETTLE = 30.0  # seconds that a change waits for the data path to be asked
+
+
+class Exists(LbctlError):
+    """There is one of this name already."""
+
+
+class Changing:
+    """The handlers of POST and DELETE."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+
+    def routes(self) -> list[web.RouteDef]:
+        return [
+            web.post("/v1/apply", self.apply),
+            web.post("/v1/diff", self.diff),
+            web.post("/v1/reload", self.reload),
+            web.post("/v1/rollback", self.rollback),
+            web.post("/v1/orders", self.order),
+            web.post("/v1/overrides", self.override),
+            web.delete("/v1/overrides/{id}", self.drop_override),
+        ]
+
+    async def apply(self, request: web.Request) -> web.Response:
+        """The body is the file; `?name=` is what it is called, `?dry_run=1` only tries."""
+        dry_run = request.query.get("dry_run") == "1"
+        return await self._settled(await self._take(request, dry_run))
+
+    async def diff(self, request: web.Request) -> web.Response:
+        """The file in the body against what runs."""
+        return answer(await self._take(request, dry_run=True))
+
+    async def reload(self, request: web.Request) -> web.Response:
+        """Take the daemon's own file again."""
+        body = decode(await request.read(), PlainRequest)
+        file = self._parts.file
+        text = await asyncio.to_thread(own_file, file)
+        manner = body.manner(_by(request), self._parts.clock.now())
+        outcome = await self._parts.control.take_file(text, str(file), manner, own=True)
+        return await self._settled(outcome)
+
+    async def rollback(self, request: web.Request) -> web.Response:
+        body = decode(await request.read(), RollbackRequest)
+        manner = body.manner(_by(request), self._parts.clock.now())
+        return await self._settled(await self._parts.control.rollback(body.to, manner))
+
+    async def order(self, request: web.Request) -> web.Response:
+        body = decode(await request.read(), OrderRequest)
+        control = self._parts.control
+        names = servers_named(configured(control.world.config), body.target)
+        manner = body.manner(_by(request), self._parts.clock.now())
+        return await self._settled(await control.order(names, body.admin, manner))
+
+    async def override(self, request: web.Request) -> web.Response:
+        body = decode(await request.read(), OverrideRequest)
+        if not body.path or not all(body.path):
+            raise BadRequest("path: names nothing", 'a path is ["services", "web", ...]')
+        control = self._parts.control
+        _expect(control.has(body.path), body)
+        if body.path[:1] == ("services",) and len(body.path) > 2:
+            service_named(configured(control.world.config), body.path[1])
+        manner = body.manner(_by(request), self._parts.clock.now())
+        return await self._settled(await control.override(body.path, body.value, manner))
+
+    async def drop_override(self, request: web.Request) -> web.Response:
+        text = request.match_info["id"]
+        if not (text.isascii() and text.isdigit()):
+            raise BadRequest(f"{text}: not the number of an override")
+        body = decode(await request.read(), PlainRequest)
+        manner = body.manner(_by(request), self._parts.clock.now())
+        return await self._settled(await self._parts.control.drop_override(int(text), manner))
+
+    async def _take(self, request: web.Request, dry_run: bool) -> Outcome:
+        text = await request.read()
+        name = request.query.get("name", "the file")
+        manner = Manner(_by(request), dry_run=dry_run)
+        own = await asyncio.to_thread(_says, self._parts.file, text)
+        return await self._parts.control.take_file(text, name, manner, own)
+
+    async def _settled(self, outcome: Outcome) -> web.Response:
+        """`outcome` with what became of it."""
+        if outcome.dry_run:
+            return answer(outcome)
+        try:
+            async with asyncio.timeout(SETTLE):
+                await self._parts.loop.settle()
+        except TimeoutError:
+            late = f"the data path has not answered within {SETTLE:g} s; it is still asked"
+            return answer(msgspec.structs.replace(outcome, refused=(late,)))
+        problems = self._parts.problems(outcome.services)
+        return answer(msgspec.structs.replace(outcome, refused=problems))
+
+
+def own_file(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise InvalidConfig([f"{file}: cannot be read: {error.strerror}"]) from None
+
+
+def _says(file: Path, text: bytes) -> bool:
+    """Whether the daemon's own file says just that: then it need not be taken again."""
+    try:
+        return file.stat().st_size == len(text) and file.read_bytes() == text
+    except OSError:
+        return False
+
+
+def _expect(there: bool, body: OverrideRequest) -> None:
+    what = ".".join(body.path)
+    if body.expect == "absent" and there:
+        raise Exists(f"{what}: exists already", "`lbctl set` changes it")
+    if body.expect == "present" and not there:
+        raise NotFound(f"{what}: there is no such object", "`lbctl get servers` lists them")
+
+
+def _by(request: web.Request) -> str:
+    return requester(request).name
+
+
+def requester(request: web.Request) -> Peer:
+    assert request.transport is not None
+    return peer_of(request.transport.get_extra_info("socket"))

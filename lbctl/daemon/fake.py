@@ -1,0 +1,85 @@
+"""A data path for trying the daemon without a kernel's help: a fake that a file outlives.
+
+`lbctl daemon --datapath fake:DIRECTORY` keeps the table in DIRECTORY, so that it survives
+the process as a kernel's would. Two files there let a story be told about it: `refuse`
+(operations whose text holds one of its lines are refused) and `active.json` (`{"ENDPOINT":
+connections}`).
+"""
+
+import json
+import pickle
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from lbctl.dataplane.fake import FakeKernel, FakePlane, FakeVips
+from lbctl.dataplane.port import Active, Op, Refusal, Stats
+from lbctl.model import Address
+
+
+@dataclass(frozen=True)
+class OpenedFake:
+    plane: "KeptPlane | FakePlane"
+    vips: FakeVips
+    why: str
+
+
+def open_fake(directory: Path | None) -> OpenedFake:
+    """In memory only, or kept in `directory`."""
+    if directory is None:
+        return OpenedFake(FakePlane(), FakeVips(), "asked for: nothing reaches a kernel")
+    directory.mkdir(parents=True, exist_ok=True)
+    return OpenedFake(KeptPlane(directory), KeptVips(directory), f"asked for: kept in {directory}")
+
+
+class KeptPlane(FakePlane):
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._file = directory / "kernel"
+        # Our own file, written below.
+        kernel = pickle.loads(self._file.read_bytes()) if self._file.exists() else FakeKernel()
+        super().__init__(self._refuses, kernel)
+        self._kernel: FakeKernel = kernel
+
+    def apply(self, ops: Sequence[Op]) -> list[Refusal]:
+        refused = super().apply(ops)
+        _put(self._file, self._kernel)
+        return refused
+
+    def stats(self) -> Stats:
+        file = self._directory / "active.json"
+        numbers: dict[str, int] = json.loads(file.read_text()) if file.exists() else {}
+        active = {
+            (frontend, endpoint): Active(numbers.get(str(endpoint), 0), "records")
+            for frontend, service in self.observe().services.items()
+            for endpoint in service.destinations
+        }
+        return replace(super().stats(), active=active)
+
+    def _refuses(self, op: Op) -> bool:
+        file = self._directory / "refuse"
+        lines = file.read_text().splitlines() if file.exists() else []
+        return any(line in str(op) for line in lines if line)
+
+
+class KeptVips(FakeVips):
+    def __init__(self, directory: Path) -> None:
+        super().__init__()
+        self._file = directory / "vips"
+        if self._file.exists():
+            for address in pickle.loads(self._file.read_bytes()):
+                super().add(address)
+
+    def add(self, address: Address) -> None:
+        super().add(address)
+        _put(self._file, self.held())
+
+    def remove(self, address: Address) -> None:
+        super().remove(address)
+        _put(self._file, self.held())
+
+
+def _put(file: Path, value: object) -> None:
+    fresh = file.with_suffix(".new")
+    fresh.write_bytes(pickle.dumps(value))
+    fresh.replace(file)

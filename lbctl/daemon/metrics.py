@@ -1,0 +1,144 @@
+"""Metrics for Prometheus: one snapshot of the daemon, in the text format.
+
+Base units, `_total` counters, and labels whose values people named (services, servers) or
+the program did (verdicts, kinds): a client's address is never one.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from lbctl.daemon.shapes import Snapshot, Sums
+
+COUNTED: Mapping[str, tuple[str, Callable[[Sums], int]]] = {
+    "connections": ("Connections given to it", lambda sums: sums.connections),
+    "packets_in": ("Packets from clients", lambda sums: sums.packets_in),
+    "packets_out": ("Packets to clients", lambda sums: sums.packets_out),
+    "bytes_in": ("Bytes from clients", lambda sums: sums.bytes_in),
+    "bytes_out": ("Bytes to clients", lambda sums: sums.bytes_out),
+}
+
+
+def exposition(snapshot: Snapshot) -> bytes:
+    registry = CollectorRegistry()
+    registry.register(_Snapshot(snapshot))
+    return generate_latest(registry)
+
+
+class _Snapshot(Collector):
+    def __init__(self, snapshot: Snapshot) -> None:
+        self._snapshot = snapshot
+
+    def collect(self) -> Iterator[Metric]:
+        yield from _servers(self._snapshot)
+        yield from _services(self._snapshot)
+        yield from _data_path(self._snapshot)
+        yield from _daemon(self._snapshot)
+
+
+def _servers(snapshot: Snapshot) -> Iterator[Metric]:
+    up = GaugeMetricFamily("lbctl_server_up", "1: up; 0: down; absent: no verdict", None, SERVER)
+    weight = GaugeMetricFamily("lbctl_server_weight", "Weight in the data path", None, SERVER)
+    admin = GaugeMetricFamily(
+        "lbctl_server_admin_state", "1 for the state it is in", None, (*SERVER, "state")
+    )
+    for view in snapshot.servers:
+        labels = view.name.split("/")
+        if view.health in ("up", "down"):
+            up.add_metric(labels, float(view.health == "up"))
+        if view.weight is not None:
+            weight.add_metric(labels, view.weight)
+        admin.add_metric([*labels, str(view.admin)], 1.0)
+    yield from (up, weight, admin)
+    for name, (text, value) in COUNTED.items():
+        counter = CounterMetricFamily(f"lbctl_server_{name}", text, None, SERVER)
+        for server, sums in snapshot.stats.servers.items():
+            counter.add_metric(server.split("/"), value(sums))
+        yield counter
+    yield _gauge(
+        "lbctl_server_active_connections",
+        "Connections open now, where they can be known",
+        SERVER,
+        (
+            (server.split("/"), sums.established)
+            for server, sums in snapshot.stats.servers.items()
+            if sums.established is not None
+        ),
+    )
+
+
+SERVER = ("service", "server")
+
+
+def _services(snapshot: Snapshot) -> Iterator[Metric]:
+    rows = snapshot.services
+    yield _gauge(
+        "lbctl_service_servers",
+        "Servers configured",
+        ("service",),
+        (([row.name], row.servers) for row in rows),
+    )
+    yield _gauge(
+        "lbctl_service_scheduled_servers",
+        "Servers that take new flows",
+        ("service",),
+        (([row.name], row.scheduled) for row in rows),
+    )
+    yield _gauge(
+        "lbctl_service_serving",
+        "1: at least one server takes new flows, without the last resort",
+        ("service",),
+        (([row.name], row.state == "serving") for row in rows),
+    )
+
+
+def _data_path(snapshot: Snapshot) -> Iterator[Metric]:
+    verdicts = CounterMetricFamily(
+        "lbctl_verdict_packets", "Packets by the verdict they ended in", None, ("verdict",)
+    )
+    for name, packets in snapshot.stats.verdicts.items():
+        verdicts.add_metric([name], packets)
+    writes = CounterMetricFamily(
+        "lbctl_datapath_writes", "What this process changed in the kernel", None, ("kind",)
+    )
+    for kind, number in snapshot.stats.writes.items():
+        writes.add_metric([kind], number)
+    yield from (verdicts, writes)
+    status = snapshot.status
+    name, why = status.datapath.name, status.datapath.trouble
+    yield _gauge("lbctl_datapath_up", "1: it answers", ("datapath",), [([name], not why)])
+    yield _gauge(
+        "lbctl_refused_operations",
+        "Operations that wait for a new try",
+        (),
+        [([], len(status.refused))],
+    )
+
+
+def _daemon(snapshot: Snapshot) -> Iterator[Metric]:
+    status = snapshot.status
+    yield _gauge("lbctl_build_info", "1", ("version",), [([status.version], 1)])
+    yield _gauge("lbctl_config_generation", "The one that runs", (), [([], status.generation)])
+    yield _gauge("lbctl_overrides", "Changes made live", (), [([], status.overrides)])
+    yield _counter("lbctl_reconcile_passes", "Passes of the loop", status.passes)
+    yield _counter("lbctl_datapath_operations", "Operations done", status.operations)
+    yield _counter("lbctl_probes", "Checks run", status.worker.probes)
+    yield _gauge("lbctl_checks", "Checks that run", (), [([], status.worker.checks)])
+    if status.worker.late_p99 is not None:
+        late = "How late checks start, 99th percentile"
+        yield _gauge("lbctl_probe_late_seconds", late, (), [([], status.worker.late_p99)])
+
+
+def _gauge(
+    name: str, text: str, labels: tuple[str, ...], rows: Iterable[tuple[list[str], float]]
+) -> Metric:
+    gauge = GaugeMetricFamily(name, text, None, labels)
+    for values, number in rows:
+        gauge.add_metric(values, float(number))
+    return gauge
+
+
+def _counter(name: str, text: str, number: float) -> Metric:
+    return CounterMetricFamily(name, text, number)

@@ -1,0 +1,130 @@
+"""The parts of a running daemon, as those who answer for it see them."""
+
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from lbctl import __version__
+from lbctl.daemon.clock import Clock
+from lbctl.daemon.control import Control
+from lbctl.daemon.journal import Journal
+from lbctl.daemon.loop import ReconcileLoop
+from lbctl.daemon.names import Known
+from lbctl.daemon.overrides import Override
+from lbctl.daemon.plane import PlaneThread
+from lbctl.daemon.reader import ConfigReader
+from lbctl.daemon.reconcile import Reconciler
+from lbctl.daemon.sampler import Sampler
+from lbctl.daemon.shapes import (
+    DatapathView,
+    OverrideView,
+    Snapshot,
+    StatusView,
+    StuckView,
+    WorkerView,
+)
+from lbctl.daemon.views import Show
+from lbctl.daemon.workers import WorkerKeeper
+
+
+@dataclass(frozen=True)
+class Parts:
+    """file: the daemon's own configuration file. started: on the clock that never steps."""
+
+    file: Path
+    clock: Clock
+    journal: Journal
+    read: ConfigReader
+    reconciler: Reconciler
+    control: Control
+    plane: PlaneThread
+    sampler: Sampler
+    loop: ReconcileLoop
+    keeper: WorkerKeeper
+    started: float
+
+    def known(self) -> Known:
+        """Every server that can be asked about: those that leave, too."""
+        return {
+            service: {one.name.server for one in decisions}
+            for service, decisions in self.reconciler.decisions.items()
+        }
+
+    def show(self) -> Show:
+        return Show(self.control.world, self.reconciler, self.sampler.latest, self.clock)
+
+    def overrides(self) -> Iterator[OverrideView]:
+        return (self._override(one) for one in self.control.intent.overrides)
+
+    def problems(self, services: Iterable[str]) -> tuple[str, ...]:
+        """What the data path refuses of `services`, and what troubles it as a whole."""
+        show, known = self.show(), self.control.world.config.services
+        texts = [text for text in (self.loop.trouble, self.control.save_error) if text]
+        for name in services:
+            if name in known:
+                texts += show.service(name).problems
+                texts += [text for server in show.servers(name) for text in server.problems]
+        return tuple(dict.fromkeys(texts))
+
+    def _override(self, one: Override) -> OverrideView:
+        return OverrideView(
+            id=one.id,
+            change=str(one),
+            path=one.path,
+            value=one.value,
+            by=one.by,
+            reason=one.reason,
+            since=self.clock.to_wall(one.since),
+            until=None if one.until is None else self.clock.to_wall(one.until),
+            stale=one in self.control.stale,
+        )
+
+    def status(self) -> StatusView:
+        control, pulse = self.control, self.keeper.pulse
+        config = control.world.config
+        return StatusView(
+            version=__version__,
+            pid=os.getpid(),
+            uptime=self.clock.now() - self.started,
+            datapath=DatapathView(self.plane.name, self.plane.why, self.loop.trouble),
+            file=str(self.file),
+            generation=control.intent.generation,
+            origin=control.intent.origin,
+            services=len(config.services),
+            servers=sum(len(service.servers) for service in config.services.values()),
+            overrides=len(control.intent.overrides),
+            stale=tuple(one.id for one in control.stale),
+            warnings=control.warnings,
+            refused=tuple(self._stuck()),
+            state=control.save_error or "saved",
+            passes=self.reconciler.passes,
+            operations=self.loop.operations,
+            writes=dict(self.sampler.latest.writes),
+            worker=WorkerView(
+                pid=self.keeper.pid,
+                checks=self.keeper.checks,
+                probes=self.keeper.probes,
+                late_p99=pulse.late_p99 if pulse is not None else None,
+            ),
+        )
+
+    def _stuck(self) -> Iterator[StuckView]:
+        for one in self.reconciler.stuck.values():
+            yield StuckView(
+                operation=str(one.act),
+                error=one.error,
+                tries=one.tries,
+                since=self.clock.to_wall(one.since),
+                retry_in=max(0.0, one.retry - self.clock.now()),
+            )
+
+    def snapshot(self) -> Snapshot:
+        """What a scrape of the metrics shows."""
+        show = self.show()
+        return Snapshot(
+            self.status(),
+            tuple(show.services()),
+            tuple(show.servers()),
+            show.stats(self.sampler.at),
+        )

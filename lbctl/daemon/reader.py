@@ -1,0 +1,37 @@
+"""Reading the configuration without holding up the event loop."""
+
+import asyncio
+from collections.abc import Sequence
+from functools import partial
+from typing import NamedTuple
+
+from lbctl.config import Patch, parse
+from lbctl.daemon.overrides import Override
+from lbctl.model import Config
+
+
+class Read(NamedTuple):
+    """A configuration that was found good. stale: overrides about what is gone."""
+
+    config: Config
+    stale: tuple[Override, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+class ConfigReader:
+    """node: whose values of a file for several gateways are taken."""
+
+    def __init__(self, node: str | None) -> None:
+        self._node = node
+
+    async def __call__(self, text: bytes, origin: str, overrides: Sequence[Override]) -> Read:
+        """Raises InvalidConfig."""
+        return await asyncio.to_thread(partial(self._read, text, origin, overrides))
+
+    def _read(self, text: bytes, origin: str, overrides: Sequence[Override]) -> Read:
+        patches = [Patch(one.path, one.value) for one in overrides]
+        parsed = parse(text, origin, node=self._node, patches=patches)
+        stale = tuple(
+            one for one, patch in zip(overrides, patches, strict=True) if patch in parsed.stale
+        )
+        return Read(parsed.config, stale, parsed.warnings)

@@ -1,0 +1,67 @@
+"""What the API is asked: the bodies of its requests, and how each becomes a `Manner`."""
+
+from typing import Any, Literal, TypeVar
+
+import msgspec
+
+from lbctl.daemon.control import Manner
+from lbctl.errors import Exit, LbctlError
+from lbctl.world import Admin
+
+LONGEST = 10 * 365 * 86400.0  # seconds; a longer `--for` is a slip
+
+
+class BadRequest(LbctlError):
+    """Not what this part of the API takes."""
+
+    exit_code = Exit.USAGE
+
+
+class ChangeRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """seconds: how long the change holds; null: until somebody takes it back."""
+
+    reason: str = ""
+    seconds: float | None = None
+    dry_run: bool = False
+    force: bool = False
+
+    def manner(self, by: str, now: float) -> Manner:
+        if self.seconds is not None and not 0 < self.seconds <= LONGEST:
+            raise BadRequest(f"{self.seconds:g} s: not a time that a change can hold")
+        until = None if self.seconds is None else now + self.seconds
+        return Manner(by, self.reason, until, self.dry_run, self.force)
+
+
+class OrderRequest(ChangeRequest, frozen=True):
+    """target: SERVICE/SERVER, or SERVICE for all of its servers."""
+
+    target: str
+    admin: Admin
+
+
+class OverrideRequest(ChangeRequest, frozen=True):
+    """value null: deletes. expect: what must be at `path` before."""
+
+    path: tuple[str, ...]
+    value: Any = None
+    expect: Literal["absent", "present", "any"] = "any"
+
+
+class RollbackRequest(ChangeRequest, frozen=True):
+    """to: a generation; null: the one before this."""
+
+    to: int | None = None
+
+
+class PlainRequest(ChangeRequest, frozen=True):
+    """A change that needs no more words."""
+
+
+Body = TypeVar("Body", bound=ChangeRequest)
+
+
+def decode(data: bytes, shape: type[Body]) -> Body:
+    try:
+        return msgspec.json.decode(data or b"{}", type=shape)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise BadRequest(f"request body: {error}", "docs/api.md has its shape") from None

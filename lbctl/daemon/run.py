@@ -1,0 +1,202 @@
+"""The daemon, wired together: what is made, in which order, and what runs beside what.
+
+Everything here is released in the opposite order by one stack: the API stops answering, the
+probe worker ends, the data path's handles are closed, the state directory is unlocked. What
+the data path was told stays in force.
+"""
+
+import asyncio
+import gc
+import logging
+import signal
+import sys
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from lbctl.daemon.api import serving
+from lbctl.daemon.changing import own_file
+from lbctl.daemon.clock import SYSTEM, Clock
+from lbctl.daemon.control import Control, Manner, Standing
+from lbctl.daemon.fake import open_fake
+from lbctl.daemon.journal import Journal
+from lbctl.daemon.loop import ReconcileLoop
+from lbctl.daemon.parts import Parts
+from lbctl.daemon.plane import Opened, PlaneThread
+from lbctl.daemon.reader import ConfigReader
+from lbctl.daemon.reconcile import Reconciler
+from lbctl.daemon.sampler import EVERY, Sampler
+from lbctl.daemon.startup import stand_up
+from lbctl.daemon.state import StateDirectory
+from lbctl.daemon.systemd import notify, watchdog_interval
+from lbctl.daemon.workers import WorkerKeeper
+from lbctl.errors import InvalidConfig
+from lbctl.events import DaemonStarted, DaemonStopping
+from lbctl.model import Gateway
+
+TEND = 10.0  # seconds between the data path's housekeepings
+EXPIRE = 1.0  # seconds that an override may outlive its time
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the daemon is told on its command line. datapath "": as the file says; `fake` or
+    `fake:DIRECTORY`: nothing reaches a kernel."""
+
+    config: Path
+    socket: Path
+    state: Path
+    pins: Path
+    node: str | None = None
+    datapath: str = ""
+
+
+def run(options: Options) -> None:
+    """Until a signal ends it. Raises LbctlError where it cannot start."""
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s")
+    asyncio.run(_run(options))
+
+
+async def _run(options: Options) -> None:
+    clock, journal = SYSTEM, Journal(SYSTEM)
+    async with AsyncExitStack() as stack:
+        directory = StateDirectory(options.state)
+        stack.enter_context(directory.locked())
+        read = ConfigReader(options.node)
+        standing = await stand_up(options.config, directory, journal, clock, read)
+        opener = partial(_open, options, standing.world.config.gateway)
+        plane = await stack.enter_async_context(PlaneThread(opener))
+        parts = _assemble(options, standing, directory, journal, clock, read, plane)
+        await _live(parts, options, stack)
+
+
+def _open(options: Options, gateway: Gateway) -> Opened:
+    kind, _, where = options.datapath.partition(":")
+    if kind == "fake":
+        return open_fake(Path(where) if where else None)
+    from lbctl.dataplane.select import open_dataplane  # brings in netlink
+
+    return open_dataplane(gateway, options.pins)
+
+
+def _assemble(
+    options: Options,
+    standing: Standing,
+    directory: StateDirectory,
+    journal: Journal,
+    clock: Clock,
+    read: ConfigReader,
+    plane: PlaneThread,
+) -> Parts:
+    reconciler = Reconciler()
+    control = Control(standing, directory, journal, clock, read)
+    keeper = WorkerKeeper(control, journal, clock)
+    loop = ReconcileLoop(control, reconciler, plane, journal, clock)
+    control.on_touched.append(loop.touched)
+    control.on_changed.append(keeper.tell_changes)
+    return Parts(
+        file=options.config,
+        clock=clock,
+        journal=journal,
+        read=read,
+        reconciler=reconciler,
+        control=control,
+        plane=plane,
+        sampler=Sampler(plane, clock),
+        loop=loop,
+        keeper=keeper,
+        started=clock.now(),
+    )
+
+
+async def _live(parts: Parts, options: Options, stack: AsyncExitStack) -> None:
+    stop = asyncio.Event()
+    async with asyncio.TaskGroup() as group:
+        reconciling = group.create_task(parts.loop.run())
+        await parts.loop.settle()
+        _tell_started(parts)
+        tasks = [
+            group.create_task(parts.keeper.keep()),
+            group.create_task(_hear_kernel(parts)),
+            group.create_task(_every(TEND, parts.plane.tend)),
+            group.create_task(_every(EVERY, partial(parts.sampler.fresh, EVERY / 2))),
+            group.create_task(_every(EXPIRE, parts.control.drop_expired)),
+            group.create_task(_watchdog(parts)),
+        ]
+        await stack.enter_async_context(serving(parts, options.socket))
+        _on_signals(parts, stop, group)
+        gc.freeze()
+        notify("READY=1")
+        await stop.wait()
+        notify("STOPPING=1")
+        parts.loop.stop()
+        await reconciling
+        for task in tasks:
+            task.cancel()
+    await parts.control.save(at_once=True)
+
+
+def _tell_started(parts: Parts) -> None:
+    generation, plane, loop = parts.control.intent.generation, parts.plane, parts.loop
+    started = DaemonStarted(generation, plane.name, plane.why, loop.adopted, loop.operations)
+    parts.journal.tell(started)
+
+
+def _on_signals(parts: Parts, stop: asyncio.Event, group: asyncio.TaskGroup) -> None:
+    loop = asyncio.get_running_loop()
+
+    def end(name: str) -> None:
+        parts.journal.tell(DaemonStopping(name))
+        stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, end, number.name)
+    loop.add_signal_handler(signal.SIGHUP, lambda: group.create_task(_reload(parts)))
+
+
+async def _reload(parts: Parts) -> None:
+    """Take the daemon's own file again; nobody waits for the answer, so it is told."""
+    try:
+        text = await asyncio.to_thread(own_file, parts.file)
+        await parts.control.take_file(text, str(parts.file), Manner("SIGHUP"), own=True)
+    except InvalidConfig as error:
+        parts.control.refuse_file(str(parts.file), error)
+
+
+async def _hear_kernel(parts: Parts) -> None:
+    """Take the kernel's news in as they come; what it refused may be possible now."""
+    descriptor = parts.plane.fileno()
+    while descriptor is not None:
+        await _readable(descriptor)
+        if await parts.plane.catch_up():
+            parts.reconciler.retry_now(parts.clock.now())
+            parts.loop.wake()
+
+
+async def _readable(descriptor: int) -> None:
+    loop = asyncio.get_running_loop()
+    ready = asyncio.Event()
+    loop.add_reader(descriptor, ready.set)
+    try:
+        await ready.wait()
+    finally:
+        loop.remove_reader(descriptor)
+
+
+async def _every(seconds: float, work: Callable[[], Awaitable[object]]) -> None:
+    while True:
+        await asyncio.sleep(seconds)
+        await work()
+
+
+async def _watchdog(parts: Parts) -> None:
+    """A sign of life for as long as the reconcile loop turns."""
+    interval = watchdog_interval()
+    while interval is not None:
+        turns = parts.loop.turns
+        parts.loop.wake()
+        await asyncio.sleep(interval)
+        if parts.loop.turns != turns:
+            notify("WATCHDOG=1")

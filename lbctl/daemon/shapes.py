@@ -1,0 +1,177 @@
+"""The shapes of the API's answers. Times are wall clock, in seconds since the epoch, where
+nothing else is said."""
+
+from collections.abc import Mapping
+
+import msgspec
+
+from lbctl.desired import Rule
+from lbctl.world import Admin
+
+
+class ServerView(msgspec.Struct, frozen=True):
+    """state: one word for a table. weight: null: not in the data path. configured: the
+    weight that the file and the overrides give. connections: open now; null: nobody knows.
+    problems: what the data path refused."""
+
+    name: str
+    address: str
+    state: str
+    admin: Admin
+    health: str
+    weight: int | None
+    configured: int
+    rule: Rule
+    because: str
+    evidence: str
+    connections: int | None
+    connections_from: str
+    since: float | None
+    problems: tuple[str, ...]
+
+
+class ServiceView(msgspec.Struct, frozen=True):
+    """state: serving, last resort, down. scheduled: servers that take new flows."""
+
+    name: str
+    listens: tuple[str, ...]
+    scheduler: str
+    mode: str
+    check: str
+    state: str
+    because: str
+    servers: int
+    scheduled: int
+    connections: int | None
+    problems: tuple[str, ...]
+
+
+class OverrideView(msgspec.Struct, frozen=True):
+    """stale: what it speaks of is gone; it does nothing until that is back."""
+
+    id: int
+    change: str
+    path: tuple[str, ...]
+    value: object
+    by: str
+    reason: str
+    since: float
+    until: float | None
+    stale: bool
+
+
+class Sums(msgspec.Struct, frozen=True):
+    """Totals since the object came. established: open now; null: nobody knows."""
+
+    connections: int
+    packets_in: int
+    packets_out: int
+    bytes_in: int
+    bytes_out: int
+    established: int | None
+    embryonic: int
+    closing: int
+    source: str
+
+
+class StatsView(msgspec.Struct, frozen=True):
+    """at: seconds of a clock that never steps: for rates between two answers. age: how old
+    the numbers are."""
+
+    at: float
+    age: float
+    services: Mapping[str, Sums]
+    servers: Mapping[str, Sums]
+    verdicts: Mapping[str, int]
+    writes: Mapping[str, int]
+
+
+class Reason(msgspec.Struct, frozen=True):
+    """One step of the way to a decision. decided: it had the last word."""
+
+    step: str
+    says: str
+    decided: bool
+
+
+class TransitionView(msgspec.Struct, frozen=True):
+    at: float
+    weight: int | None
+    rule: Rule
+    because: str
+
+
+class Why(msgspec.Struct, frozen=True):
+    server: ServerView
+    reasons: tuple[Reason, ...]
+    overrides: tuple[OverrideView, ...]
+    transitions: tuple[TransitionView, ...]
+
+
+class ServiceDescription(msgspec.Struct, frozen=True):
+    service: ServiceView
+    servers: tuple[ServerView, ...]
+    drain_timeout: float
+    last_resort: str
+    vip: str
+    persistence: str
+
+
+class DatapathView(msgspec.Struct, frozen=True):
+    """trouble: why it does not answer; empty where it does."""
+
+    name: str
+    why: str
+    trouble: str
+
+
+class WorkerView(msgspec.Struct, frozen=True):
+    """pid null: none runs just now. late_p99: seconds that checks started late."""
+
+    pid: int | None
+    checks: int
+    probes: int
+    late_p99: float | None
+
+
+class StuckView(msgspec.Struct, frozen=True):
+    """An operation that the data path refused, and when it is tried again."""
+
+    operation: str
+    error: str
+    tries: int
+    since: float
+    retry_in: float
+
+
+class StatusView(msgspec.Struct, frozen=True):
+    """operations: done since this process started. writes: what they wrote in the kernel,
+    by kind; all zero after a restart that changed nothing."""
+
+    version: str
+    pid: int
+    uptime: float
+    datapath: DatapathView
+    file: str
+    generation: int
+    origin: str
+    services: int
+    servers: int
+    overrides: int
+    stale: tuple[int, ...]
+    warnings: tuple[str, ...]
+    refused: tuple[StuckView, ...]
+    state: str
+    passes: int
+    operations: int
+    writes: Mapping[str, int]
+    worker: WorkerView
+
+
+class Snapshot(msgspec.Struct, frozen=True):
+    """Everything that metrics are made of."""
+
+    status: StatusView
+    services: tuple[ServiceView, ...]
+    servers: tuple[ServerView, ...]
+    stats: StatsView

@@ -1,0 +1,104 @@
+"""What a daemon starts from: the running generation, with what people ordered and checks
+saw, and then the file, if it says something else than when it was last taken.
+
+So a restart changes nothing, and an edited file with a restart does what its author means.
+"""
+
+import asyncio
+from pathlib import Path
+
+import msgspec
+
+from lbctl.daemon.clock import Clock
+from lbctl.daemon.control import Intent, ReadConfig, Standing
+from lbctl.daemon.journal import Journal
+from lbctl.daemon.overrides import Override
+from lbctl.daemon.reader import Read
+from lbctl.daemon.state import Saved, StateDirectory, digest, move_override, restore_facts
+from lbctl.errors import InvalidConfig, NotFound
+from lbctl.events import ConfigRefused, ConfigTaken, StateSetAside
+from lbctl.world import World
+
+
+async def stand_up(
+    file: Path, directory: StateDirectory, journal: Journal, clock: Clock, read: ReadConfig
+) -> Standing:
+    """Raises InvalidConfig where neither the file nor a generation can be run."""
+    saved = _load(directory, journal)
+    running = await _resume(saved, directory, journal, clock, read)
+    try:
+        text = await asyncio.to_thread(_own_file, file)
+        if running is not None and digest(text) == saved.taken:
+            return running
+        overrides = () if running is None else running.intent.overrides
+        taken = await read(text, str(file), overrides)
+    except InvalidConfig as error:
+        if running is None:
+            raise
+        number = running.intent.generation
+        journal.tell(ConfigRefused(str(file), tuple(error.faults), number))
+        return running
+    if running is not None and text == running.intent.text:
+        running.saved = msgspec.structs.replace(running.saved, taken=digest(text))
+        return running
+    return await _take(text, file, taken, running, saved, directory, journal, clock)
+
+
+def _load(directory: StateDirectory, journal: Journal) -> Saved:
+    saved, unreadable = directory.load()
+    if unreadable:
+        journal.tell(StateSetAside(str(directory.set_aside()), unreadable))
+    return saved or Saved()
+
+
+async def _resume(
+    saved: Saved, directory: StateDirectory, journal: Journal, clock: Clock, read: ReadConfig
+) -> Standing | None:
+    """The generation that ran; without a state file, the last one that was taken."""
+    number = saved.generation or max(directory.generations(), default=0)
+    if not number:
+        return None
+    origin = saved.origins.get(number, f"generation {number}")
+    overrides = tuple(move_override(one, clock.from_wall) for one in saved.overrides)
+    try:
+        text = directory.generation(number)
+        found = await read(text, origin, overrides)
+    except InvalidConfig as error:
+        journal.tell(ConfigRefused(f"generation {number}", tuple(error.faults), 0))
+        return None
+    except NotFound as error:
+        journal.tell(ConfigRefused(f"generation {number}", (str(error),), 0))
+        return None
+    world = World(found.config)
+    restore_facts(world, saved, clock)
+    return Standing(world, Intent(text, origin, number, overrides), found, saved)
+
+
+async def _take(
+    text: bytes,
+    file: Path,
+    taken: Read,
+    running: Standing | None,
+    saved: Saved,
+    directory: StateDirectory,
+    journal: Journal,
+    clock: Clock,
+) -> Standing:
+    number = max([0, *directory.generations()]) + 1
+    await asyncio.to_thread(directory.keep_generation, number, text)
+    world = World(taken.config)
+    overrides: tuple[Override, ...] = ()
+    if running is not None:
+        world, overrides = running.world, running.intent.overrides
+        world.reconfigure(taken.config, clock.now())
+    journal.tell(ConfigTaken(number, str(file)))
+    origins = {**saved.origins, number: str(file)}
+    saved = msgspec.structs.replace(saved, taken=digest(text), origins=origins)
+    return Standing(world, Intent(text, str(file), number, overrides), taken, saved)
+
+
+def _own_file(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise InvalidConfig([f"{file}: cannot be read: {error.strerror}"]) from None

@@ -1,0 +1,233 @@
+"""The facts of one moment, in the shapes that the API shows. Pure."""
+
+from collections.abc import Iterable, Iterator
+from typing import assert_never
+
+from lbctl.daemon.clock import Clock
+from lbctl.daemon.reconcile import Reconciler, Stuck
+from lbctl.daemon.shapes import (
+    OverrideView,
+    Reason,
+    ServerView,
+    ServiceDescription,
+    ServiceView,
+    StatsView,
+    Sums,
+    TransitionView,
+    Why,
+)
+from lbctl.dataplane.port import Stats
+from lbctl.desired import Decision, Rule
+from lbctl.model import Endpoint, Listen, Server, ServerName, Service
+from lbctl.stats.totals import Total, totals, whole
+from lbctl.world import Admin, World, target_of
+
+UNCHECKED = "unchecked"
+
+
+class Show:
+    """The facts of one moment, as the API shows them."""
+
+    def __init__(self, world: World, reconciler: Reconciler, stats: Stats, clock: Clock) -> None:
+        self._world = world
+        self._reconciler = reconciler
+        self._stats = stats
+        self._clock = clock
+        self._now = clock.now()
+
+    def services(self) -> Iterator[ServiceView]:
+        for name in self._world.config.services:
+            yield self.service(name)
+
+    def service(self, name: str) -> ServiceView:
+        service = self._world.config.services[name]
+        rows = self._rows(name)
+        state, because = self._reconciler.states.get(name, ("starting", ""))
+        return ServiceView(
+            name=name,
+            listens=tuple(map(str, service.listens)),
+            scheduler=str(service.scheduler),
+            mode=str(service.forwarding.mode),
+            check=_check_of(service),
+            state=state,
+            because=because,
+            servers=len(service.servers),
+            scheduled=sum(one.scheduled for one, _ in rows),
+            connections=whole(sums for _, sums in rows).open,
+            problems=tuple(one.error for one in self._stuck_of_service(service)),
+        )
+
+    def servers(self, service: str | None = None) -> Iterator[ServerView]:
+        names = self._world.config.services if service is None else (service,)
+        for name in names:
+            for decision, sums in self._rows(name):
+                yield self._server(decision, sums)
+
+    def server(self, name: ServerName) -> ServerView:
+        rows = [row for row in self._rows(name.service) if row[0].name == name]
+        # One that leaves may bear the name of one that came; the latter is meant.
+        decision, sums = min(rows, key=lambda row: row[0].rule is Rule.LEAVING)
+        return self._server(decision, sums)
+
+    def describe(self, name: str) -> ServiceDescription:
+        service = self._world.config.services[name]
+        kept = service.persistence
+        return ServiceDescription(
+            service=self.service(name),
+            servers=tuple(self.servers(name)),
+            drain_timeout=service.drain.timeout,
+            last_resort=str(service.last_resort),
+            vip=str(service.vip),
+            persistence=f"{kept.timeout} s per /{kept.prefix}" if kept else "none",
+        )
+
+    def why(self, name: ServerName, overrides: Iterable[OverrideView]) -> Why:
+        view = self.server(name)
+        prefix = ("services", name.service, "servers", name.server)
+        return Why(
+            server=view,
+            reasons=tuple(self._reasons(name, view)),
+            overrides=tuple(one for one in overrides if one.path[: len(prefix)] == prefix),
+            transitions=tuple(
+                TransitionView(self._clock.to_wall(t.at), t.weight, t.rule, t.because)
+                for t in self._reconciler.transitions.get(name, ())
+            ),
+        )
+
+    def stats(self, at: float, service: str | None = None) -> StatsView:
+        names = self._world.config.services if service is None else (service,)
+        rows = {name: self._rows(name) for name in names}
+        return StatsView(
+            at=at,
+            age=max(0.0, self._now - at),
+            services={name: _sums(whole(t for _, t in parts)) for name, parts in rows.items()},
+            servers={str(d.name): _sums(t) for parts in rows.values() for d, t in parts},
+            verdicts=dict(self._stats.verdicts),
+            writes=dict(self._stats.writes),
+        )
+
+    # --- one server ---------------------------------------------------------------------
+
+    def _rows(self, name: str) -> list[tuple[Decision, Total]]:
+        service = self._world.config.services[name]
+        return totals(service, self._reconciler.decisions.get(name, ()), self._stats)
+
+    def _server(self, one: Decision, sums: Total) -> ServerView:
+        service = self._world.config.services[one.name.service]
+        admin = self._admin(one.name)
+        health, evidence = self._health(service, one.server)
+        past = self._reconciler.transitions.get(one.name)
+        return ServerView(
+            name=str(one.name),
+            address=_address(one.server),
+            state=state_word(one, admin),
+            admin=admin,
+            health=health,
+            weight=one.weight,
+            configured=one.server.weight,
+            rule=one.rule,
+            because=one.because,
+            evidence=evidence,
+            connections=sums.open,
+            connections_from=sums.source,
+            since=self._clock.to_wall(past[-1].at) if past else None,
+            problems=tuple(stuck.error for stuck in self._stuck_of_server(service, one.server)),
+        )
+
+    def _admin(self, name: ServerName) -> Admin:
+        order = self._world.orders.get(name)
+        return order.admin if order is not None and order.in_force(self._now) else Admin.READY
+
+    def _health(self, service: Service, server: Server) -> tuple[str, str]:
+        target = target_of(service, server)
+        if target is None:
+            return UNCHECKED, ""
+        seen = self._world.sightings.get(target)
+        return (str(seen.health), seen.evidence) if seen is not None else ("unknown", "")
+
+    def _stuck_of_server(self, service: Service, server: Server) -> Iterator[Stuck]:
+        places = {(f, server.endpoint(f)) for f in service.listens}
+        return (one for s, one in self._reconciler.stuck.items() if (s.what, s.server) in places)
+
+    def _stuck_of_service(self, service: Service) -> Iterator[Stuck]:
+        """What is about the service or its VIPs, not about one server."""
+        addresses = {f.address for f in service.listens if isinstance(f, Listen)}
+        about = {*service.listens, *addresses}
+        return (
+            one for s, one in self._reconciler.stuck.items() if s.server is None and s.what in about
+        )
+
+    def _reasons(self, name: ServerName, view: ServerView) -> Iterator[Reason]:
+        """The rules in their order, up to the one that had the last word."""
+        order = self._world.orders.get(name)
+        said = "ready: nobody ordered anything else"
+        if order is not None and view.admin is not Admin.READY:
+            said = f"{order.admin}" + (f" by {order.by}" if order.by else "")
+            said += f": {order.reason}" if order.reason else ""
+        steps = [
+            (Rule.ADMIN, "administrative", said),
+            (Rule.HEALTH, "health", view.health + (f": {view.evidence}" if view.evidence else "")),
+            (Rule.NEWCOMER, "newcomer", _newcomer(name in self._world.newcomers)),
+            (Rule.WEIGHT, "weight", f"{view.configured} configured"),
+            (Rule.LAST_RESORT, "last resort", "nothing else is left"),
+        ]
+        for rule, step, says in steps:
+            decided = rule is view.rule
+            yield Reason(step, view.because if decided else says, decided)
+            if decided:
+                return
+
+
+def state_word(one: Decision, admin: Admin) -> str:
+    """What a server is doing, in one word."""
+    match one.rule:
+        case Rule.LEAVING:
+            return "leaving" if one.weight is not None else "gone"
+        case Rule.ADMIN if admin is Admin.MAINT:
+            return "maint"
+        case Rule.ADMIN:
+            return "draining" if one.weight is not None else "drained"
+        case Rule.HEALTH:
+            return "down"
+        case Rule.NEWCOMER:
+            return "new"
+        case Rule.LAST_RESORT:
+            return "last resort"
+        case Rule.WEIGHT:
+            return "serving" if one.weight else "idle"
+        case _:
+            assert_never(one.rule)
+
+
+def _newcomer(waits: bool) -> str:
+    return "new: waits for its first pass" if waits else "no: it may serve without a verdict"
+
+
+def _address(server: Server) -> str:
+    if server.port is None:
+        return str(server.address)
+    return str(Endpoint(server.address, server.port))
+
+
+def _sums(total: Total) -> Sums:
+    counters = total.counters
+    return Sums(
+        connections=counters.connections,
+        packets_in=counters.packets_in,
+        packets_out=counters.packets_out,
+        bytes_in=counters.bytes_in,
+        bytes_out=counters.bytes_out,
+        established=total.established,
+        embryonic=total.embryonic,
+        closing=total.closing,
+        source=total.source,
+    )
+
+
+def _check_of(service: Service) -> str:
+    check = service.check
+    if check is None:
+        return "none"
+    timing = check.timing
+    kind = check.probe.__struct_config__.tag
+    return f"{kind} every {timing.interval:g} s, fall {timing.fall}, rise {timing.rise}"

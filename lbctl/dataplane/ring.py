@@ -1,0 +1,80 @@
+"""Which slot names which server: Maglev's table, and the turns of rr and wrr. Pure.
+
+A table is a function of servers and weights alone, so two gateways that agree on these
+agree on every slot.
+"""
+
+from collections.abc import Mapping
+from functools import lru_cache
+from hashlib import blake2b
+from math import gcd
+
+
+@lru_cache(maxsize=65536)
+def _permutation(name: str, slots: int) -> tuple[int, int]:
+    """Where a server starts and how far it steps (Maglev, 3.4). slots is a power of two,
+    so any odd step visits every slot."""
+    digest = blake2b(name.encode(), digest_size=16).digest()
+    offset = int.from_bytes(digest[:8], "big") % slots
+    skip = int.from_bytes(digest[8:], "big") % slots | 1
+    return offset, skip
+
+
+def maglev(weights: Mapping[str, int], slots: int) -> list[str]:
+    """A name per slot, each name in proportion to its weight (Eisenbud et al., NSDI 2016).
+
+    Servers take turns claiming the next free slot of their own permutation; one with half
+    the largest weight has half the turns. Empty without servers.
+    """
+    names = sorted(name for name, weight in weights.items() if weight > 0)
+    if not names:
+        return []
+    largest = max(weights[name] for name in names)
+    share = {name: weights[name] / largest for name in names}
+    credit = dict.fromkeys(names, 0.0)
+    position = {name: _permutation(name, slots) for name in names}
+    table: list[str | None] = [None] * slots
+    mask, free = slots - 1, slots
+    while True:
+        for name in names:
+            credit[name] += share[name]
+            if credit[name] < 1:
+                continue
+            credit[name] -= 1
+            at, skip = position[name]
+            while table[at] is not None:
+                at = (at + skip) & mask
+            table[at] = name
+            position[name] = (at + skip) & mask, skip
+            free -= 1
+            if not free:
+                return [one for one in table if one is not None]
+
+
+def turns(weights: Mapping[str, int], most: int) -> list[str]:
+    """The order in which new flows go round: smooth weighted round robin, so that heavy
+    servers do not get their share in bursts. Weights whose sum is above `most` are scaled
+    down, the smallest to no less than one turn."""
+    scaled = _scaled({name: w for name, w in weights.items() if w > 0}, most)
+    total = sum(scaled.values())
+    current = dict.fromkeys(sorted(scaled), 0)
+    order = []
+    for _ in range(total):
+        for name in current:
+            current[name] += scaled[name]
+        best = max(current, key=lambda name: current[name])
+        current[best] -= total
+        order.append(best)
+    return order
+
+
+def _scaled(weights: Mapping[str, int], most: int) -> dict[str, int]:
+    if not weights:
+        return {}
+    divisor = gcd(*weights.values())
+    reduced = {name: weight // divisor for name, weight in weights.items()}
+    total = sum(reduced.values())
+    if total <= most:
+        return reduced
+    room = most - len(reduced)  # each has one turn in any case
+    return {name: 1 + weight * room // total for name, weight in reduced.items()}

@@ -1,0 +1,159 @@
+"""The loader child: compiles the packet program, loads it, pins it, attaches it, exits.
+
+    python -m lbctl.dataplane.xdp.loader < job.json > outcome.json
+
+Only this process imports bcc: its 147 MB of compiler leave with it. Everything it makes
+is pinned, so it can be killed at any moment; what is half done is done again.
+"""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from lbctl.dataplane.xdp import abi, bpf
+from lbctl.dataplane.xdp.bpf import Descriptor
+from lbctl.dataplane.xdp.maps import Maps
+from lbctl.dataplane.xdp.shape import Feature, Shape, flatten, source_directory
+from lbctl.errors import DataPlaneError
+
+PROGRAM = "lb"
+SWEEP = "sweep"
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """mode: native, generic, or auto (native where the driver can)."""
+
+    pins: str
+    features: tuple[str, ...]
+    interfaces: tuple[tuple[str, int], ...]
+    mode: str = "auto"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """error: empty if all went well. modes: how each interface was attached."""
+
+    error: str = ""
+    hint: str = ""
+    modes: tuple[tuple[str, str], ...] = ()
+    seconds: float = 0.0
+
+
+def main() -> int:
+    started = time.monotonic()
+    raw = json.load(sys.stdin)
+    job = Job(
+        raw["pins"],
+        tuple(raw["features"]),
+        tuple((name, index) for name, index in raw["interfaces"]),
+        raw["mode"],
+    )
+    try:
+        outcome = Outcome(modes=run(job), seconds=time.monotonic() - started)
+    except DataPlaneError as error:
+        outcome = Outcome(error.message, error.hint)
+    print(json.dumps(asdict(outcome)))
+    return 1 if outcome.error else 0
+
+
+def run(job: Job) -> tuple[tuple[str, str], ...]:
+    """Compile, load and pin both programs; attach the packet program everywhere."""
+    pins = Path(job.pins)
+    shape = Shape(frozenset(Feature(name) for name in job.features))
+    maps = Maps(pins)
+    source = {name: flatten(source_directory(), f"{name}.c") for name in (PROGRAM, SWEEP)}
+    sweep = compile_program(source[SWEEP], "lb_sweep", maps, Shape())
+    program = compile_program(source[PROGRAM], "lb", maps, shape)
+    modes = [(name, _attach(program, pins, name, i, job.mode)) for name, i in job.interfaces]
+    _replace_pin(sweep, pins / SWEEP)
+    _replace_pin(program, pins / PROGRAM)
+    maps.meta.abi = abi.ABI
+    maps.meta.shape[:] = list(shape.digest(source[PROGRAM]))
+    return tuple(modes)
+
+
+def compile_program(text: str, function: str, maps: Maps, shape: Shape) -> Descriptor:
+    """An XDP program from C by bcc. The maps exist: they come as numbers of descriptors."""
+    bpf_class = _bcc()
+    flags = ["-DLB_LOADER_BCC", "-Wno-macro-redefined"]
+    flags += [f"-D{feature}" for feature in sorted(shape.features)]
+    flags += [f"-DLB_FD_{name}={map_.fd}" for name, map_ in maps.fds.items()]
+    try:
+        module = bpf_class(text=text, cflags=flags)
+        loaded = module.load_func(function, bpf_class.XDP)
+    except Exception as error:  # bcc raises nothing narrower
+        raise DataPlaneError(
+            f"bpf/{function}.c: cannot compile or load: {error}",
+            "the compiler's words are above; kernel headers: apt install linux-headers-amd64, "
+            "or BCC_KERNEL_SOURCE=DIR",
+        ) from None
+    return Descriptor(os.dup(loaded.fd))
+
+
+def _bcc() -> Any:
+    """bcc's one class; importing it is the reason for this process."""
+    try:
+        from bcc import BPF
+    except ImportError as error:
+        raise DataPlaneError(
+            f"bcc: cannot import it: {error}", "apt install python3-bpfcc"
+        ) from None
+    return BPF
+
+
+def _attach(program: Descriptor, pins: Path, name: str, ifindex: int, mode: str) -> str:
+    """Put the program on an interface: into our link if there is one, else a new link."""
+    pin = pins / f"link_{name}"
+    try:
+        with bpf.opened(pin) as link:
+            bpf.replace_program(link, program)
+            return "kept"
+    except FileNotFoundError:
+        pass
+    except OSError:
+        pin.unlink()  # the interface it was on is gone
+    tries = {"auto": ("native", "generic"), "native": ("native",), "generic": ("generic",)}[mode]
+    return _attach_first(program, pin, name, ifindex, tries)
+
+
+def _attach_first(
+    program: Descriptor, pin: Path, name: str, ifindex: int, tries: Sequence[str]
+) -> str:
+    flags = {"native": bpf.XDP_NATIVE, "generic": bpf.XDP_GENERIC}
+    failures = []
+    for how in tries:
+        try:
+            link = bpf.attach_xdp(program, ifindex, flags[how])
+        except OSError as error:
+            failures.append(f"{how}: {error.strerror}")
+            continue
+        link.pin(pin)
+        link.close()
+        return how
+    raise DataPlaneError(
+        f"{name}: cannot attach the XDP program: {'; '.join(failures)}",
+        f"`bpftool net show dev {name}` shows what is there, `ip link set {name} xdp off` "
+        "takes it off",
+    )
+
+
+def _replace_pin(program: Descriptor, path: Path) -> None:
+    """Pin under another name and rename: the path never lacks a program."""
+    fresh = path.with_name(path.name + "_new")
+    fresh.unlink(missing_ok=True)
+    program.pin(fresh)
+    try:
+        fresh.replace(path)
+    except OSError:  # bpffs renames no object over another before Linux 5.x
+        path.unlink(missing_ok=True)
+        fresh.replace(path)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

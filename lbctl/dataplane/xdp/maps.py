@@ -1,0 +1,129 @@
+"""The pinned maps: how each is made, and live views of their values."""
+
+import mmap
+from collections.abc import Mapping
+from contextlib import ExitStack
+from ctypes import Array, Structure, sizeof
+from functools import cache
+from pathlib import Path
+from typing import TypeVar
+
+from lbctl.dataplane.xdp import abi, bpf
+from lbctl.dataplane.xdp.bpf import Descriptor, MapFlag, MapSpec, MapType
+from lbctl.errors import DataPlaneError
+
+Value = TypeVar("Value", bound=Structure)
+
+_MMAPPED: dict[str, tuple[type[Structure], int]] = {
+    "gateway": (abi.Gateway, 1),
+    "listen_index": (abi.Bucket, abi.LISTEN_BUCKETS),
+    "return_index": (abi.Bucket, abi.RETURN_BUCKETS),
+    "listens": (abi.Listen, abi.LISTENS),
+    "servers": (abi.Server, abi.SERVERS),
+    "small_rings": (abi.SmallRing, abi.SMALL_RINGS),
+    "large_rings": (abi.LargeRing, abi.LARGE_RINGS),
+    "turns": (abi.Turns, abi.LISTENS),
+    "cursors": (abi.Cursor, abi.LISTENS),
+    "flow_counts": (abi.FlowCount, abi.SERVERS),
+    "past": (abi.ServerStats, abi.LISTENS),
+    "meta": (abi.Meta, 1),
+}
+
+
+def specs(flow_sets: int) -> list[MapSpec]:
+    """Every map. flow_sets: a power of two."""
+    mmapped = [
+        MapSpec(name, MapType.ARRAY, sizeof(kind), entries, flags=MapFlag.MMAPABLE)
+        for name, (kind, entries) in _MMAPPED.items()
+    ]
+    return [
+        *mmapped,
+        MapSpec("flows", MapType.ARRAY, sizeof(abi.FlowSet), flow_sets, flags=MapFlag.MMAPABLE),
+        MapSpec("server_stats", MapType.PERCPU_ARRAY, sizeof(abi.ServerStats), abi.SERVERS),
+        MapSpec("verdicts", MapType.PERCPU_ARRAY, 8, abi.VERDICT_ROOM),
+        MapSpec("tx_ports", MapType.DEVMAP, 4, abi.PORTS),
+        MapSpec("direct4", MapType.LPM_TRIE, 4, 1024, key_size=8, flags=MapFlag.NO_PREALLOC),
+        MapSpec("wanted", MapType.RINGBUF, 0, 65536, key_size=0),
+    ]
+
+
+def create(directory: Path, flow_sets: int) -> int:
+    """Make and pin the maps that are not there yet; return how many those were.
+
+    Maps that are there keep what they hold: that is how a gateway's state outlives the
+    processes that wrote it.
+    """
+    made = 0
+    for spec in specs(flow_sets):
+        path = directory / spec.name
+        if path.exists():
+            continue
+        descriptor = bpf.create_map(spec)
+        descriptor.pin(path)
+        descriptor.close()
+        made += 1
+    return made
+
+
+class Maps:
+    """All maps of one gateway, opened from their pins."""
+
+    def __init__(self, directory: Path) -> None:
+        self._stack = ExitStack()
+        self._memory: dict[str, mmap.mmap] = {}
+        self.directory = directory
+        self.fds: Mapping[str, Descriptor] = self._open(directory)
+        self.gateway: abi.Gateway = self._view("gateway", abi.Gateway)[0]
+        self.meta: abi.Meta = self._view("meta", abi.Meta)[0]
+        self.listens = self._view("listens", abi.Listen)
+        self.servers = self._view("servers", abi.Server)
+        self.listen_index = self._view("listen_index", abi.Bucket)
+        self.return_index = self._view("return_index", abi.Bucket)
+        self.small_rings = self._view("small_rings", abi.SmallRing)
+        self.large_rings = self._view("large_rings", abi.LargeRing)
+        self.turns = self._view("turns", abi.Turns)
+        self.flow_counts = self._view("flow_counts", abi.FlowCount)
+        self.past = self._view("past", abi.ServerStats)
+
+    def _open(self, directory: Path) -> dict[str, Descriptor]:
+        opened = {}
+        for spec in specs(1):
+            path = directory / spec.name
+            try:
+                descriptor = bpf.pinned(path)
+            except OSError as error:
+                self._stack.close()
+                raise DataPlaneError(f"{path}: cannot open the pinned map: {error}") from None
+            self._stack.callback(descriptor.close)
+            opened[spec.name] = descriptor
+        return opened
+
+    def _view(self, name: str, kind: type[Value]) -> Array[Value]:
+        count = _MMAPPED[name][1]
+        memory = bpf.map_memory(self.fds[name], sizeof(kind) * count)
+        self._memory[name] = memory
+        return (kind * count).from_buffer(memory)
+
+    def close(self) -> None:
+        """Close the descriptors. The views keep their memory until they are collected."""
+        self._stack.close()
+
+    # --- values that are not memory ---------------------------------------------------
+
+    def per_cpu(self, name: str, index: int, size: int) -> bytes:
+        """All CPUs' values of one entry of a per-CPU map, one after the other."""
+        return bpf.lookup(self.fds[name], index.to_bytes(4, "little"), size * possible_cpus())
+
+    def clear_per_cpu(self, name: str, index: int, size: int) -> None:
+        zero = bytes(size * possible_cpus())
+        bpf.update(self.fds[name], index.to_bytes(4, "little"), zero)
+
+    def flow_memory(self, sets: int) -> mmap.mmap:
+        return bpf.map_memory(self.fds["flows"], sets * sizeof(abi.FlowSet))
+
+
+@cache
+def possible_cpus() -> int:
+    """As the kernel counts the values of a per-CPU map."""
+    text = Path("/sys/devices/system/cpu/possible").read_text().strip()
+    return int(text.rpartition("-")[2].rpartition(",")[2]) + 1

@@ -1,0 +1,85 @@
+"""Can this interface carry an XDP program? Each no names the command that makes it a yes."""
+
+import fcntl
+import os
+import socket
+import struct
+from ctypes import CDLL, addressof, create_string_buffer
+from pathlib import Path
+
+from lbctl.errors import DataPlaneError, NotPermitted
+from lbctl.netlink import Link
+
+SIOCETHTOOL = 0x8946
+ETHTOOL_GFLAGS = 0x25
+ETH_FLAG_LRO = 1 << 15
+BPFFS = Path("/sys/fs/bpf")
+
+
+def check_privilege() -> None:
+    """Loading programs and changing links: root, in practice."""
+    if os.geteuid() != 0:
+        raise NotPermitted("the XDP data path needs root", "sudo lbctl daemon ...")
+
+
+def check_forwarding() -> None:
+    """Replies are routed to clients as the kernel would, so it must be allowed to."""
+    path = Path("/proc/sys/net/ipv4/ip_forward")
+    if path.read_text().strip() != "1":
+        raise DataPlaneError(
+            "IPv4 forwarding is off: replies could not be routed to clients",
+            "sysctl -w net.ipv4.ip_forward=1",
+        )
+
+
+def check_link(link: Link, ours: int) -> None:
+    """ours: id of the program that lbctl has pinned, 0 for none."""
+    if not link.up:
+        raise DataPlaneError(f"{link.name}: is down", f"ip link set {link.name} up")
+    if link.xdp_program not in (0, ours):
+        raise DataPlaneError(
+            f"{link.name}: program {link.xdp_program} of somebody else is on its XDP hook",
+            f"`bpftool prog show id {link.xdp_program}` says whose; "
+            f"`ip link set {link.name} xdp off` takes it off",
+        )
+    if has_lro(link.name):
+        raise DataPlaneError(
+            f"{link.name}: LRO is on, and merges packets that XDP has to see one by one",
+            f"ethtool -K {link.name} lro off",
+        )
+
+
+def has_lro(name: str) -> bool:
+    """ETHTOOL_GFLAGS; an interface that does not know the question has no LRO."""
+    value = create_string_buffer(struct.pack("=II", ETHTOOL_GFLAGS, 0), 8)
+    request = struct.pack("=16sQ", name.encode(), addressof(value)).ljust(40, b"\0")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
+        try:
+            fcntl.ioctl(control.fileno(), SIOCETHTOOL, request)
+        except OSError:
+            return False
+    return bool(struct.unpack("=II", value.raw)[1] & ETH_FLAG_LRO)
+
+
+def ensure_bpffs(directory: Path) -> None:
+    """Make the directory of pins, on a bpf file system; the usual one is mounted if it is
+    not yet, as bpftool does."""
+    root = next((p for p in (directory, *directory.parents) if p.exists()), Path("/"))
+    if not _is_bpffs(root) and BPFFS in (directory, *directory.parents):
+        CDLL(None).mount(b"bpf", bytes(BPFFS), b"bpf", 0, None)
+        root = BPFFS
+    if not _is_bpffs(root):
+        raise DataPlaneError(
+            f"{directory}: not on a bpf file system", "mount -t bpf bpf /sys/fs/bpf"
+        )
+    directory.mkdir(parents=True, exist_ok=True)
+
+
+def _is_bpffs(path: Path) -> bool:
+    """By the mount table: the nearest mount point above `path` is a bpf file system."""
+    best, kind = "", ""
+    for line in Path("/proc/self/mounts").read_text().splitlines():
+        _, point, fs, *_ = line.split()
+        if Path(point) in (path, *path.parents) and len(point) >= len(best):
+            best, kind = point, fs
+    return kind == "bpf"

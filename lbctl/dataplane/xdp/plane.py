@@ -1,0 +1,433 @@
+"""The XDP data path behind the port.
+
+Order is what keeps it hitless: a server's record is whole before a ring names it, a ring
+is whole before packets find its listen, and a server dies only when no ring names it.
+"""
+
+import secrets
+import select
+import struct
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from ipaddress import IPv4Network
+from pathlib import Path
+from typing import assert_never
+
+from lbctl.dataplane.port import (
+    Active,
+    AddServer,
+    AddService,
+    Counters,
+    Flow,
+    Op,
+    Refusal,
+    RemoveServer,
+    RemoveService,
+    SetServer,
+    SetService,
+    Stats,
+)
+from lbctl.dataplane.xdp import abi, bpf, maps, nic
+from lbctl.dataplane.xdp.abi import FlowState, SchedulerCode
+from lbctl.dataplane.xdp.flows import Clock, FlowCache
+from lbctl.dataplane.xdp.hops import NextHops
+from lbctl.dataplane.xdp.maps import Maps
+from lbctl.dataplane.xdp.program import Program
+from lbctl.dataplane.xdp.registry import Registry, read_hop, write_hop
+from lbctl.dataplane.xdp.rings import Rings
+from lbctl.dataplane.xdp.shape import Feature, Shape
+from lbctl.dataplane.xdp.support import MEMORY, check_destination, check_service
+from lbctl.dataplane.xdp.wanted import WantedNeighbours
+from lbctl.errors import DataPlaneError
+from lbctl.model import WEIGHTLESS, Endpoint, Frontend, Gateway, Listen, Table
+from lbctl.netlink import TAG, Netlink
+
+STATS_SIZE = 40
+
+
+class XdpPlane:
+    """One gateway's XDP program and its maps. Needs root, in the gateway's namespace."""
+
+    name = "xdp"
+
+    def __init__(self, gateway: Gateway, pins: Path, netlink: Netlink) -> None:
+        """Open what is pinned, or make the maps. Raises DataPlaneError, NotPermitted."""
+        nic.check_privilege()
+        nic.check_forwarding()
+        nic.ensure_bpffs(pins)
+        self.writes: Counter[str] = Counter()
+        self._netlink = netlink
+        self._gateway = gateway
+        self._hops = NextHops(netlink, gateway.interfaces)
+        self.writes["maps"] += maps.create(pins, _flow_sets(gateway.flow_cache))
+        self._maps = Maps(pins)
+        self._program = Program(self._maps, netlink, gateway.interfaces, gateway.xdp_mode)
+        ours = self._program.program_id()
+        for link in self._hops.ports:
+            nic.check_link(link, ours)
+        self._clock = Clock.of_this_kernel()
+        self._write_gateway()
+        self._registry = Registry(self._maps)
+        self._rings = Rings(self._maps)
+        self._flows = FlowCache(self._maps, self._maps.gateway.flow_mask + 1)
+        self._wanted = WantedNeighbours(self._maps.fds["wanted"])
+        self._waiting = False  # a server was refused for want of a neighbour
+        self._swept: set[tuple[int, Endpoint]] = set()  # dead when the last sweep ran
+        if self._registry.listens:
+            self._program.ensure(Shape(frozenset(self._features_in_maps())))
+        self._epoll = select.epoll()
+        self._epoll.register(netlink.fileno(), select.EPOLLIN)
+        self._epoll.register(self._wanted.fileno(), select.EPOLLIN)
+
+    # --- the port ---------------------------------------------------------------------
+
+    def observe(self) -> Table:
+        return self._registry.table()
+
+    def apply(self, ops: Sequence[Op]) -> list[Refusal]:
+        """Do `ops`, then settle each listen once: its ring, its place in the index, its
+        dead."""
+        self._hops.prepare(op.endpoint.address for op in ops if isinstance(op, AddServer))
+        batch = _Batch()
+        try:
+            self._program.ensure(self._shape(ops))
+        except DataPlaneError as error:
+            batch.no_program = error
+        for op in ops:
+            try:
+                self._do(op, batch)
+            except DataPlaneError as error:
+                batch.refused.append(Refusal(op, error))
+            else:
+                self.writes["operations"] += 1
+        self._settle(batch)
+        return batch.refused
+
+    def stats(self) -> Stats:
+        self._sweep()
+        servers: dict[tuple[Frontend, Endpoint], Counters] = {}
+        active: dict[tuple[Frontend, Endpoint], Active] = {}
+        for listen, endpoint, number in self._registry.servers():
+            servers[listen, endpoint] = self._counters(number)
+            active[listen, endpoint] = self._active(listen, number)
+        verdicts = {
+            name: sum(struct.unpack(f"={maps.possible_cpus()}Q", self._maps.per_cpu(*at)))
+            for i, name in enumerate(abi.VERDICTS)
+            if (at := ("verdicts", i, 8))
+        }
+        past: dict[Frontend, Counters] = {
+            listen: _counters_of(self._maps.past[number])
+            for listen, number in self._registry.listens.items()
+        }
+        writes = {**self.writes, "programs": self._program.loads}
+        return Stats(servers, active, verdicts, writes, past)
+
+    def export_flows(self) -> Iterator[Flow]:
+        where = {number: (listen, e) for listen, e, number in self._registry.servers()}
+        tick = self._tick()
+        for way in self._flows:
+            if way.server in where and way.state is not FlowState.RETURN:
+                listen, endpoint = where[way.server]
+                idle = ((tick - way.age) & (1 << abi.AGE_BITS) - 1) * self._clock.tick
+                confirmed = way.state is not FlowState.EMBRYONIC
+                yield Flow(listen, way.key, endpoint, confirmed, idle)
+
+    def import_flows(self, flows: Iterable[Flow]) -> int:
+        numbers: dict[tuple[Frontend, Endpoint], int] = {
+            (listen, e): number for listen, e, number in self._registry.servers()
+        }
+        tick, taken = self._tick(), 0
+        for flow in flows:
+            number = numbers.get((flow.frontend, flow.server))
+            if number is not None:
+                age = tick - round(flow.idle / self._clock.tick)
+                state = FlowState.ESTABLISHED if flow.confirmed else FlowState.EMBRYONIC
+                taken += self._flows.put(flow.key, number, state, age & (1 << abi.AGE_BITS) - 1)
+        return taken
+
+    def fileno(self) -> int | None:
+        return self._epoll.fileno()
+
+    def catch_up(self) -> bool:
+        """Neighbours that moved are written into their servers' records."""
+        for address, ifindex in set(self._wanted.take()):
+            self._hops.want(address, ifindex)
+        self._hops.refresh(routes_changed=self._netlink.take_news())
+        self._write_gateway()
+        for _, endpoint, number in self._registry.servers():
+            self._follow(endpoint, number)
+        waiting, self._waiting = self._waiting, False
+        return waiting
+
+    def tend(self) -> None:
+        """Put a program that was taken off back on; age remembered flows; free the
+        numbers of what has been dead for a whole sweep."""
+        if self._registry.listens:
+            self._program.ensure(Shape(frozenset(self._features_in_maps())))
+        self._sweep()
+        dead = {(n, e) for n, group in self._registry.dead.items() for e in group}
+        for number, endpoint in dead & self._swept:
+            past = self._counters(self._registry.dead[number][endpoint])
+            self._registry.free_server(number, endpoint, past)
+        self._swept = dead
+        for listen, number in list(self._registry.gone.items()):
+            if not self._registry.dead[number]:
+                self._rings.release(number)
+                self._registry.free_listen(listen)
+
+    def _sweep(self) -> None:
+        """Age what is remembered, and count the rest anew."""
+        if (sweep := self._program.sweep()) is not None and self._remembering():
+            self._flows.sweep(sweep)
+
+    def close(self) -> None:
+        self._epoll.close()
+        self._wanted.close()
+        self._program.close()
+        self._maps.close()
+
+    # --- one operation ----------------------------------------------------------------
+
+    def _do(self, op: Op, batch: "_Batch") -> None:
+        if isinstance(op, AddService):
+            self._add_service(op, batch)
+            return
+        number = self._number(op)
+        match op:
+            case SetService(frontend, service):
+                check_service(frontend, service)
+                self._need_program(op, batch)
+                batch.schedulers[number] = SchedulerCode[service.scheduler.name.upper()]
+                batch.settle[number] = frontend
+            case RemoveService(frontend):
+                if isinstance(frontend, Listen):
+                    self._registry.withdraw(frontend)
+                for endpoint in list(self._registry.members[number]):
+                    self._registry.kill(number, endpoint)
+                batch.forget(number)
+            case AddServer(frontend, endpoint, destination):
+                check_destination(frontend, destination)
+                self._add_server(op, number, batch)
+                batch.settle[number] = frontend
+            case SetServer(frontend, endpoint, destination):
+                check_destination(frontend, destination)
+                record = self._maps.servers[self._member(op, number, endpoint, batch)]
+                record.weight = destination.weight
+                batch.settle[number] = frontend
+            case RemoveServer(frontend, endpoint):
+                self._member(op, number, endpoint, batch)
+                batch.dying.add((number, endpoint))
+                batch.settle[number] = frontend
+            case _:
+                assert_never(op)
+
+    def _add_service(self, op: AddService, batch: "_Batch") -> None:
+        listen = check_service(op.frontend, op.service)
+        if listen in self._registry.listens:
+            raise DataPlaneError(f"{op}: File exists")
+        self._need_program(op, batch)
+        number = self._registry.add_listen(listen, op.service)
+        batch.settle[number] = listen
+        batch.publish.append(listen)
+
+    def _add_server(self, op: AddServer, number: int, batch: "_Batch") -> None:
+        if op.endpoint in self._registry.members[number]:
+            if (number, op.endpoint) not in batch.dying:
+                raise DataPlaneError(f"{op}: File exists")
+            self._registry.kill(number, op.endpoint)  # taken away before in this batch
+            batch.dying.discard((number, op.endpoint))
+        try:
+            hop = self._hops.resolve(op.endpoint.address)
+        except DataPlaneError as error:
+            self._waiting = True
+            raise DataPlaneError(f"{op}: {error.message}", error.hint) from None
+        self._registry.add_server(number, op.endpoint, op.destination, hop)
+
+    def _number(self, op: Op) -> int:
+        if isinstance(op.frontend, Listen) and op.frontend in self._registry.listens:
+            return self._registry.listens[op.frontend]
+        raise DataPlaneError(f"{op}: No such service")
+
+    def _member(self, op: Op, number: int, endpoint: Endpoint, batch: "_Batch") -> int:
+        known = endpoint in self._registry.members[number]
+        if not known or (number, endpoint) in batch.dying:
+            raise DataPlaneError(f"{op}: No such destination")
+        return self._registry.members[number][endpoint]
+
+    def _need_program(self, op: AddService | SetService, batch: "_Batch") -> None:
+        """Refuse what the program that runs, for want of a better one, cannot do."""
+        memory = op.service.scheduler.name in MEMORY
+        needed = Shape(frozenset({Feature.FLOWS} if memory else ()))
+        if (error := batch.no_program) is not None and not self._program.covers(needed):
+            raise DataPlaneError(f"{op}: {error.message}", error.hint)
+
+    # --- settling ---------------------------------------------------------------------
+
+    def _settle(self, batch: "_Batch") -> None:
+        dying: dict[int, set[Endpoint]] = {}
+        for number, endpoint in batch.dying:
+            dying.setdefault(number, set()).add(endpoint)
+        for number, frontend in batch.settle.items():
+            if number in batch.schedulers:
+                self._maps.listens[number].scheduler = batch.schedulers[number]
+            self._write_ring(number, frontend, dying.get(number, set()))
+        for listen in batch.publish:
+            self._registry.publish(listen)
+        for number, endpoint in batch.dying:
+            self._registry.kill(number, endpoint)
+
+    def _write_ring(self, number: int, frontend: Frontend, dying: set[Endpoint]) -> None:
+        living = {e: n for e, n in self._registry.members[number].items() if e not in dying}
+        scheduler = SchedulerCode(self._maps.listens[number].scheduler).name.lower()
+        changed = self._rings.write(number, living, weighted=scheduler not in WEIGHTLESS)
+        self.writes["slots"] += changed
+
+    def _shape(self, ops: Iterable[Op]) -> Shape:
+        """The features in use once `ops` are done."""
+        features: set[Feature] = set()
+        crowd = Counter({n: len(m) for n, m in self._registry.members.items()})
+        triples: dict[tuple[Endpoint, str], Frontend] = {}
+        new: Counter[Frontend] = Counter()
+        for op in ops:
+            if isinstance(op, AddService | SetService) and op.service.scheduler.name in MEMORY:
+                features.add(Feature.FLOWS)
+            if isinstance(op, AddServer) and isinstance(op.frontend, Listen):
+                new[op.frontend] += 1
+                triple = (op.endpoint, op.frontend.proto)
+                number = self._registry.listens.get(op.frontend)
+                shared = number is not None and self._registry.shares(number, op.endpoint)
+                if shared or triples.setdefault(triple, op.frontend) != op.frontend:
+                    features.add(Feature.FLOWS)
+        for frontend, count in new.items():
+            known = self._registry.listens.get(frontend) if isinstance(frontend, Listen) else None
+            if self._rings.wants_large(count + (crowd[known] if known is not None else 0)):
+                features.add(Feature.LARGE)
+        return Shape(frozenset(features | self._features_in_maps()))
+
+    def _features_in_maps(self) -> set[Feature]:
+        """What the maps hold already needs."""
+        records = [self._maps.listens[n] for n in self._registry.listens.values()]
+        found = {Feature.DIRECT} if self._gateway.direct else set()
+        if self._remembering():
+            found.add(Feature.FLOWS)
+        if any(record.ring & abi.RING_LARGE for record in records):
+            found.add(Feature.LARGE)
+        return found
+
+    # --- the gateway itself -----------------------------------------------------------
+
+    def _write_gateway(self) -> None:
+        """Interfaces, own addresses and clock: written only where they differ."""
+        fresh = abi.Gateway.from_buffer_copy(self._maps.gateway)
+        if not any(fresh.key):
+            fresh.key[:] = [secrets.randbits(64), secrets.randbits(64)]
+            fresh.flow_mask = _flow_sets(self._gateway.flow_cache) - 1
+        fresh.tick_shift = self._clock.shift
+        fresh.timeout[:] = [*self._clock.timeouts()]
+        own = [a for a, tag in self._netlink.addresses() if tag != TAG and a.version == 4]
+        words = sorted(abi.word4(a) for a in own if not a.is_loopback)[: abi.OWN]
+        fresh.own4[:] = [*words, *[0] * (abi.OWN - len(words))]
+        ports = [link.index for link in self._hops.ports]
+        fresh.ifindex[:] = [*ports, *[0] * (abi.PORTS - len(ports))]
+        for port, link in zip(fresh.port, self._hops.ports, strict=False):
+            port.mac[:] = list(link.mac)
+        if bytes(fresh) != bytes(self._maps.gateway):
+            memoryview(self._maps.gateway).cast("B")[:] = bytes(fresh)
+            self.writes["gateway"] += 1
+        self._write_ports()
+        self._write_direct()
+
+    def _write_ports(self) -> None:
+        """The device map that redirects go through."""
+        for i, link in enumerate(self._hops.ports):
+            key, value = i.to_bytes(4, "little"), link.index.to_bytes(4, "little")
+            try:
+                present = bpf.lookup(self._maps.fds["tx_ports"], key, 4)
+            except FileNotFoundError:
+                present = b""
+            if present != value:
+                bpf.update(self._maps.fds["tx_ports"], key, value)
+                self.writes["ports"] += 1
+
+    def _write_direct(self) -> None:
+        trie = self._maps.fds["direct4"]
+        wanted = {
+            prefix.prefixlen.to_bytes(4, "little") + prefix.network_address.packed
+            for prefix in self._gateway.direct
+            if isinstance(prefix, IPv4Network)
+        }
+        present = set(bpf.keys(trie, 8))
+        for key in wanted - present:
+            bpf.update(trie, key, b"\1\0\0\0")
+        for key in present - wanted:
+            bpf.delete(trie, key)
+        self.writes["direct"] += len(wanted ^ present)
+
+    def _follow(self, endpoint: Endpoint, number: int) -> None:
+        """Write a next hop that moved; one that is gone stays: health decides."""
+        try:
+            hop = self._hops.resolve(endpoint.address)
+        except DataPlaneError:
+            return
+        record = self._maps.servers[number]
+        if read_hop(record) != hop:
+            write_hop(record, hop)
+            self.writes["neighbours"] += 1
+
+    # --- numbers ----------------------------------------------------------------------
+
+    def _counters(self, server: int) -> Counters:
+        raw = self._maps.per_cpu("server_stats", server, STATS_SIZE)
+        cells = [
+            _counters_of(abi.ServerStats.from_buffer_copy(raw, at))
+            for at in range(0, len(raw), STATS_SIZE)
+        ]
+        return sum(cells, Counters())
+
+    def _active(self, listen: Listen, server: int) -> Active:
+        code = SchedulerCode(self._maps.listens[self._registry.listens[listen]].scheduler)
+        if code.name.lower() in MEMORY:
+            return self._flows.active(server)
+        return Active(None, "nobody")
+
+    def _remembering(self) -> bool:
+        records = (self._maps.listens[n] for n in self._registry.listens.values())
+        shared = any(self._maps.servers[n].flags for _, _, n in self._registry.servers())
+        return shared or any(
+            SchedulerCode(record.scheduler).name.lower() in MEMORY for record in records
+        )
+
+    def _tick(self) -> int:
+        """As the program counts now."""
+        sweep = self._program.sweep()
+        return self._flows.tick(sweep) if sweep is not None else 0
+
+
+class _Batch:
+    """What one apply() has to settle."""
+
+    def __init__(self) -> None:
+        self.refused: list[Refusal] = []
+        self.settle: dict[int, Frontend] = {}
+        self.schedulers: dict[int, SchedulerCode] = {}
+        self.publish: list[Listen] = []
+        self.dying: set[tuple[int, Endpoint]] = set()
+        self.no_program: DataPlaneError | None = None
+
+    def forget(self, number: int) -> None:
+        """The listen is gone: nothing of it is left to settle."""
+        self.settle.pop(number, None)
+        self.schedulers.pop(number, None)
+        self.dying = {(n, endpoint) for n, endpoint in self.dying if n != number}
+
+
+def _counters_of(cell: abi.ServerStats) -> Counters:
+    return Counters(
+        cell.connections, cell.packets_in, cell.packets_out, cell.bytes_in, cell.bytes_out
+    )
+
+
+def _flow_sets(flows: int) -> int:
+    """A power of two of sets that holds at least `flows`, and one sweep's worth."""
+    sets = max(abi.SWEEP_SETS, -(-flows // abi.FLOW_WAYS))
+    return 1 << (sets - 1).bit_length()

@@ -1,0 +1,120 @@
+"""The loaded program: is it the one we need, and if not, the loader child is asked."""
+
+import json
+import subprocess
+import sys
+from contextlib import suppress
+from dataclasses import asdict
+from itertools import combinations
+
+from lbctl.dataplane.xdp import abi, bpf
+from lbctl.dataplane.xdp.bpf import Descriptor
+from lbctl.dataplane.xdp.loader import PROGRAM, SWEEP, Job, Outcome
+from lbctl.dataplane.xdp.maps import Maps
+from lbctl.dataplane.xdp.shape import Feature, Shape, flatten, source_directory
+from lbctl.errors import DataPlaneError
+from lbctl.model import XdpMode
+from lbctl.netlink import Netlink
+
+LOADER_SECONDS = 60
+
+
+class Program:
+    """The packet program of one gateway, on all its interfaces."""
+
+    def __init__(
+        self, maps: Maps, netlink: Netlink, interfaces: tuple[str, ...], mode: XdpMode
+    ) -> None:
+        self._maps = maps
+        self._netlink = netlink
+        self._interfaces = interfaces
+        self._mode = mode
+        self._sweep: Descriptor | None = None
+        self.loads = 0  # of this process
+        self.loaded = self._recognise()
+
+    def _recognise(self) -> Shape | None:
+        """The shape of what is pinned, if it was made from today's source."""
+        if self._maps.meta.abi != abi.ABI:
+            return None
+        digest, source = bytes(self._maps.meta.shape), flatten(source_directory(), "lb.c")
+        for count in range(len(Feature) + 1):
+            for features in combinations(Feature, count):
+                shape = Shape(frozenset(features))
+                if shape.digest(source) == digest:
+                    return shape
+        return None
+
+    def covers(self, shape: Shape) -> bool:
+        """Loaded, with these features, and on every interface."""
+        return self.loaded is not None and self.loaded.covers(shape) and self._attached()
+
+    def _attached(self) -> bool:
+        ours = self.program_id()
+        links = [self._netlink.link(name) for name in self._interfaces]
+        return bool(ours) and all(link and link.xdp_program == ours for link in links)
+
+    def program_id(self) -> int:
+        """Of the pinned program; 0 for none."""
+        try:
+            with bpf.opened(self._maps.directory / PROGRAM) as program:
+                return bpf.identity(program)
+        except OSError:
+            return 0
+
+    def ensure(self, shape: Shape) -> None:
+        """Have a program of at least `shape` run on every interface: one that can more
+        already is not replaced by a lesser one. Raises DataPlaneError; what ran goes on."""
+        if self.covers(shape):
+            return
+        if self.loaded is not None:
+            shape = Shape(shape.features | self.loaded.features)
+        self._load(shape)
+        self.loaded = shape
+
+    def _load(self, shape: Shape) -> None:
+        links = [link for name in self._interfaces if (link := self._netlink.link(name))]
+        job = Job(
+            str(self._maps.directory),
+            tuple(sorted(shape.features)),
+            tuple((link.name, link.index) for link in links),
+            self._mode,
+        )
+        outcome = _run_loader(job)
+        self.loads += 1
+        if self._sweep is not None:
+            self._sweep.close()
+            self._sweep = None
+        if outcome.error:
+            raise DataPlaneError(outcome.error, outcome.hint)
+
+    def sweep(self) -> Descriptor | None:
+        """The sweep program, if one is loaded."""
+        if self._sweep is None:
+            with suppress(FileNotFoundError):
+                self._sweep = bpf.pinned(self._maps.directory / SWEEP)
+        return self._sweep
+
+    def close(self) -> None:
+        if self._sweep is not None:
+            self._sweep.close()
+
+
+def _run_loader(job: Job) -> Outcome:
+    command = [sys.executable, "-m", "lbctl.dataplane.xdp.loader"]
+    try:
+        done = subprocess.run(
+            command,
+            input=json.dumps(asdict(job)),
+            capture_output=True,
+            text=True,
+            timeout=LOADER_SECONDS,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return Outcome(f"the XDP loader did not end within {LOADER_SECONDS} s")
+    try:
+        return Outcome(**json.loads(done.stdout))
+    except ValueError:
+        last = done.stderr.strip().splitlines()[-1:] or [f"exit {done.returncode}"]
+        return Outcome(f"the XDP loader failed: {last[0]}", f"try `{' '.join(command[1:])}`")

@@ -1,0 +1,257 @@
+"""Listens and servers as numbered records in the maps.
+
+The maps are the truth; this keeps an index of them, built by reading them, so that a
+process that starts anew knows what an earlier one wrote. A number is not used again while
+a ring or a remembered flow may still name it: what is removed is first only *dead*.
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+from socket import IPPROTO_TCP, IPPROTO_UDP
+
+from lbctl.dataplane.port import Counters
+from lbctl.dataplane.xdp import abi
+from lbctl.dataplane.xdp.abi import ModeCode, SchedulerCode, ServerState
+from lbctl.dataplane.xdp.hops import NextHop
+from lbctl.dataplane.xdp.index import Index
+from lbctl.dataplane.xdp.maps import Maps
+from lbctl.errors import DataPlaneError
+from lbctl.model import Destination, Endpoint, Listen, Proto, Scheduler, Table, VirtualService
+
+PROTO = {Proto.TCP: IPPROTO_TCP, Proto.UDP: IPPROTO_UDP}
+PROTO_NAME = {number: proto for proto, number in PROTO.items()}
+
+
+class Registry:
+    """members: server number by endpoint, for each listen number."""
+
+    def __init__(self, maps: Maps) -> None:
+        self._maps = maps
+        self.listen_index = Index(maps.listen_index)
+        self.return_index = Index(maps.return_index)
+        self.listens: dict[Listen, int] = {}
+        self.gone: dict[Listen, int] = {}
+        self.members: dict[int, dict[Endpoint, int]] = {}
+        self.dead: dict[int, dict[Endpoint, int]] = {}
+        self._triples: dict[int, list[int]] = {}  # key of a server's triple -> its numbers
+        self._addresses: Counter[int] = Counter()  # servers at an address
+        self._free_listens: list[int] = []
+        self._free_servers: list[int] = []
+        self._read()
+
+    def _read(self) -> None:
+        for number, record in enumerate(self._maps.listens):
+            if record.family:
+                listen = read_listen(record)
+                (self.gone if record.flags & abi.LISTEN_GONE else self.listens)[listen] = number
+                self.members[number], self.dead[number] = {}, {}
+            else:
+                self._free_listens.append(number)
+        for number, record in enumerate(self._maps.servers):
+            if record.state != ServerState.FREE:
+                group = self.members if record.state == ServerState.ALIVE else self.dead
+                group[record.listen][read_endpoint(record)] = number
+                self._triples.setdefault(self._triple(record), []).append(number)
+                self._addresses[record.addr.w[0]] += 1
+            elif number:  # 0 is nobody
+                self._free_servers.append(number)
+        self._free_listens.reverse()
+        self._free_servers.reverse()
+        for numbers in self._triples.values():  # the one without a record is the oldest
+            numbers.sort(key=lambda n: self._maps.servers[n].flags & abi.SERVER_RECORD)
+
+    # --- listens ----------------------------------------------------------------------
+
+    def add_listen(self, listen: Listen, service: VirtualService) -> int:
+        """A record that no packet finds yet: see publish()."""
+        number = self.gone.pop(listen, None)
+        if number is None:
+            if not self._free_listens:
+                raise DataPlaneError(f"{listen}: all {abi.LISTENS} listens are in use")
+            number = self._free_listens.pop()
+            self.members[number], self.dead[number] = {}, {}
+        record = self._maps.listens[number]
+        record.addr.w[0] = abi.word4(listen.address)
+        record.port = abi.port(listen.port)
+        record.proto = PROTO[listen.proto]
+        record.scheduler = SchedulerCode[service.scheduler.name.upper()]
+        record.flags = abi.LISTEN_ONESHOT if service.oneshot else 0
+        record.family = listen.address.version
+        self.listens[listen] = number
+        return number
+
+    def publish(self, listen: Listen) -> None:
+        """From now on packets find it."""
+        number = self.listens[listen]
+        self.listen_index.put(abi.key4(listen.address, 0, 0), number)
+        self.listen_index.put(self._listen_key(listen), number)
+
+    def withdraw(self, listen: Listen) -> int:
+        """From now on packets do not find it; its number stays until its servers are freed."""
+        number = self.listens.pop(listen)
+        self.gone[listen] = number
+        self.listen_index.remove(self._listen_key(listen))
+        if all(other.address != listen.address for other in self.listens):
+            self.listen_index.remove(abi.key4(listen.address, 0, 0))
+        self._maps.listens[number].flags |= abi.LISTEN_GONE
+        return number
+
+    def free_listen(self, listen: Listen) -> None:
+        number = self.gone.pop(listen)
+        del self.members[number], self.dead[number]
+        clear(self._maps.listens[number])
+        clear(self._maps.past[number])
+        self._free_listens.append(number)
+
+    @staticmethod
+    def _listen_key(listen: Listen) -> int:
+        return abi.key4(listen.address, listen.port, PROTO[listen.proto])
+
+    # --- servers ----------------------------------------------------------------------
+
+    def add_server(
+        self, number: int, endpoint: Endpoint, destination: Destination, hop: NextHop
+    ) -> None:
+        """A server that packets find once a ring names it; one that died and was not freed
+        yet comes back under its number, and its flows with it."""
+        server = self.dead[number].pop(endpoint, None)
+        fresh = server is None
+        if server is None:
+            if not self._free_servers:
+                raise DataPlaneError(f"{endpoint}: all {abi.SERVERS - 1} servers are in use")
+            server = self._free_servers.pop()
+            self._maps.clear_per_cpu("server_stats", server, 40)
+        record, listen = self._maps.servers[server], self._maps.listens[number]
+        record.addr.w[0] = abi.word4(endpoint.address)
+        record.port = abi.port(endpoint.port)
+        record.listen = number
+        record.mode = ModeCode.NAT
+        record.weight = destination.weight
+        record.l3_delta, record.l4_delta = deltas(listen, endpoint)
+        write_hop(record, hop)
+        if fresh:
+            self._own_triple(server, record)
+        record.state = ServerState.ALIVE
+        self.members[number][endpoint] = server
+
+    def _own_triple(self, server: int, record: abi.Server) -> None:
+        """The first listen to reach a triple owns its unrecorded replies; the flows of
+        those that come after are recorded."""
+        key = self._triple(record)
+        numbers = self._triples.setdefault(key, [])
+        record.flags = abi.SERVER_RECORD if numbers else 0
+        numbers.append(server)
+        self._addresses[record.addr.w[0]] += 1
+        self.return_index.put(key, numbers[0], abi.WAY_SHARED if len(numbers) > 1 else 0)
+        self.return_index.put(self._address_key(record), numbers[0])
+
+    def shares(self, number: int, endpoint: Endpoint) -> bool:
+        """Would a server of this listen share its triple with another listen's?"""
+        proto = self._maps.listens[number].proto
+        key = abi.key4(endpoint.address, endpoint.port, proto)
+        mine = {*self.members[number].values(), *self.dead[number].values()}
+        return any(server not in mine for server in self._triples.get(key, ()))
+
+    def kill(self, number: int, endpoint: Endpoint) -> None:
+        """Its flows are given up; replies that still come from it are still translated."""
+        server = self.members[number].pop(endpoint)
+        self.dead[number][endpoint] = server
+        self._maps.servers[server].state = ServerState.DEAD
+
+    def free_server(self, number: int, endpoint: Endpoint, past: Counters) -> None:
+        """Its number may be used again. past: what it had counted stays with the listen."""
+        server = self.dead[number].pop(endpoint)
+        record = self._maps.servers[server]
+        key = self._triple(record)
+        numbers = self._triples[key]
+        numbers.remove(server)
+        if numbers:
+            self.return_index.put(key, numbers[0], abi.WAY_SHARED if len(numbers) > 1 else 0)
+            self._maps.servers[numbers[0]].flags = 0
+        else:
+            del self._triples[key]
+            self.return_index.remove(key)
+        self._addresses[record.addr.w[0]] -= 1
+        if not self._addresses[record.addr.w[0]]:
+            self.return_index.remove(self._address_key(record))
+        add_counters(self._maps.past[number], past)
+        clear(record)
+        self._free_servers.append(server)
+
+    def _triple(self, record: abi.Server) -> int:
+        proto = self._maps.listens[record.listen].proto
+        return abi.key4(abi.address4(record.addr.w[0]), abi.host_port(record.port), proto)
+
+    @staticmethod
+    def _address_key(record: abi.Server) -> int:
+        return abi.key4(abi.address4(record.addr.w[0]), 0, 0)
+
+    # --- reading ----------------------------------------------------------------------
+
+    def table(self) -> Table:
+        """What the maps say, read from the maps."""
+        return Table({listen: self._service(number) for listen, number in self.listens.items()})
+
+    def _service(self, number: int) -> VirtualService:
+        record = self._maps.listens[number]
+        destinations = {
+            endpoint: Destination(self._maps.servers[server].weight)
+            for endpoint, server in self.members[number].items()
+        }
+        scheduler = Scheduler(SchedulerCode(record.scheduler).name.lower())
+        oneshot = bool(record.flags & abi.LISTEN_ONESHOT)
+        return VirtualService(scheduler, destinations, oneshot=oneshot)
+
+    def servers(self) -> Iterator[tuple[Listen, Endpoint, int]]:
+        """Those alive."""
+        for listen, number in self.listens.items():
+            for endpoint, server in self.members[number].items():
+                yield listen, endpoint, server
+
+
+def read_listen(record: abi.Listen) -> Listen:
+    proto = PROTO_NAME[record.proto]
+    return Listen(abi.address4(record.addr.w[0]), abi.host_port(record.port), proto)
+
+
+def read_endpoint(record: abi.Server) -> Endpoint:
+    return Endpoint(abi.address4(record.addr.w[0]), abi.host_port(record.port))
+
+
+def write_hop(record: abi.Server, hop: NextHop) -> None:
+    record.dmac[:] = list(hop.dmac)
+    record.smac[:] = list(hop.smac)
+    record.out = hop.out
+    record.mtu = hop.mtu
+
+
+def read_hop(record: abi.Server) -> NextHop:
+    return NextHop(bytes(record.dmac), bytes(record.smac), record.out, record.mtu)
+
+
+def deltas(listen: abi.Listen, endpoint: Endpoint) -> tuple[int, int]:
+    """Checksum deltas of listen -> server: of the address, and of address and port."""
+    before = int(listen.addr.w[0]).to_bytes(4, "little")
+    after = endpoint.address.packed
+    port = int(listen.port).to_bytes(2, "little")
+    return (
+        abi.delta(before, after),
+        abi.delta(before + port, after + endpoint.port.to_bytes(2, "big")),
+    )
+
+
+def clear(record: abi.Listen | abi.Server | abi.ServerStats) -> None:
+    """Zero, the field that says it is in use first."""
+    if isinstance(record, abi.Listen):
+        record.family = 0
+    elif isinstance(record, abi.Server):
+        record.state = ServerState.FREE
+    memoryview(record).cast("B")[:] = bytes(memoryview(record).nbytes)
+
+
+def add_counters(total: abi.ServerStats, more: Counters) -> None:
+    total.connections += more.connections
+    total.packets_in += more.packets_in
+    total.packets_out += more.packets_out
+    total.bytes_in += more.bytes_in
+    total.bytes_out += more.bytes_out

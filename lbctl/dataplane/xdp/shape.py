@@ -1,0 +1,59 @@
+"""What the packet program is compiled from: its text and the features in use. Pure but
+for reading the source.
+
+A change of values only writes maps; a change of shape compiles.
+"""
+
+import hashlib
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from lbctl.dataplane.xdp import abi
+
+
+class Feature(StrEnum):
+    """Each is a macro that lb.c knows."""
+
+    FLOWS = "LB_FLOWS"
+    LARGE = "LB_LARGE"
+    DIRECT = "LB_DIRECT"
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    features: frozenset[Feature] = frozenset()
+
+    def digest(self, source: str) -> bytes:
+        """32 bytes that say what is loaded: kept in the `meta` map."""
+        text = f"{abi.ABI}\n{' '.join(sorted(self.features))}\n{source}"
+        return hashlib.sha256(text.encode()).digest()
+
+    def covers(self, other: "Shape") -> bool:
+        return other.features <= self.features
+
+
+_INCLUDE = re.compile(r'^#include "([a-z_.0-9]+)"$', re.MULTILINE)
+
+
+def flatten(directory: Path, name: str) -> str:
+    """A source file with its local includes put in, each once: bcc compiles one text."""
+    seen: set[str] = set()
+
+    def read(one: str) -> str:
+        if one in seen:
+            return ""
+        seen.add(one)
+        return _INCLUDE.sub(lambda match: read(match[1]), (directory / one).read_text())
+
+    return read(name)
+
+
+def source_directory() -> Path:
+    """bpf/ of a checkout, or what was installed beside the package."""
+    package = Path(__file__).resolve().parents[2]
+    for candidate in (package / "bpf", package.parent / "bpf"):
+        if (candidate / "lb.c").exists():
+            return candidate
+    raise FileNotFoundError(f"bpf/lb.c: neither in {package} nor beside it")

@@ -1,0 +1,41 @@
+"""What this data path can do. Pure; each no names what to use instead."""
+
+from lbctl.dataplane.xdp.abi import SchedulerCode
+from lbctl.errors import Unsupported
+from lbctl.model import Destination, Frontend, Listen, Mode, Proto, VirtualService
+
+SCHEDULERS = (SchedulerCode.MH, SchedulerCode.RR, SchedulerCode.WRR)
+MEMORY = frozenset({"rr", "wrr"})  # schedulers that keep the flow cache
+
+
+def check_service(frontend: Frontend, service: VirtualService) -> Listen:
+    """The listen, if XDP can serve it. Raises Unsupported."""
+    use_ipvs = "`datapath: ipvs` can"
+    if not isinstance(frontend, Listen):
+        raise Unsupported(f"{frontend}: XDP knows no firewall marks", use_ipvs)
+    if frontend.proto not in (Proto.TCP, Proto.UDP):
+        raise Unsupported(f"{frontend}: XDP forwards TCP and UDP only", use_ipvs)
+    if frontend.address.version != 4:
+        raise Unsupported(f"{frontend}: XDP forwards IPv4 only", use_ipvs)
+    known = [code.name.lower() for code in SCHEDULERS]
+    if service.scheduler.name not in known:
+        raise Unsupported(
+            f"{frontend}: XDP has no scheduler {service.scheduler.name}",
+            f"it has {', '.join(known)}; {use_ipvs}",
+        )
+    if service.scheduler.flags:
+        raise Unsupported(f"{frontend}: XDP knows no scheduler flags", use_ipvs)
+    if service.persistence is not None:
+        raise Unsupported(f"{frontend}: XDP keeps no persistence", use_ipvs)
+    return frontend
+
+
+def check_destination(frontend: Frontend, destination: Destination) -> None:
+    """Raises Unsupported."""
+    mode = destination.forwarding.mode
+    if mode is not Mode.NAT:
+        raise Unsupported(f"{frontend}: XDP has no mode {mode}", "`mode: nat`, or datapath: ipvs")
+    if destination.max_connections:
+        raise Unsupported(
+            f"{frontend}: XDP keeps no limit of connections per server", "`datapath: ipvs` can"
+        )

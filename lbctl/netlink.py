@@ -1,0 +1,171 @@
+"""Links, addresses, routes and neighbours: the file that has seen a netlink attribute.
+
+It works in the network namespace of its process. Everything it returns is a value of
+lbctl's own; everything that fails raises OSError's sibling `DataPlaneError`.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from ipaddress import ip_address
+from select import select
+from socket import AF_INET, AF_INET6
+from typing import Any
+
+from pyroute2 import IPRoute
+from pyroute2.netlink.exceptions import NetlinkDumpInterrupted, NetlinkError
+
+from lbctl.errors import DataPlaneError
+from lbctl.model import Address
+
+TAG = 76  # IFA_PROTO of addresses that lbctl put there ('L'); see `ip -d address`
+NTF_EXT_MANAGED = 1
+NUD_PERMANENT = 0x80
+NUD_VALID = 0x02 | 0x04 | 0x08 | 0x10 | 0x40 | 0x80  # REACHABLE STALE DELAY PROBE NOARP PERMANENT
+RTMGRP_LINK, RTMGRP_NEIGH, RTMGRP_IPV4_IFADDR, RTMGRP_IPV4_ROUTE = 0x1, 0x4, 0x10, 0x40
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """An interface. xdp_program: id of the program on its XDP hook, 0 for none."""
+
+    index: int
+    name: str
+    mac: bytes
+    mtu: int
+    up: bool
+    kind: str
+    xdp_program: int
+
+
+@dataclass(frozen=True, slots=True)
+class Hop:
+    """Where packets to an address go: the next machine and the interface to it."""
+
+    via: Address
+    ifindex: int
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbour:
+    """A usable neighbour. static: a person entered it; the kernel never asks for it."""
+
+    mac: bytes
+    static: bool
+
+
+class Netlink:
+    """One socket for questions and changes, one for news."""
+
+    def __init__(self) -> None:
+        self._ip: Any = IPRoute()
+        self._news: Any = IPRoute()
+        self._news.bind(groups=RTMGRP_LINK | RTMGRP_NEIGH | RTMGRP_IPV4_IFADDR | RTMGRP_IPV4_ROUTE)
+
+    def close(self) -> None:
+        self._ip.close()
+        self._news.close()
+
+    def fileno(self) -> int:
+        return int(self._news.fileno())
+
+    def take_news(self) -> bool:
+        """Take in what the kernel announced. True: not only neighbours changed. After an
+        overrun nobody knows what did, so everything did."""
+        changed = False
+        while select([self._news.fileno()], [], [], 0)[0]:
+            try:
+                events = {message["event"] for message in self._news.get()}
+            except (NetlinkError, OSError):
+                return True
+            changed |= bool(events - {"RTM_NEWNEIGH", "RTM_DELNEIGH"})
+        return changed
+
+    # --- links ------------------------------------------------------------------------
+
+    def link(self, name: str) -> Link | None:
+        found = self._ip.link_lookup(ifname=name)
+        return self._link(self._ip.link("get", index=found[0])[0]) if found else None
+
+    def links(self) -> list[Link]:
+        return [self._link(message) for message in self._ip.get_links()]
+
+    def _link(self, message: Any) -> Link:
+        xdp = message.get_attr("IFLA_XDP")
+        program = xdp.get_attr("IFLA_XDP_PROG_ID") if xdp is not None else None
+        return Link(
+            index=message["index"],
+            name=message.get_attr("IFLA_IFNAME"),
+            mac=bytes.fromhex((message.get_attr("IFLA_ADDRESS") or "").replace(":", "")),
+            mtu=message.get_attr("IFLA_MTU"),
+            up=bool(message["flags"] & 1),
+            kind=message.get_nested("IFLA_LINKINFO", "IFLA_INFO_KIND") or "",
+            xdp_program=program or 0,
+        )
+
+    # --- addresses --------------------------------------------------------------------
+
+    def addresses(self, ifindex: int | None = None) -> list[tuple[Address, int]]:
+        """(address, tag) of one interface or of all; tag 0: nobody's."""
+        found = []
+        for message in self._ip.get_addr():
+            text = message.get_attr("IFA_LOCAL") or message.get_attr("IFA_ADDRESS")
+            if text and (ifindex is None or message["index"] == ifindex):
+                found.append((ip_address(text), message.get_attr("IFA_PROTO") or 0))
+        return found
+
+    def add_address(self, address: Address, ifindex: int) -> None:
+        with _told(f"{address}: cannot add the address"):
+            length = address.max_prefixlen
+            arguments = {"index": ifindex, "address": str(address), "prefixlen": length}
+            self._ip.addr("add", proto=TAG, **arguments)
+
+    def remove_address(self, address: Address, ifindex: int) -> None:
+        with _told(f"{address}: cannot remove the address"):
+            length = address.max_prefixlen
+            self._ip.addr("del", index=ifindex, address=str(address), prefixlen=length)
+
+    # --- next hops --------------------------------------------------------------------
+
+    def hop(self, address: Address) -> Hop:
+        """The way to `address` by the routing table."""
+        with _told(f"{address}: no route"):
+            family = AF_INET if address.version == 4 else AF_INET6
+            message = self._ip.route("get", dst=str(address), family=family)[0]
+        via = message.get_attr("RTA_GATEWAY")
+        return Hop(ip_address(via) if via else address, message.get_attr("RTA_OIF"))
+
+    def neighbours(self) -> dict[Hop, Neighbour]:
+        """All that are usable now."""
+        found = {}
+        for _ in range(3):  # a dump that a change interrupted is asked for again
+            try:
+                messages = list(self._ip.get_neighbours())
+                break
+            except NetlinkDumpInterrupted:
+                continue
+        else:
+            messages = []
+        for message in messages:
+            mac, address = message.get_attr("NDA_LLADDR"), message.get_attr("NDA_DST")
+            if mac and address and message["state"] & NUD_VALID:
+                hop = Hop(ip_address(address), message["ifindex"])
+                static = bool(message["state"] & NUD_PERMANENT)
+                found[hop] = Neighbour(bytes.fromhex(mac.replace(":", "")), static)
+        return found
+
+    def manage_neighbour(self, hop: Hop) -> None:
+        """Have the kernel resolve a neighbour and keep it fresh (NTF_EXT_MANAGED): traffic
+        that the stack never sees would let it grow stale. Not for a static one: it would
+        lose what a person entered."""
+        with _told(f"{hop.via}: cannot manage the neighbour"):
+            arguments = {"dst": str(hop.via), "ifindex": hop.ifindex, "state": 0}
+            self._ip.neigh("replace", flags_ext=NTF_EXT_MANAGED, **arguments)
+
+
+@contextmanager
+def _told(attempt: str) -> Iterator[None]:
+    try:
+        yield
+    except NetlinkError as error:
+        raise DataPlaneError(f"{attempt}: {error.args[-1]}") from None

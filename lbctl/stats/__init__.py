@@ -1,0 +1,1 @@
+"""Counters by the names that people know."""

@@ -1,0 +1,76 @@
+"""A data path's counters by the names that people know: pure.
+
+The data path counts by listen and endpoint; people ask for services and servers.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from lbctl.dataplane.port import Active, Counters, Stats
+from lbctl.desired import Decision
+from lbctl.model import Endpoint, Frontend, Service
+
+NOTHING = Counters()
+
+
+@dataclass(frozen=True, slots=True)
+class Total:
+    """One server's or service's sums.
+
+    established: connections in full swing; None where nobody can know. source: where that
+    number comes from.
+    """
+
+    counters: Counters = NOTHING
+    established: int | None = None
+    embryonic: int = 0
+    closing: int = 0
+    source: str = ""
+
+    @property
+    def open(self) -> int | None:
+        """Connections that a drain waits for: those being made and half closed included."""
+        if self.established is None:
+            return None
+        return self.established + self.embryonic + self.closing
+
+    def __add__(self, other: "Total") -> "Total":
+        known = [n for n in (self.established, other.established) if n is not None]
+        return Total(
+            self.counters + other.counters,
+            sum(known) if known else None,
+            self.embryonic + other.embryonic,
+            self.closing + other.closing,
+            self.source or other.source,
+        )
+
+
+def totals(
+    service: Service, decisions: Iterable[Decision], stats: Stats
+) -> list[tuple[Decision, Total]]:
+    """Each server of `service` with its sums over all listens."""
+    return [
+        (one, total([(f, one.server.endpoint(f)) for f in service.listens], stats))
+        for one in decisions
+    ]
+
+
+def total(places: Iterable[tuple[Frontend, Endpoint]], stats: Stats) -> Total:
+    result = Total()
+    for place in places:
+        counters = stats.servers.get(place, NOTHING)
+        result += _with_active(counters, stats.active.get(place))
+    return result
+
+
+def _with_active(counters: Counters, active: Active | None) -> Total:
+    if active is None:
+        return Total(counters)
+    return Total(counters, active.established, active.embryonic, active.closing, active.source)
+
+
+def whole(parts: Iterable[Total]) -> Total:
+    result = Total()
+    for part in parts:
+        result += part
+    return result

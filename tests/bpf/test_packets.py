@@ -1,0 +1,407 @@
+"""Packet in, verdict, whole packet out: the loaded program against scapy."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from ipaddress import ip_network
+from pathlib import Path
+
+import pytest
+from scapy.layers.inet import ICMP, IP, TCP, UDP, IPOption_NOP, IPOption_RR
+from scapy.layers.inet6 import IPv6
+from scapy.layers.l2 import ARP, Dot1Q, Ether
+from scapy.packet import Packet, Raw, raw
+
+from lbctl.dataplane.converge import converge
+from lbctl.model import Destination, Endpoint, Gateway, Listen, Scheduler, Table, VirtualService
+from tests.bpf.gateway import (
+    BACK_MAC,
+    CLIENT,
+    CLIENT_MAC,
+    FRONT_MAC,
+    SERVER_MAC,
+    STRANGER,
+    XDP_DROP,
+    XDP_PASS,
+    XDP_REDIRECT,
+    PacketGateway,
+    Seen,
+)
+
+pytestmark = pytest.mark.kernel
+
+WEB, DNS, RR = "192.0.2.10:80/tcp", "192.0.2.10:53/udp", "192.0.2.11:80/tcp"
+SHARED, EMPTY = "192.0.2.12:80/tcp", "192.0.2.13:80/tcp"
+VRID_MAC = "00:00:5e:00:01:07"
+
+
+def service(scheduler: str, *endpoints: str) -> VirtualService:
+    destinations = {Endpoint.parse(text): Destination(1) for text in endpoints}
+    return VirtualService(Scheduler(scheduler), destinations)
+
+
+TABLE = Table(
+    {
+        Listen.parse(WEB): service("mh", "198.51.100.11:8080"),
+        Listen.parse(DNS): service("mh", "198.51.100.12:5353"),
+        Listen.parse(RR): service("rr", "198.51.100.13:80", "198.51.100.14:80"),
+        Listen.parse(SHARED): service("mh", "198.51.100.11:8080"),
+        Listen.parse(EMPTY): service("mh"),
+    }
+)
+
+
+@pytest.fixture(scope="module")
+def gateway(pins: Path, links: None) -> Iterator[PacketGateway]:
+    settings = Gateway("front", ("back",), direct=(ip_network("203.0.113.0/24"),))
+    gateway = PacketGateway(settings, pins)
+    assert not converge(gateway.plane, TABLE).refused
+    gateway.plane._maps.gateway.port[0].vrids4[0] |= 1 << 7
+    yield gateway
+    gateway.close()
+
+
+def client(
+    dst: str = "192.0.2.10", mac: str = FRONT_MAC, src: str = CLIENT, **ip: object
+) -> Packet:
+    return Ether(src=CLIENT_MAC, dst=mac) / IP(src=src, dst=dst, **ip)
+
+
+def server(src: str, dst: str = CLIENT, **ip: object) -> Packet:
+    mac = SERVER_MAC.format(int(src.rpartition(".")[2]))
+    return Ether(src=mac, dst=BACK_MAC) / IP(src=src, dst=dst, **ip)
+
+
+def to_server(n: int, **ip: object) -> Packet:
+    """What leaves for server n: next hop, address, one hop less to live."""
+    frame = Ether(src=BACK_MAC, dst=SERVER_MAC.format(n))
+    return frame / IP(**{"src": CLIENT, "dst": f"198.51.100.{n}", "ttl": 63, **ip})
+
+
+def to_client(src: str = "192.0.2.10", **ip: object) -> Packet:
+    return Ether(src=FRONT_MAC, dst=CLIENT_MAC) / IP(**{"src": src, "dst": CLIENT, "ttl": 63, **ip})
+
+
+def tcp(flags: str = "A", data: bytes = b"", **fields: object) -> Packet:
+    return TCP(sport=40000, dport=80, flags=flags, seq=7, ack=9, **fields) / Raw(data)
+
+
+def reply(flags: str = "A", sport: int = 8080, data: bytes = b"") -> Packet:
+    return TCP(sport=sport, dport=40000, flags=flags, seq=7, ack=9) / Raw(data)
+
+
+def at(packet: Packet, port: int) -> Packet:
+    """The transport with another destination port."""
+    packet.dport = port
+    return packet
+
+
+def cut(packet: Packet, length: int) -> bytes:
+    return raw(packet)[:length]
+
+
+def patched(packet: Packet, offset: int, value: bytes) -> bytes:
+    frame = bytearray(raw(packet))
+    frame[offset : offset + len(value)] = value
+    return bytes(frame)
+
+
+@dataclass
+class Case:
+    """out None: the packet leaves as it came."""
+
+    name: str
+    packet: Packet | bytes
+    verdict: str
+    out: Packet | bytes | None = None
+    interface: str = "front"
+    padding: bytes = field(default=b"")
+
+
+OPTIONS = [IPOption_NOP(), IPOption_RR(pointer=4, routers=["0.0.0.0", "0.0.0.0"])]
+BAD_TCP = 0x1234
+
+
+def forward(name: str, packet: Packet, out: Packet) -> Case:
+    return Case(name, packet, "forward", out)
+
+
+def returned(name: str, packet: Packet, out: Packet) -> Case:
+    return Case(name, packet, "return", out, "back")
+
+
+CASES = [
+    # client to server
+    forward("syn", client() / tcp("S"), to_server(11) / at(tcp("S"), 8080)),
+    forward("ack", client() / tcp("A"), to_server(11) / at(tcp("A"), 8080)),
+    forward(
+        "data", client() / tcp("PA", b"x" * 100), to_server(11) / at(tcp("PA", b"x" * 100), 8080)
+    ),
+    forward(
+        "odd length", client() / tcp("PA", b"abc"), to_server(11) / at(tcp("PA", b"abc"), 8080)
+    ),
+    forward("fin", client() / tcp("FA"), to_server(11) / at(tcp("FA"), 8080)),
+    forward("rst", client() / tcp("R"), to_server(11) / at(tcp("R"), 8080)),
+    forward(
+        "tcp options",
+        client() / tcp("S", options=[("MSS", 1460), ("WScale", 7)]),
+        to_server(11) / at(tcp("S", options=[("MSS", 1460), ("WScale", 7)]), 8080),
+    ),
+    forward(
+        "ip options",
+        client(options=OPTIONS) / tcp(),
+        to_server(11, options=OPTIONS) / at(tcp(), 8080),
+    ),
+    forward(
+        "tos and id",
+        client(tos=0x2E, id=77, flags="DF") / tcp(),
+        to_server(11, tos=0x2E, id=77, flags="DF") / at(tcp(), 8080),
+    ),
+    forward("ttl 2", client(ttl=2) / tcp(), to_server(11, ttl=1) / at(tcp(), 8080)),
+    forward("ttl 255", client(ttl=255) / tcp(), to_server(11, ttl=254) / at(tcp(), 8080)),
+    forward(
+        "full frame",
+        client() / tcp("A", b"z" * 1460),
+        to_server(11) / at(tcp("A", b"z" * 1460), 8080),
+    ),
+    forward(
+        "udp",
+        client() / UDP(sport=40000, dport=53) / b"query",
+        to_server(12) / UDP(sport=40000, dport=5353) / b"query",
+    ),
+    forward(
+        "udp without checksum",
+        client() / UDP(sport=40000, dport=53, chksum=0) / b"query",
+        to_server(12) / UDP(sport=40000, dport=5353, chksum=0) / b"query",
+    ),
+    forward(
+        "udp, empty",
+        client() / UDP(sport=40000, dport=53),
+        to_server(12) / UDP(sport=40000, dport=5353),
+    ),
+    forward(
+        "a virtual router's mac that is ours",
+        client(mac=VRID_MAC) / tcp(),
+        to_server(11) / at(tcp(), 8080),
+    ),
+    forward(
+        "ethernet padding stays",
+        Ether(raw(client() / tcp()) + b"\0" * 6),
+        raw(to_server(11) / at(tcp(), 8080)) + b"\0" * 6,
+    ),
+    # server to client
+    returned(
+        "reply",
+        server("198.51.100.11") / reply("SA"),
+        to_client() / TCP(sport=80, dport=40000, flags="SA", seq=7, ack=9),
+    ),
+    returned(
+        "reply data",
+        server("198.51.100.11") / reply("PA", data=b"hello"),
+        to_client() / TCP(sport=80, dport=40000, flags="PA", seq=7, ack=9) / b"hello",
+    ),
+    returned(
+        "udp reply",
+        server("198.51.100.12") / UDP(sport=5353, dport=40000) / b"answer",
+        to_client() / UDP(sport=53, dport=40000) / b"answer",
+    ),
+    returned(
+        "reply with options",
+        server("198.51.100.11", options=OPTIONS) / reply(),
+        to_client(options=OPTIONS) / TCP(sport=80, dport=40000, flags="A", seq=7, ack=9),
+    ),
+    # passed: none of our business
+    Case("another port of a VIP", client() / at(tcp("S"), 81), "pass_other"),
+    Case("port 0", client() / at(tcp("S"), 0), "pass_other"),
+    Case("udp to a tcp listen", client() / UDP(sport=1, dport=80), "pass_other"),
+    Case("another address", client("192.0.2.99") / tcp("S"), "pass_other"),
+    Case(
+        "another port of a server",
+        server("198.51.100.11") / reply(sport=22),
+        "pass_other",
+        interface="back",
+    ),
+    Case("sctp", client(proto=132) / Raw(b"\0\x50\0\x50" + b"\0" * 8), "pass_other"),
+    Case("icmp echo to a VIP", client() / ICMP() / b"ping", "pass_icmp"),
+    Case(
+        "arp",
+        Ether(src=CLIENT_MAC, dst="ff:ff:ff:ff:ff:ff") / ARP(pdst="192.0.2.10"),
+        "pass_not_ip",
+    ),
+    Case(
+        "ipv6", Ether(src=CLIENT_MAC, dst=FRONT_MAC) / IPv6(dst="2001:db8::1") / tcp(), "pass_other"
+    ),
+    Case(
+        "vlan",
+        Ether(src=CLIENT_MAC, dst=FRONT_MAC)
+        / Dot1Q(vlan=7)
+        / IP(src=CLIENT, dst="192.0.2.10")
+        / tcp("S"),
+        "pass_vlan",
+    ),
+    Case(
+        "flooded: another machine's mac",
+        client(mac="02:00:00:00:00:99") / tcp("S"),
+        "pass_foreign_mac",
+    ),
+    Case("broadcast mac", client(mac="ff:ff:ff:ff:ff:ff") / tcp("S"), "pass_foreign_mac"),
+    Case(
+        "a virtual router's mac that is not ours",
+        client(mac="00:00:5e:00:01:08") / tcp("S"),
+        "pass_foreign_mac",
+    ),
+    Case(
+        "a server answers the gateway's probe",
+        server("198.51.100.11", "198.51.100.1") / reply("SA"),
+        "pass_own",
+        interface="back",
+    ),
+    Case(
+        "a server talks to a direct prefix",
+        server("198.51.100.11", "203.0.113.9") / reply("SA"),
+        "pass_direct",
+        interface="back",
+    ),
+    # passed: no IP header worth the name
+    Case("cut in the ip header", cut(client() / tcp("S"), 14 + 19), "pass_malformed"),
+    Case("header length below five words", client(ihl=4) / tcp("S"), "pass_malformed"),
+    Case("ip version 5", client(version=5) / tcp("S"), "pass_malformed"),
+    Case("total length below the header", client(len=19) / tcp("S"), "pass_malformed"),
+    # dropped
+    Case("first fragment", client(flags="MF") / tcp("S"), "drop_fragment"),
+    Case("later fragment", client(frag=3) / Raw(b"tail of something"), "drop_fragment"),
+    Case(
+        "fragment from a server",
+        server("198.51.100.12", flags="MF") / UDP(sport=5353, dport=4),
+        "drop_fragment",
+        interface="back",
+    ),
+    Case("fragment to elsewhere passes", client("192.0.2.99", flags="MF") / tcp("S"), "pass_other"),
+    Case(
+        "fragment from a server to the gateway passes",
+        server("198.51.100.12", "198.51.100.1", flags="MF") / UDP(),
+        "pass_other",
+        interface="back",
+    ),
+    Case("total length beyond the frame", client(len=2000) / tcp("S"), "drop_truncated"),
+    Case(
+        "tcp header beyond the ip packet",
+        patched(client() / tcp("S"), 16, b"\0\x27"),
+        "drop_truncated",
+    ),
+    Case("cut in the tcp header", client(proto=6) / Raw(raw(tcp("S"))[:19]), "drop_truncated"),
+    Case(
+        "udp header cut",
+        Ether(src=CLIENT_MAC, dst=FRONT_MAC)
+        / IP(src=CLIENT, dst="192.0.2.10", proto=17)
+        / Raw(b"\0" * 7),
+        "drop_truncated",
+    ),
+    Case(
+        "truncated, to elsewhere, passes", client("192.0.2.99", len=2000) / tcp("S"), "pass_other"
+    ),
+    Case(
+        "options beyond the ip packet", patched(client() / tcp("S"), 14, b"\x4f"), "pass_malformed"
+    ),
+    Case("ttl 1", client(ttl=1) / tcp("S"), "drop_ttl"),
+    Case("ttl 0", client(ttl=0) / tcp("S"), "drop_ttl"),
+    Case(
+        "reply with ttl 1", server("198.51.100.11", ttl=1) / reply(), "drop_ttl", interface="back"
+    ),
+    Case("a listen without servers", client("192.0.2.13") / tcp("S"), "drop_no_server"),
+    Case("larger than the way out", client() / tcp("A", b"z" * 1461), "drop_too_big"),
+    Case(
+        "reply larger than the way out",
+        server("198.51.100.11") / reply(data=b"z" * 1461),
+        "drop_too_big",
+        interface="back",
+    ),
+    Case(
+        "no neighbour for the client",
+        server("198.51.100.11", STRANGER) / reply(),
+        "drop_no_neighbour",
+        interface="back",
+    ),
+    Case(
+        "no route to the client",
+        server("198.51.100.11", "198.18.0.1") / reply(),
+        "drop_no_route",
+        interface="back",
+    ),
+]
+
+
+def show(frame: bytes) -> str:
+    return Ether(frame).show2(dump=True)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_packet(gateway: PacketGateway, case: Case) -> None:
+    frame = case.packet if isinstance(case.packet, bytes) else raw(case.packet)
+    seen = gateway.send(frame, case.interface)
+    assert seen.verdict == case.verdict
+    expected = frame if case.out is None else case.out
+    wanted = expected if isinstance(expected, bytes) else raw(expected)
+    assert raw(seen.packet) == wanted, f"got {show(raw(seen.packet))}\nwanted {show(wanted)}"
+    kind, _, _ = case.verdict.partition("_")
+    assert seen.action == {"pass": XDP_PASS, "drop": XDP_DROP}.get(kind, XDP_REDIRECT)
+
+
+def test_a_wrong_checksum_stays_wrong(gateway: PacketGateway) -> None:
+    """Changed by the difference and not computed anew: the server sees that it is broken."""
+    good, bad = client() / tcp(), client() / tcp()
+    good = Ether(raw(good))
+    bad = Ether(raw(bad))
+    bad[TCP].chksum ^= 0x0101
+    error = (bad[TCP].chksum - good[TCP].chksum) % 0xFFFF
+    seen = [Ether(raw(gateway.send(packet).packet))[TCP].chksum for packet in (good, bad)]
+    assert (seen[1] - seen[0]) % 0xFFFF == error
+
+
+def test_a_udp_checksum_that_comes_to_zero_is_sent_as_ones(gateway: PacketGateway) -> None:
+    """RFC 768: zero on the wire would say that there is none."""
+    plain = to_server(12) / UDP(sport=40000, dport=5353) / b"\0\0"
+    missing = Ether(raw(plain))[UDP].chksum  # as payload it makes the sum all ones
+    payload = missing.to_bytes(2, "big")
+    seen = gateway.send(client() / UDP(sport=40000, dport=53) / payload)
+    assert seen.packet[UDP].payload.load == payload
+    assert seen.packet[UDP].chksum == 0xFFFF
+
+
+def server_of(seen: Seen) -> str:
+    assert seen.verdict == "forward"
+    return str(seen.packet[IP].dst)
+
+
+def test_round_robin_takes_turns_and_remembers(gateway: PacketGateway) -> None:
+    def syn(port: int) -> str:
+        return server_of(gateway.send(client("192.0.2.11") / TCP(sport=port, dport=80, flags="S")))
+
+    def ack(port: int) -> str:
+        return server_of(gateway.send(client("192.0.2.11") / TCP(sport=port, dport=80, flags="A")))
+
+    first = [syn(port) for port in range(41000, 41020)]
+    assert first.count("198.51.100.13") == 10
+    assert [ack(port) for port in range(41000, 41020)] == first
+    assert [syn(port) for port in range(41000, 41020)] == first  # a SYN sent again
+
+
+def test_replies_of_a_shared_server_leave_as_the_listen_that_was_asked(
+    gateway: PacketGateway,
+) -> None:
+    """web and shared both reach 198.51.100.11:8080: the older owns what is unrecorded."""
+    gateway.send(client("192.0.2.12") / TCP(sport=42001, dport=80, flags="S"))
+    answer = gateway.send(
+        server("198.51.100.11") / TCP(sport=8080, dport=42001, flags="SA"), "back"
+    )
+    assert answer.packet[IP].src == "192.0.2.12"
+    gateway.send(client("192.0.2.10") / TCP(sport=42002, dport=80, flags="S"))
+    answer = gateway.send(
+        server("198.51.100.11") / TCP(sport=8080, dport=42002, flags="SA"), "back"
+    )
+    assert answer.packet[IP].src == "192.0.2.10"
+
+
+def test_a_missing_neighbour_is_asked_for(gateway: PacketGateway) -> None:
+    gateway.send(server("198.51.100.11", STRANGER) / reply(), "back")
+    wishes = set(gateway.plane._wanted.take())
+    assert STRANGER in {str(address) for address, _ in wishes}

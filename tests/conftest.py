@@ -1,0 +1,27 @@
+"""Which tests run where: those that touch the kernel need root, and run one by one."""
+
+import os
+import shutil
+
+import pytest
+
+SERIAL = ("kernel", "lab")
+TOOLS = ("ip", "nsenter", "ethtool", "nginx")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    missing = _what_is_missing()
+    for item in items:
+        if any(item.get_closest_marker(name) for name in SERIAL):
+            # With `--dist loadgroup` one worker runs all of these, in order, while the
+            # others run unit tests.
+            item.add_marker(pytest.mark.xdist_group("serial"))
+            if missing:
+                item.add_marker(pytest.mark.skip(reason=missing))
+
+
+def _what_is_missing() -> str:
+    if os.geteuid() != 0:
+        return "not root: run `sudo make test`"
+    absent = [tool for tool in TOOLS if shutil.which(tool) is None]
+    return f"no {', '.join(absent)}: `make test` installs what is missing" if absent else ""

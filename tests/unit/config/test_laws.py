@@ -1,0 +1,259 @@
+"""Laws: what is dumped reads back equal, and no input does anything but parse or be
+refused."""
+
+from ipaddress import IPv4Address, IPv4Network, IPv6Address
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from lbctl.config import Patch, dump, parse
+from lbctl.errors import InvalidConfig
+from lbctl.model import (
+    SCHEDULERS,
+    Check,
+    Config,
+    Datapath,
+    Drain,
+    Encapsulation,
+    Family,
+    FirewallMark,
+    Forwarding,
+    Gateway,
+    HttpProbe,
+    LastResort,
+    Listen,
+    Mode,
+    Persistence,
+    Proto,
+    Scheduler,
+    Server,
+    Service,
+    TcpProbe,
+    Timing,
+    Tunnel,
+    VipOwner,
+    XdpMode,
+)
+
+EXAMPLE = (Path(__file__).parents[3] / "docs" / "examples" / "lbctl.yaml").read_bytes()
+TEXT = st.text(st.characters(min_codepoint=0x20, max_codepoint=0x7E), max_size=12)
+LITERAL = TEXT.map(lambda text: "".join(c if c.isalnum() or c in " -:#%/'" else "" for c in text))
+
+names = st.from_regex(r"[a-z0-9]([a-z0-9._-]{0,6}[a-z0-9])?", fullmatch=True) | st.sampled_from(
+    ["null", "true", "no", "1e3", "0o17", "010", "0x1f", "1.5"]
+)
+ports = st.integers(1, 65535)
+interfaces = st.from_regex(r"[a-z][a-z0-9._-]{0,10}", fullmatch=True)
+
+
+def durations(low: float, high: float):
+    whole = st.integers(int(low * 1000), int(high * 1000)).map(lambda ms: ms / 1000)
+    return whole | st.floats(low, high)
+
+
+@st.composite
+def timings(draw) -> Timing:
+    interval = draw(durations(0.01, 86400))
+    return Timing(
+        interval,
+        draw(st.floats(0.001, interval)),
+        draw(st.integers(1, 255)),
+        draw(st.integers(1, 255)),
+        draw(st.floats(0, 0.5)),
+        draw(durations(0.01, 86400)),
+    )
+
+
+statuses = st.tuples(st.integers(100, 599), st.integers(100, 599)).map(lambda r: (min(r), max(r)))
+http_probes = st.builds(
+    HttpProbe,
+    path=LITERAL.map(lambda text: "/" + text.replace(" ", "")),
+    host=LITERAL.map(lambda text: text.replace(" ", "")),
+    method=st.sampled_from(["GET", "HEAD", "OPTIONS"]),
+    headers=st.dictionaries(st.from_regex(r"[A-Za-z-]{1,8}", fullmatch=True), TEXT, max_size=2).map(
+        lambda headers: tuple(headers.items())
+    ),
+    statuses=st.lists(statuses, min_size=1, max_size=3).map(tuple),
+    body=LITERAL,
+)
+outside = st.integers(1, 254).map(lambda n: IPv4Address(f"203.0.113.{n}"))
+checks = st.builds(
+    Check, st.just(TcpProbe()) | http_probes, timings(), st.none() | ports, st.none() | outside
+)
+tunnels = st.sampled_from([Encapsulation.IPIP, Encapsulation.GRE]).map(Tunnel) | ports.map(
+    lambda port: Tunnel(Encapsulation.GUE, port)
+)
+forwardings = st.sampled_from([Mode.NAT, Mode.FULLNAT, Mode.DR]).map(Forwarding) | tunnels.map(
+    lambda tunnel: Forwarding(Mode.TUN, tunnel)
+)
+schedulers = st.sampled_from(SCHEDULERS).map(Scheduler) | st.sampled_from(
+    [
+        Scheduler("mh", frozenset({"mh-port", "mh-fallback"})),
+        Scheduler("sh", frozenset({"sh-port"})),
+    ]
+)
+
+
+@st.composite
+def frontends(draw, family: Family):
+    if draw(st.booleans()):
+        host = draw(st.integers(1, 200))
+        address = f"192.0.2.{host}" if family is Family.IPV4 else f"2001:db8:aa::{host:x}"
+        parsed = IPv4Address(address) if family is Family.IPV4 else IPv6Address(address)
+        return Listen(parsed, draw(ports), draw(st.sampled_from(Proto)))
+    return FirewallMark(draw(st.integers(1, 2**32 - 1)), family)
+
+
+@st.composite
+def servers(draw, family: Family, scheduler: Scheduler, keeps_port: bool) -> Server:
+    number = draw(st.integers(1, 2000))
+    if family is Family.IPV4:
+        address = IPv4Address("198.18.0.0") + number
+    else:
+        address = IPv6Address("2001:db8:bb::") + number
+    limit = st.just(0) if scheduler.name in ("mh", "sh") else st.integers(0, 2**32 - 1)
+    port = None if keeps_port else draw(st.none() | ports)
+    return Server(address, port, draw(st.integers(0, 65535)), draw(limit))
+
+
+@st.composite
+def services(draw, used: set) -> Service | None:
+    family, forwarding = draw(st.sampled_from(Family)), draw(forwardings)
+    scheduler = draw(schedulers)
+    listens = draw(st.lists(frontends(family), min_size=1, max_size=3, unique=True))
+    listens = tuple(listen for listen in listens if listen not in used)
+    if not listens:
+        return None
+    used.update(listens)
+    keeps_port = forwarding.mode in (Mode.DR, Mode.TUN)
+    one = servers(family, scheduler, keeps_port)
+    members = draw(st.lists(one, min_size=1, max_size=4, unique_by=lambda server: server.address))
+    sorry = draw(st.none() | one.filter(lambda s: all(s.address != m.address for m in members)))
+    check = draw(st.none() | checks)
+    if check is not None and check.port is None and not isinstance(listens[0], Listen):
+        check = None
+    keys = draw(st.lists(names, min_size=len(members), max_size=len(members), unique=True))
+    prefixes = st.integers(1, 32 if family is Family.IPV4 else 128)
+    udp = all(not isinstance(x, Listen) or x.proto is Proto.UDP for x in listens)
+    return Service(
+        listens,
+        dict(zip(keys, members, strict=True)),
+        scheduler,
+        forwarding,
+        check,
+        draw(
+            st.none()
+            | st.builds(
+                Persistence, st.integers(1, 86400 * 30), prefixes, st.sampled_from(["", "sip"])
+            )
+        ),
+        draw(st.booleans()) if udp else False,
+        VipOwner.MANAGED,
+        Drain(draw(durations(0, 604800)), draw(durations(0, 86400))),
+        draw(st.sampled_from(LastResort))
+        if sorry
+        else draw(st.sampled_from([LastResort.NONE, LastResort.ALL])),
+        sorry,
+    )
+
+
+@st.composite
+def configs(draw) -> Config:
+    used: set = set()
+    drawn = draw(st.dictionaries(names, services(used), max_size=3))
+    gateway = Gateway(
+        draw(interfaces),
+        tuple(draw(st.lists(interfaces, max_size=2))),
+        draw(st.sampled_from(Datapath)),
+        draw(st.sampled_from(XdpMode)),
+        draw(st.integers(1024, 1 << 26)),
+        tuple(
+            draw(
+                st.lists(st.integers(0, 255), max_size=2).map(
+                    lambda third: [IPv4Network(f"198.18.{n}.0/24") for n in third]
+                )
+            )
+        ),
+    )
+    return Config(gateway, {name: one for name, one in drawn.items() if one is not None})
+
+
+SLOW = [HealthCheck.too_slow, HealthCheck.data_too_large]
+
+
+@given(configs())
+@settings(max_examples=150, deadline=None, suppress_health_check=SLOW)
+def test_what_is_dumped_reads_back_equal(config: Config) -> None:
+    assert parse(dump(config)).config == config
+
+
+def refused_or_read(data: bytes | str, patches: list[Patch]) -> None:
+    said = ["read"]
+    try:
+        parse(data, node="gw1", patches=patches)
+    except InvalidConfig as error:
+        said = error.faults
+    assert said
+    assert all(fault.isprintable() for fault in said)
+
+
+KEYS = ["services", "web", "servers", "app1", "weight", "check", "defaults", "gateway", "x"]
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(KEYS) | st.text(max_size=5), inner, max_size=3)
+    ),
+    max_leaves=8,
+)
+patches = st.builds(
+    Patch,
+    st.lists(st.sampled_from(KEYS) | st.text(max_size=4), min_size=1, max_size=6).map(tuple),
+    json_values,
+)
+
+
+@given(st.binary(max_size=200))
+@settings(max_examples=300, deadline=None)
+def test_no_bytes_do_anything_else(data: bytes) -> None:
+    refused_or_read(data, [])
+
+
+@given(st.text(st.sampled_from("abc:-[]{}&*!|>'\"#%@`,? \n\t<012~"), max_size=60))
+@settings(max_examples=300, deadline=None)
+def test_no_yaml_does_anything_else(text: str) -> None:
+    refused_or_read("apiVersion: lbctl/v1\n" + text, [])
+
+
+@given(st.data())
+@settings(max_examples=400, deadline=None)
+def test_no_mutation_of_a_valid_file_does_anything_else(data) -> None:
+    mutated = bytearray(EXAMPLE)
+    for _ in range(data.draw(st.integers(1, 4))):
+        where = data.draw(st.integers(0, len(mutated)))
+        length = data.draw(st.integers(0, 12))
+        new = data.draw(
+            st.binary(max_size=4)
+            | st.sampled_from([b"[", b"}", b": ", b"\n", b"- ", b"&a ", b"*a", b"!!x ", b"9" * 50])
+        )
+        mutated[where : where + length] = new
+    refused_or_read(bytes(mutated), [])
+
+
+@given(st.lists(patches, min_size=1, max_size=4))
+@settings(max_examples=300, deadline=None)
+def test_no_override_does_anything_else(given_patches: list[Patch]) -> None:
+    refused_or_read(EXAMPLE, given_patches)
+
+
+SETTINGS = ["listen", "servers", "scheduler", "mode", "tunnel", "check", "persistence", "drain",
+            "sorry", "vip", "oneshot", "last_resort"]  # fmt: skip
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+@given(value=json_values)
+@settings(max_examples=40, deadline=None)
+def test_no_value_of_a_setting_does_anything_else(setting: str, value) -> None:
+    refused_or_read(EXAMPLE, [Patch(("services", "web", setting), value)])
