@@ -10,7 +10,6 @@ from typing import Annotated, Literal, Self
 from pydantic import (
     BaseModel,
     BeforeValidator,
-    ConfigDict,
     Discriminator,
     Field,
     Tag,
@@ -39,6 +38,8 @@ from lbctl.config.fields import (
     Where,
     within,
 )
+from lbctl.config.gslb_schema import STRICT, GslbSection
+from lbctl.config.gslb_schema import keys_at as gslb_keys_at
 from lbctl.config.shorthand import Raw, is_duration, long_form
 from lbctl.model import (
     MAX_WEIGHT,
@@ -60,13 +61,7 @@ Count = Annotated[int, Field(ge=1, le=255)]
 class Section(BaseModel):
     """Unknown keys are errors, and no value is bent into another type."""
 
-    model_config = ConfigDict(
-        extra="forbid",
-        strict=True,
-        frozen=True,
-        use_attribute_docstrings=True,
-        arbitrary_types_allowed=True,
-    )
+    model_config = STRICT
 
 
 # --- gateways ---------------------------------------------------------------------------
@@ -323,6 +318,8 @@ class File(Section):
     """What every service takes unless it says otherwise."""
     services: dict[Name, ServiceSection] = {}
     """The services, by name."""
+    gslb: GslbSection | None = None
+    """DNS answers for several sites; read by `lbctl gslb`."""
 
 
 def keys_at(path: tuple[str | int, ...], kind: str | None) -> list[str]:
@@ -346,6 +343,8 @@ def keys_at(path: tuple[str | int, ...], kind: str | None) -> list[str]:
             section = PersistenceSection
         case (*_, "drain"):
             section = DrainSection
+        case ("gslb", *rest):
+            return gslb_keys_at(rest)
         case _:
             return []
     return list(section.model_fields)

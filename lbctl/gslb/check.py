@@ -66,13 +66,13 @@ def _networks(at: Path, step: Match) -> Iterator[Fault]:
 
 
 def _zone(gslb: Gslb, zone: Zone) -> Iterator[Fault]:
-    at: Path = ("zones", name_to_text(zone.apex).removesuffix("."))
+    at: Path = _zone_path(zone)
     static: dict[bytes, set[int]] = {}
     for record in zone.records:
         static.setdefault(record.name, set()).add(record.type)
     cuts = [n for n, types in static.items() if Type.NS in types and n != zone.apex]
     for name in zone.names:
-        here = (*at, "names", name_to_text(name.wire).removesuffix("."))
+        here = (*at, "names", _relative(name, zone))
         if not is_below(name.wire, zone.apex):
             yield here, f"is outside the zone {name_to_text(zone.apex)}"
         if any(is_below(name.wire, cut) for cut in cuts):
@@ -103,6 +103,16 @@ def _member(gslb: Gslb, at: Path, member: Member) -> Iterator[Fault]:
         yield at, "has addresses and a CNAME (RFC 1034 section 3.6.2: keep one)"
 
 
+def _zone_path(zone: Zone) -> Path:
+    return ("zones", name_to_text(zone.apex).removesuffix("."))
+
+
+def _relative(name: Name, zone: Zone) -> str:
+    """The name as the section writes it."""
+    labels = len(name.wire) - len(zone.apex)
+    return name_to_text(name.wire[:labels] + b"\0").removesuffix(".") if labels else "@"
+
+
 def _known(gslb: Gslb) -> str:
     return "known: " + ", ".join(gslb.sites)
 
@@ -112,7 +122,7 @@ def _loops(gslb: Gslb) -> Iterator[Fault]:
     leads: dict[bytes, set[bytes]] = {}
     places: dict[bytes, Path] = {}
     for zone in gslb.zones:
-        at: Path = ("zones", name_to_text(zone.apex).removesuffix("."))
+        at = _zone_path(zone)
         for record in zone.records:
             if record.type == Type.CNAME:
                 leads.setdefault(record.name, set()).add(record.rdata.lower())
@@ -121,7 +131,7 @@ def _loops(gslb: Gslb) -> Iterator[Fault]:
             targets = {member.cname for member in name.members if member.cname}
             if targets:
                 leads.setdefault(name.wire, set()).update(targets)
-                places[name.wire] = (*at, "names", name_to_text(name.wire).removesuffix("."))
+                places[name.wire] = (*at, "names", _relative(name, zone))
     for start in leads:
         if start in _reachable(leads, start):
             yield places[start], f"{name_to_text(start)} is a CNAME that leads back to itself"
@@ -140,10 +150,10 @@ def _reachable(leads: dict[bytes, set[bytes]], start: bytes) -> set[bytes]:
 
 def _observers(gslb: Gslb, observers: Observers) -> Iterator[Fault]:
     """Whether every site can be found dead at all, and only by more than one voice."""
-    if not observers.all - {""}:
+    if not gslb.sites:
         return
     for site in gslb.sites:
-        outside = observers.all - {site, ""}
+        outside = observers.outside(site)
         if observers.quorum > len(outside):
             text = f"quorum {observers.quorum}, but {len(outside)} observers outside '{site}'"
             yield ("observers", "quorum"), f"{text} (lower it, or add a witness)"

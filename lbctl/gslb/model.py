@@ -85,7 +85,7 @@ class Observers:
     witnesses), and how many must agree that a site is dead (0: a majority of those
     outside the site). silent_after: seconds after which an observer's word is stale."""
 
-    me: str = ""
+    me: str = "local"
     peers: Mapping[str, Api] = field(default_factory=dict)
     quorum: int = 0
     silent_after: float = 5.0
@@ -93,6 +93,10 @@ class Observers:
     @property
     def all(self) -> frozenset[str]:
         return frozenset({self.me, *self.peers})
+
+    def outside(self, site: str) -> frozenset[str]:
+        """Whose word on `site` counts: those outside it, or all if there is none."""
+        return (self.all - {site}) or self.all
 
 
 # --- policies ---------------------------------------------------------------------------
@@ -258,6 +262,16 @@ class Databases:
     asn: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class SiteApi:
+    """This gateway's listener for its peers; the rest are paths of PEM files."""
+
+    listen: Endpoint
+    certificate: str
+    key: str
+    ca: str
+
+
 @dataclass(frozen=True)
 class Gslb:
     """All of it."""
@@ -272,3 +286,4 @@ class Gslb:
     processes: int = 0  # 0: one per core
     cookie_secrets: tuple[bytes, ...] = ()
     identity: bytes = b""  # answers NSID (RFC 5001)
+    api: SiteApi | None = None

@@ -3,7 +3,7 @@
 Every fault names the file and the line. The only file that has seen dnspython's parser.
 """
 
-from typing import Any
+from typing import Any, cast
 
 import dns.exception
 import dns.name
@@ -21,26 +21,41 @@ LONGEST_TTL = 7 * 86400  # seconds; longer is a typing error that nobody can tak
 META = range(128, 256)  # types that are never data (RFC 6895 section 3.1)
 
 
+class _Wrong(Exception):
+    """A record that cannot be taken, and the line on which it starts."""
+
+    def __init__(self, text: str, line: int = 0) -> None:
+        super().__init__(text)
+        self.line = line
+
+
 def read_zone(text: str, path: str, apex: bytes) -> tuple[Record, ...]:
     """The records of the zone `apex` in `text`. Raises InvalidConfig, with file and line."""
     origin = dns.name.from_wire(apex, 0)[0]
     tokens = dns.tokenizer.Tokenizer(text, filename=path)
     collector = _Collector(origin, apex)
-    reader: Any = dns.zonefile.Reader(tokens, dns.rdataclass.IN, collector, allow_include=False)  # type: ignore[arg-type]
+    reader = _Reader(tokens, dns.rdataclass.IN, cast(Any, collector), allow_include=False)
     try:
         reader.read()
-    except dns.exception.DNSException as error:
-        raise InvalidConfig([_place(str(error), path)]) from None
-    except ValueError as error:
-        name, line = tokens.where()
-        raise InvalidConfig([f"{name}:{line}: {error}"]) from None
+    except _Wrong as error:
+        raise InvalidConfig([f"{path}:{error.line}: {error}"]) from None
+    except (dns.exception.DNSException, ValueError) as error:
+        place = "" if str(error).startswith(path) else f"{path}:{tokens.where()[1]}: "
+        raise InvalidConfig([f"{place}{error}"]) from None
     if faults := collector.missing():
         raise InvalidConfig([f"{path}:1: {fault}" for fault in faults])
     return tuple(collector.records)
 
 
-def _place(text: str, path: str) -> str:
-    return text if text.startswith(path) else f"{path}:1: {text}"
+class _Reader(dns.zonefile.Reader):
+    """dnspython's reader, which otherwise names the line after the faulty record."""
+
+    def _rr_line(self) -> None:
+        line = self.tok.where()[1]
+        try:
+            super()._rr_line()
+        except (dns.exception.DNSException, ValueError, _Wrong) as error:
+            raise _Wrong(str(error), line) from None
 
 
 class _Collector:
@@ -70,9 +85,9 @@ class _Collector:
         wire, kind = name.canonicalize().to_wire(), int(rdata.rdtype)
         assert wire is not None
         if kind in META or kind == Type.OPT:
-            raise dns.exception.SyntaxError(f"type {rdata.rdtype.name} is not zone data")
+            raise _Wrong(f"type {rdata.rdtype.name} is not zone data")
         if not is_below(wire, self._apex):
-            raise dns.exception.SyntaxError(f"{name} is outside the zone")
+            raise _Wrong(f"{name} is outside the zone")
         self._check_ttl(wire, kind, ttl)
         self._beside(wire, kind)
         body = rdata.to_wire()
@@ -83,12 +98,10 @@ class _Collector:
 
     def _check_ttl(self, wire: bytes, kind: int, ttl: int) -> None:
         if not 1 <= ttl <= LONGEST_TTL:
-            raise dns.exception.SyntaxError(
-                f"a TTL of {ttl} s (write 1 to {LONGEST_TTL}, that is 1 second to 7 days)"
-            )
+            raise _Wrong(f"a TTL of {ttl} s (write 1 to {LONGEST_TTL}, that is 1 second to 7 days)")
         first = self._ttls.setdefault((wire, kind), ttl)
         if first != ttl:
-            raise dns.exception.SyntaxError(
+            raise _Wrong(
                 f"a TTL of {ttl} s in a set with {first} s (RFC 2181 section 5.2 wants one)"
             )
 
@@ -96,11 +109,9 @@ class _Collector:
         types = self._types.setdefault(wire, set())
         name = name_to_text(wire)
         if Type.CNAME in types | {kind} and types:
-            raise dns.exception.SyntaxError(
-                f"{name} has a CNAME beside other data (RFC 1034 section 3.6.2: keep one)"
-            )
+            raise _Wrong(f"{name} has a CNAME beside other data (RFC 1034 section 3.6.2: keep one)")
         if kind == Type.SOA and (Type.SOA in types or wire != self._apex):
-            raise dns.exception.SyntaxError(f"a second SOA at {name}")
+            raise _Wrong(f"a second SOA at {name}")
         types.add(kind)
 
     def missing(self) -> list[str]:
