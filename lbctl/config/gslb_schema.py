@@ -238,7 +238,7 @@ class PolicySection(Section):
     """healthy, cidr, asn, city, country, continent, nearest, measured, failover, spill,
     weighted, round-robin, sticky, first."""
     all_down: Annotated[AllDown, Field(strict=False)] = AllDown.ANY
-    """What is answered when no member is healthy."""
+    """When no member is healthy: all as if they were, nothing, the last answers, `static`."""
     static: Addresses = []
     """The addresses for all_down static."""
 
