@@ -127,6 +127,7 @@ def _site(section: SiteSection) -> model.Site:
         apis=tuple(_api(one) for one in section.gateways),
         check=_check(section.probe) if section.probe else None,
         vips=tuple(section.vips),
+        capacity=section.capacity,
     )
 
 

@@ -216,6 +216,8 @@ class SiteSection(Section):
         list[Vip], BeforeValidator(_listed, json_schema_input_type=str | list[str])
     ] = []
     """Probed when no gateway's API answers."""
+    capacity: Annotated[int, Field(ge=0)] = 0
+    """Connections that are a load of 1, for `spill`; 0: only what agents report counts."""
     probe: ProbeSection | None = None
     """How an external site is judged; none: it is taken to be up."""
 

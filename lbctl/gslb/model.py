@@ -67,12 +67,14 @@ class ExternalCheck:
 @dataclass(frozen=True, slots=True)
 class Site:
     """apis: of its gateways; empty for an external site, which has a `check` instead (or
-    none: then it is taken to be up). vips: probed when no gateway's API answers."""
+    none: then it is taken to be up). vips: probed when no gateway's API answers. capacity:
+    connections that are a load of 1; 0: only what agents report counts."""
 
     location: Location | None = None
     apis: tuple[Api, ...] = ()
     check: ExternalCheck | None = None
     vips: tuple[Listen, ...] = ()
+    capacity: int = 0
 
     @property
     def external(self) -> bool:

@@ -13,7 +13,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from typing import Generic, NamedTuple, TypeVar
 
-from lbctl.model import Network
+from lbctl.model import Address, Network
 
 BITS = {4: 32, 6: 64}  # of a key, by IP version
 
@@ -52,6 +52,11 @@ def key_of(network: Network) -> tuple[int, int]:
     if network.prefixlen > 64:
         raise ValueError(f"{network} is longer than a /64")
     return int(network.network_address) >> 64, network.prefixlen
+
+
+def key_of_host(address: Address) -> int:
+    """The key of one address."""
+    return int(address) if address.version == 4 else int(address) >> 64
 
 
 class Building(Generic[Value]):

@@ -95,6 +95,8 @@ class Overview:
         draining = order is not None and order.draining
         why = judged.why if not judged.alive else (order.reason if order and draining else "")
         load = max((report.load for report in reports), default=0.0)
+        if site.capacity:
+            load = max(load, sum(report.connections for report in reports) / site.capacity)
         return Standing(judged.alive, draining, _steps(load), why)
 
     def mine(self) -> dict[str, Sighting]:

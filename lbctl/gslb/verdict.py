@@ -11,7 +11,7 @@ is the better half of a bad choice, because resolvers on either side ask whom th
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from lbctl.gslb.model import Observers
 from lbctl.health.judge import Health, Track, judge
@@ -39,7 +39,7 @@ class Verdict:
 class Sight:
     """Our own view of a site, folded from what each look saw."""
 
-    track: Track = Track()
+    track: Track = field(default_factory=Track)
     why: str = ""
 
     def look(self, passed: bool, why: str, timing: Timing) -> "Sight":
