@@ -119,7 +119,7 @@ setgid=
 def running(command, log, port):
     """The server as a child, once it answers on `port`."""
     with log.open("wb") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=output)  # noqa: S603
+        process = subprocess.Popen(command, stdout=output, stderr=output)
     try:
         _wait(process, port, log)
         yield process
