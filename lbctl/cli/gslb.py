@@ -73,6 +73,8 @@ def status(context: Context) -> None:
     click.echo(table(("SITE", "STATE", "LOAD", "CONNECTIONS", "OBSERVERS", "WHY"), rows, (2, 3)))
     for kind, one in found["databases"].items():
         click.echo(f"{kind}: {one['networks']} networks, {one['path']}")
+    if found["slow"]:
+        click.echo(f"workers run on Python alone: {found['slow']}")
     for what, error in found["errors"].items():
         click.echo(f"wrong: {what}: {error}")
 

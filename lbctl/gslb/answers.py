@@ -12,7 +12,8 @@
     cells    { ring u32, length u32 }                   pool's `cell` + region
     rings    u32: reason << 16 | choice                 length is a power of two
     choices  u32: octet in `bytes`                      slot's `choice` + ring's choice
-    bytes    { flags, answers, authorities, additionals, length } u16, label u32, body
+    bytes    { flags, answers, authorities, additionals, length, 0 } u16, label u32, body;
+             each begins on a multiple of 4
     labels   lines `name TAB site`, in the order that `label` counts them
 
 A choice's number means the same members in every slot of a pool.
@@ -118,6 +119,7 @@ class Writer:
 
     def _answer(self, answer: Answer, label: str) -> int:
         if (at := self._answers.get((answer, label))) is None:
+            self.bytes += bytes(-len(self.bytes) % 4)
             at = self._answers[answer, label] = len(self.bytes)
             number = self._labels.setdefault(label, len(self._labels))
             *counts, body = answer
@@ -156,6 +158,11 @@ class Answers:
         at += ANSWER.size
         body = bytes(self.bytes[at : at + length])
         return Answer(flags, an, ns, ar, body), self.labels[label]
+
+    def label(self, index: int) -> str:
+        """The label `name TAB site` of the choice at `index` of `choices`."""
+        label: int = ANSWER.unpack_from(self.bytes, self.choices[index])[-1]
+        return self.labels[label]
 
 
 def reason_of(entry: int) -> str:

@@ -138,6 +138,7 @@ class Operators:
                 "names": sum(len(zone.names) for zone in control.gslb.zones),
                 "databases": databases,
                 "changes": control.changes,
+                "slow": control.slow,
                 "errors": control.errors,
             }
         )

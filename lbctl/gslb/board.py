@@ -97,7 +97,11 @@ class Reader:
         self._seen = turn
         return numbers
 
+    def path(self, part: str, number: int) -> Path:
+        """Where a blob is."""
+        return self.directory / f"{part}.{number}"
+
     def open(self, part: str, number: int) -> memoryview:
         """A blob, mapped. Raises FileNotFoundError where it has been replaced since."""
-        with (self.directory / f"{part}.{number}").open("rb") as file:
+        with self.path(part, number).open("rb") as file:
             return memoryview(mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ))

@@ -45,6 +45,7 @@ class Control:
     weather: Weather = field(default_factory=Weather)
     errors: dict[str, str] = field(default_factory=dict)  # what is wrong now, by what
     changes: int = 0
+    slow: str = ""  # why workers run on Python alone, if they do
     _known: Knowledge | None = None
     _compiler: Compiler | None = None
     _answers: bytes = b""

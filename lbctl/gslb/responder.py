@@ -155,6 +155,14 @@ class Responder:
         self.events.clear()
         return counted, events
 
+    def count(self, label: str, reason: str, count: int) -> None:
+        """Add answers that were given elsewhere."""
+        self._counted[label, reason] += count
+
+    def slip(self, data: bytes, source: bytes) -> bytes | None:
+        """The truncated reply to a query that is over the rate limit."""
+        return self._limited(Ruling.SLIP, read(data), source)
+
     def _gather(self) -> None:
         for entry in self._entries.values():
             if entry.count:

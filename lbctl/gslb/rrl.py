@@ -28,7 +28,7 @@ class RateLimit:
     slip: int = 2
 
 
-@dataclass(slots=True)
+@dataclass
 class Window:
     """One second of counts; memory is bounded by the networks that asked within it."""
 

@@ -17,6 +17,7 @@ from lbctl.gslb.cookie import Cookies
 from lbctl.gslb.crew import crew
 from lbctl.gslb.eyes import looking
 from lbctl.gslb.model import Gslb
+from lbctl.gslb.native import Unbuilt, build
 from lbctl.gslb.overview import Overview
 from lbctl.gslb.responder import Responder
 from lbctl.gslb.sockets import open_group, open_stream
@@ -43,11 +44,16 @@ async def serve(config: Path, me: str, runtime: Path, daemon: str) -> None:
         return read(config, me)
 
     gslb = load()
-    settings = Settings(gslb.rate_limit, gslb.cookie_secrets or (secrets.token_bytes(16),),
-                        gslb.identity)  # fmt: skip
-    responder = Responder(settings.limit, Cookies(*settings.secrets), settings.identity)
     board = Board(runtime / "gslb")
-    control = Control(load, board, gslb, responder, Overview(gslb))
+    library, pure = _library(board.directory)
+    settings = Settings(
+        gslb.rate_limit,
+        gslb.cookie_secrets or (secrets.token_bytes(16),),
+        gslb.identity,
+        library,
+    )
+    responder = Responder(settings.limit, Cookies(*settings.secrets), settings.identity)
+    control = Control(load, board, gslb, responder, Overview(gslb), slow=pure)
     workers = gslb.processes or len(os.sched_getaffinity(0))
     async with AsyncExitStack() as stack:
         groups = [open_group(endpoint, workers) for endpoint in gslb.listens]
@@ -62,6 +68,14 @@ async def serve(config: Path, me: str, runtime: Path, daemon: str) -> None:
         await stack.enter_async_context(answering(streams, responder.stream_reply))
         await stack.enter_async_context(crew(board.directory, settings, groups, control.tally))
         await _until_told(control, responder)
+
+
+def _library(directory: Path) -> tuple[str, str]:
+    """The native library's path; or "" and why workers run on Python alone."""
+    try:
+        return str(build(directory)), ""
+    except Unbuilt as error:
+        return "", str(error)
 
 
 async def _until_told(control: Control, responder: Responder) -> None:

@@ -56,6 +56,7 @@ LAYERS: dict[str, set[str]] = {
         "lbctl.gslb.looks",  # sites' reports, VIPs, external checks
         "lbctl.gslb.eyes",  # the beats of those looks
         "lbctl.gslb.metrics",
+        "lbctl.gslb.native",  # the C compiler, and what it built
         "lbctl.gslb.tcp",
         "lbctl.gslb.sockets",
         "lbctl.gslb.worker",

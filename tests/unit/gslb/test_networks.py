@@ -3,7 +3,7 @@
 from ipaddress import ip_network
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lbctl.gslb import blob, regions
@@ -32,12 +32,14 @@ def longest(found: list[Prefix[int]], key: int) -> int:
     return max(over, default=(0, 0))[1]
 
 
+@settings(deadline=None)
 @given(lists)
 def test_the_longest_prefix_speaks(found) -> None:
     spans = flatten(found, BITS, 0)
     assert [spans.find(key) for key in range(256)] == [longest(found, key) for key in range(256)]
 
 
+@settings(deadline=None)
 @given(lists)
 def test_spans_are_as_few_as_can_be(found) -> None:
     spans = flatten(found, BITS, 0)
@@ -45,6 +47,7 @@ def test_spans_are_as_few_as_can_be(found) -> None:
     assert all(one != two for one, two in zip(spans.values, spans.values[1:], strict=False))
 
 
+@settings(deadline=None)
 @given(lists, lists)
 def test_a_join_says_what_both_say(left, right) -> None:
     one, two = flatten(left, BITS, 0), flatten(right, BITS, 0)
@@ -52,6 +55,7 @@ def test_a_join_says_what_both_say(left, right) -> None:
     assert [both.find(k) for k in range(256)] == [(one.find(k), two.find(k)) for k in range(256)]
 
 
+@settings(deadline=None)
 @given(lists)
 def test_pieces_are_aligned_cover_all_and_are_the_widest(found) -> None:
     spans = flatten(found, BITS, 0)
@@ -67,6 +71,7 @@ def test_pieces_are_aligned_cover_all_and_are_the_widest(found) -> None:
     assert at == 256
 
 
+@settings(deadline=None)
 @given(
     st.lists(
         st.tuples(st.integers(0, 2**32 - 1), st.integers(0, 32), st.integers(1, 9)), max_size=20

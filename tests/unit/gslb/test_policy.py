@@ -3,7 +3,7 @@
 from ipaddress import ip_network
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lbctl.gslb import rings
@@ -139,6 +139,7 @@ ups = st.tuples(*[st.booleans()] * 3)
 loads = st.tuples(*[st.floats(0, 2)] * 3)
 
 
+@settings(deadline=None)
 @given(
     st.permutations(
         [Healthy(), Match(Attribute.COUNTRY, {"JP": ("tokyo",)}), Nearest(), Spill(0.5, 0.9)]
@@ -159,6 +160,7 @@ def test_shares_sum_to_one_and_go_to_the_living(steps, up, load, place) -> None:
     assert found.shares.keys() == found.reasons.keys()
 
 
+@settings(deadline=None)
 @given(ups, st.sampled_from([KT, SKB, NTT, DTAG]))
 def test_where_the_filter_stands_does_not_matter(up, place) -> None:
     weather = down(*(site for site, one in zip(NAMES, up, strict=True) if not one))
@@ -170,6 +172,7 @@ def test_where_the_filter_stands_does_not_matter(up, place) -> None:
 # --- rings ------------------------------------------------------------------------------
 
 
+@settings(deadline=None)
 @given(st.dictionaries(st.integers(0, 9), st.floats(0.01, 1), min_size=2, max_size=8))
 def test_turns_follow_shares_and_leave_nobody_out(weights) -> None:
     total = sum(weights.values())

@@ -1,7 +1,7 @@
 """Who is dead, and who may say so."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lbctl.gslb.model import Api, Gslb, Member, Name, Observers, Policy, Site, Zone
@@ -75,6 +75,7 @@ def test_stale_words_are_nobodys() -> None:
 sides = st.sets(st.sampled_from("abcde"), max_size=5)
 
 
+@settings(deadline=None)
 @given(sides)
 def test_in_a_split_only_one_side_can_end_the_other(side) -> None:
     """Every observer calls all sites down whose side it is not on."""
