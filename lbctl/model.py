@@ -371,6 +371,120 @@ class Service:
     sorry: Server | None = None
 
 
+# --- virtual routers (VRRP) -------------------------------------------------------------
+
+
+class Mac(StrEnum):
+    """The MAC that answers for a virtual address."""
+
+    VIRTUAL = "virtual"  # 00-00-5E-00-01-{VRID}, 00-00-5E-00-02-{VRID} for IPv6
+    OWN = "own"  # the interface's
+
+
+class Preempt(StrEnum):
+    """Whether a Backup takes over from an Active of lower priority."""
+
+    NEVER = "never"
+    ALWAYS = "always"
+    WHEN_SYNCED = "when-synced"  # once it holds a full copy of the Active's flows
+
+
+class ChecksumForm(StrEnum):
+    """RFC 9568 leaves the pseudo-header out for IPv4; most implementations put it in."""
+
+    AUTO = "auto"  # as the peer does
+    RFC9568 = "rfc9568"
+    PSEUDO = "pseudo"
+
+
+class TrackerKind(StrEnum):
+    INTERFACE = "interface"
+    ROUTE = "route"
+    SCRIPT = "script"
+    QUORUM = "quorum"
+
+
+@dataclass(frozen=True, slots=True)
+class Tracker:
+    """Something whose failure counts against a virtual router.
+
+    subject: an interface, a prefix, a command line or a service, by kind. weight: None:
+    while it fails the router is at fault; negative: subtracted from the priority while it
+    fails; positive: added while it holds. needs: servers, of a quorum. The rest is for
+    scripts and routes (seconds; runs in a row).
+    """
+
+    kind: TrackerKind
+    subject: str
+    weight: int | None = None
+    interval: float = 2.0
+    timeout: float = 1.0
+    rise: int = 2
+    fall: int = 2
+    user: str = "nobody"
+    needs: int = 1
+
+    @property
+    def key(self) -> tuple[TrackerKind, str, int]:
+        """What is looked at: trackers with the same key share one result."""
+        return self.kind, self.subject, self.needs
+
+    def __str__(self) -> str:
+        least = f" (at least {self.needs} servers)" if self.kind is TrackerKind.QUORUM else ""
+        return f"{self.kind} {self.subject}{least}"
+
+
+@dataclass(frozen=True, slots=True)
+class Notify:
+    """A command that is told of each change of role, one at a time, in order.
+
+    It is called with ROUTER ROLE REASON, or with keepalived's arguments: INSTANCE NAME
+    MASTER|BACKUP|FAULT|STOP PRIORITY.
+    """
+
+    command: str
+    keepalived: bool = False
+    user: str = "nobody"
+    timeout: float = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Router:
+    """One virtual router as configured. Times are in seconds.
+
+    priority: 1 to 254; 255 owns the addresses. peers: unicast to these; none: multicast.
+    accept: packets to the addresses reach local programs. hold: after a start, it stays
+    out this long. refresh: between announcements while Active; 0: none.
+    """
+
+    name: str
+    interface: str
+    vrid: int
+    addresses: tuple[Address, ...]
+    priority: int = 100
+    interval: float = 1.0
+    version: int = 3
+    mac: Mac = Mac.VIRTUAL
+    peers: tuple[Address, ...] = ()
+    checksum: ChecksumForm = ChecksumForm.AUTO
+    accept: bool = True
+    preempt: Preempt = Preempt.ALWAYS
+    preempt_delay: float = 0.0
+    hold: float = 0.0
+    group: str = ""
+    refresh: float = 60.0
+    trackers: tuple[Tracker, ...] = ()
+    notify: Notify | None = None
+
+    @property
+    def family(self) -> Family:
+        return family_of(self.addresses[0])
+
+    @property
+    def owner(self) -> bool:
+        return self.priority == 255
+
+
 class Datapath(StrEnum):
     AUTO = "auto"
     IPVS = "ipvs"
@@ -405,3 +519,4 @@ class Config:
 
     gateway: Gateway
     services: Mapping[str, Service] = field(default_factory=dict)
+    routers: Mapping[str, Router] = field(default_factory=dict)

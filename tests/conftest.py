@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 SERIAL = ("kernel", "lab")
-TOOLS = ("ip", "nsenter", "ethtool", "nginx")
+TOOLS = ("ip", "nsenter", "ethtool", "nginx", "curl", "wrk", "bpftool")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -5,10 +5,11 @@ from dataclasses import fields
 from ipaddress import ip_network
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator
+from pydantic import BaseModel, BeforeValidator, Field, PlainValidator
 
 from lbctl.config.fault import did_you_mean, show
 from lbctl.config.fields import Duration, HostAddress, HttpHost, Name, Statuses, UrlPath
+from lbctl.config.strict import STRICT
 from lbctl.gslb.model import (
     AllDown,
     Attribute,
@@ -28,14 +29,6 @@ from lbctl.gslb.model import (
 from lbctl.gslb.wire import name_to_wire
 from lbctl.gslb.zonefile import LONGEST_TTL
 from lbctl.model import Endpoint, Listen
-
-STRICT = ConfigDict(
-    extra="forbid",
-    strict=True,
-    frozen=True,
-    use_attribute_docstrings=True,
-    arbitrary_types_allowed=True,
-)
 
 SINGLE: Mapping[str, Step] = {
     "healthy": Healthy(),

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any
 
-from lbctl.config import build, cross
+from lbctl.config import build, cross, ha
 from lbctl.config.document import Node, Unreadable, read
 from lbctl.config.fault import Fault, Place, clip, did_you_mean, show
 from lbctl.config.fields import frontend
@@ -99,9 +99,15 @@ def _config(
     if any(fault.path[:1] in (("gateway",), ("gateways",)) for fault in before):
         return None, faults
     try:
-        return Config(build.gateway(file, node), services), faults
+        gateway = build.gateway(file, node)
     except build.NoGateway as error:
         return None, faults + error.faults
+    names = list(file.gateways)
+    here = node or (names[0] if len(names) == 1 else "")
+    routers = ha.routers(file.virtual_routers, gateway, here)
+    if not any(fault.path[:1] == (ha.AT,) for fault in before):
+        faults += ha.wrong(file.virtual_routers, routers, names, services)
+    return Config(gateway, services, routers), faults
 
 
 def _consistent(services: dict[str, Service], faults: Sequence[Fault]) -> Iterable[Fault]:

@@ -38,9 +38,11 @@ from lbctl.config.fields import (
     Where,
     within,
 )
-from lbctl.config.gslb_schema import STRICT, GslbSection
+from lbctl.config.gslb_schema import GslbSection
 from lbctl.config.gslb_schema import keys_at as gslb_keys_at
+from lbctl.config.ha import NotifySection, RouterSection, TrackSection
 from lbctl.config.shorthand import Raw, is_duration, long_form
+from lbctl.config.strict import STRICT
 from lbctl.model import (
     MAX_WEIGHT,
     Datapath,
@@ -320,17 +322,25 @@ class File(Section):
     """The services, by name."""
     gslb: GslbSection | None = None
     """DNS answers for several sites; read by `lbctl gslb`."""
+    virtual_routers: dict[Name, RouterSection] = {}
+    """The virtual routers (VRRP), by name."""
 
 
 def keys_at(path: tuple[str | int, ...], kind: str | None) -> list[str]:
     """The keys that the section at `path` knows; kind: the type of a check."""
     match path:
         case ():
-            section: type[Section] = File
+            section: type[BaseModel] = File
         case ("gateway",) | ("gateways", _):
             section = GatewaySection
         case ("defaults",):
             section = Defaults
+        case ("virtual_routers", _):
+            section = RouterSection
+        case ("virtual_routers", _, "track", _):
+            section = TrackSection
+        case ("virtual_routers", _, "notify"):
+            section = NotifySection
         case ("services", _):
             section = ServiceSection
         case ("services", _, "servers", _) | (*_, "sorry"):

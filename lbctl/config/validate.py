@@ -152,8 +152,7 @@ def _without(raw: Raw, paths: set[Path]) -> Raw:
     here = {path[0] for path in paths if len(path) == 1}
     below: dict[str | int, set[Path]] = {}
     for path in paths:
-        if path[0] not in here:
-            below.setdefault(path[0], set()).add(path[1:])
+        below.setdefault(path[0], set()).add(path[1:])
     kept = {key: value for key, value in raw.items() if key not in here}
     for key, rest in below.items():
         if key in kept and isinstance(kept[key], dict):

@@ -13,7 +13,6 @@ from lbctl.daemon.reconcile import differences
 from lbctl.daemon.requests import BadRequest
 from lbctl.model import ServerName
 
-FRESH = 0.5  # seconds that counters may be old where they are what is asked for
 _encode = msgspec.json.Encoder().encode
 
 
@@ -54,13 +53,12 @@ class Reading:
         name = request.query.get("service")
         service = None if name is None else self._service(name)
         if "fresh" in request.query:
-            await self._parts.sampler.fresh(FRESH)
+            # Who waits for a drain must not see connections counted before the drain.
+            await self._parts.sampler.fresh(0.0)
         return answer(list(self._parts.show().servers(service)))
 
     async def server(self, request: web.Request) -> web.Response:
         name = self._server(request)
-        if "fresh" in request.query:
-            await self._parts.sampler.fresh(FRESH)
         return answer(self._parts.show().server(name))
 
     async def why(self, request: web.Request) -> web.Response:
@@ -95,7 +93,7 @@ class Reading:
     async def stats(self, request: web.Request) -> web.Response:
         name = request.query.get("service")
         service = None if name is None else self._service(name)
-        await self._parts.sampler.fresh(FRESH)
+        await self._parts.sampler.glance()
         return answer(self._parts.show().stats(self._parts.sampler.at, service))
 
     async def diff(self, request: web.Request) -> web.Response:
@@ -121,12 +119,12 @@ class Reading:
     async def metrics(self, request: web.Request) -> web.Response:
         from lbctl.daemon.metrics import exposition  # its library is for those who scrape
 
-        await self._parts.sampler.fresh(FRESH)
+        await self._parts.sampler.glance()
         body = exposition(self._parts.snapshot())
         return web.Response(body=body, headers={"Content-Type": "text/plain; version=0.0.4"})
 
     async def status(self, request: web.Request) -> web.Response:
-        await self._parts.sampler.fresh(FRESH)
+        await self._parts.sampler.glance()
         return answer(self._parts.status())
 
     def _service(self, name: str) -> str:

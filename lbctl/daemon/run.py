@@ -27,6 +27,7 @@ from lbctl.daemon.parts import Parts
 from lbctl.daemon.plane import Opened, PlaneThread
 from lbctl.daemon.reader import ConfigReader
 from lbctl.daemon.reconcile import Reconciler
+from lbctl.daemon.routers import RouterLink
 from lbctl.daemon.sampler import EVERY, Sampler
 from lbctl.daemon.startup import stand_up
 from lbctl.daemon.state import StateDirectory
@@ -35,6 +36,7 @@ from lbctl.daemon.workers import WorkerKeeper
 from lbctl.errors import InvalidConfig
 from lbctl.events import DaemonStarted, DaemonStopping
 from lbctl.model import Gateway
+from lbctl.vrrp.control import PATH
 
 TEND = 10.0  # seconds between the data path's housekeepings
 EXPIRE = 1.0  # seconds that an override may outlive its time
@@ -51,6 +53,7 @@ class Options:
     pins: Path
     node: str | None = None
     datapath: str = ""
+    vrrp: Path = PATH
 
 
 def run(options: Options) -> None:
@@ -96,6 +99,9 @@ def _assemble(
     loop = ReconcileLoop(control, reconciler, plane, journal, clock)
     control.on_touched.append(loop.touched)
     control.on_changed.append(keeper.tell_changes)
+    routers = RouterLink(control, journal, clock, options.vrrp)
+    control.on_touched.append(routers.touched)
+    control.on_changed.append(routers.tell_changes)
     return Parts(
         file=options.config,
         clock=clock,
@@ -107,6 +113,7 @@ def _assemble(
         sampler=Sampler(plane, clock),
         loop=loop,
         keeper=keeper,
+        routers=routers,
         started=clock.now(),
     )
 
@@ -119,6 +126,7 @@ async def _live(parts: Parts, options: Options, stack: AsyncExitStack) -> None:
         _tell_started(parts)
         tasks = [
             group.create_task(parts.keeper.keep()),
+            group.create_task(parts.routers.keep()),
             group.create_task(_hear_kernel(parts)),
             group.create_task(_every(TEND, parts.plane.tend)),
             group.create_task(_every(EVERY, partial(parts.sampler.fresh, EVERY / 2))),

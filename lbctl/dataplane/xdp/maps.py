@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from ctypes import Array, Structure, sizeof
 from functools import cache
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from lbctl.dataplane.xdp import abi, bpf
 from lbctl.dataplane.xdp.bpf import Descriptor, MapFlag, MapSpec, MapType
@@ -70,18 +70,16 @@ class Maps:
 
     def __init__(self, directory: Path) -> None:
         self._stack = ExitStack()
-        self._memory: dict[str, mmap.mmap] = {}
+        self._single: dict[tuple[str, int], Structure] = {}
         self.directory = directory
         self.fds: Mapping[str, Descriptor] = self._open(directory)
-        self.gateway: abi.Gateway = self._view("gateway", abi.Gateway)[0]
         self.meta: abi.Meta = self._view("meta", abi.Meta)[0]
+        self._check_abi()
+        self.gateway: abi.Gateway = self._view("gateway", abi.Gateway)[0]
         self.listens = self._view("listens", abi.Listen)
         self.servers = self._view("servers", abi.Server)
         self.listen_index = self._view("listen_index", abi.Bucket)
         self.return_index = self._view("return_index", abi.Bucket)
-        self.small_rings = self._view("small_rings", abi.SmallRing)
-        self.large_rings = self._view("large_rings", abi.LargeRing)
-        self.turns = self._view("turns", abi.Turns)
         self.flow_counts = self._view("flow_counts", abi.FlowCount)
         self.past = self._view("past", abi.ServerStats)
 
@@ -98,11 +96,38 @@ class Maps:
             opened[spec.name] = descriptor
         return opened
 
+    def _check_abi(self) -> None:
+        """A gateway whose maps are of another layout is not touched."""
+        if self.meta.abi not in (0, abi.ABI):
+            raise DataPlaneError(
+                f"{self.directory}: made by another version of lbctl (layout {self.meta.abi}, "
+                f"this one speaks {abi.ABI})",
+                f"rm -r {self.directory} and start again: connections are cut once",
+            )
+
     def _view(self, name: str, kind: type[Value]) -> Array[Value]:
         count = _MMAPPED[name][1]
         memory = bpf.map_memory(self.fds[name], sizeof(kind) * count)
-        self._memory[name] = memory
         return (kind * count).from_buffer(memory)
+
+    # Rings and turns are many and large, and the kernel maps every page at once: each is
+    # mapped alone, when it is first needed.
+
+    def small_ring(self, number: int) -> abi.SmallRing:
+        return self._one("small_rings", abi.SmallRing, number)
+
+    def large_ring(self, number: int) -> abi.LargeRing:
+        return self._one("large_rings", abi.LargeRing, number)
+
+    def turns(self, number: int) -> abi.Turns:
+        return self._one("turns", abi.Turns, number)
+
+    def _one(self, name: str, kind: type[Value], number: int) -> Value:
+        if (name, number) not in self._single:
+            size = sizeof(kind)
+            memory = bpf.map_memory(self.fds[name], size, offset=size * number)
+            self._single[name, number] = kind.from_buffer(memory)
+        return cast(Value, self._single[name, number])
 
     def close(self) -> None:
         """Close the descriptors. The views keep their memory until they are collected."""

@@ -64,7 +64,7 @@ class XdpPlane:
         self._program = Program(self._maps, netlink, gateway.interfaces, gateway.xdp_mode)
         ours = self._program.program_id()
         for link in self._hops.ports:
-            nic.check_link(link, ours)
+            nic.check_link(link, ours, nic.has_lro(link.name))
         self._clock = Clock.of_this_kernel()
         self._write_gateway()
         self._registry = Registry(self._maps)
