@@ -87,21 +87,20 @@ static inline void *lb_pull(struct lb_cursor_at *cursor, __u64 size)
 static inline enum lb_parsed lb_parse_l4(struct lb_cursor_at *cursor, __u8 proto,
 					 struct lb_packet *packet)
 {
-	struct lb_cursor_at ports = *cursor;
-
 	if (proto == IPPROTO_TCP) {
 		packet->tcp = lb_pull(cursor, sizeof(*packet->tcp));
 		if (!packet->tcp)
 			return LB_PARSED_TRUNCATED;
+		packet->l4 = (struct lb_l4 *)packet->tcp;
 	} else if (proto == IPPROTO_UDP) {
 		packet->udp = lb_pull(cursor, sizeof(*packet->udp));
 		if (!packet->udp)
 			return LB_PARSED_TRUNCATED;
+		packet->l4 = (struct lb_l4 *)packet->udp;
 	} else {
 		return proto == IPPROTO_ICMP ? LB_PARSED_ICMP : LB_PARSED_OTHER_PROTO;
 	}
-	packet->l4 = lb_pull(&ports, sizeof(*packet->l4));
-	return packet->l4 ? LB_PARSED_OK : LB_PARSED_TRUNCATED;
+	return LB_PARSED_OK;
 }
 
 /* The bytes that the IP header leaves for the transport must hold its header. */
