@@ -14,16 +14,19 @@ from lbctl.errors import DataPlaneError
 
 Value = TypeVar("Value", bound=Structure)
 
-_MMAPPED: dict[str, tuple[type[Structure], int]] = {
+# Maps of one entry that is all records of a kind: the program needs no lookup in these.
+_WHOLE: dict[str, tuple[type[Structure], int]] = {
     "gateway": (abi.Gateway, 1),
     "listen_index": (abi.Bucket, abi.LISTEN_BUCKETS),
     "return_index": (abi.Bucket, abi.RETURN_BUCKETS),
     "listens": (abi.Listen, abi.LISTENS),
     "servers": (abi.Server, abi.SERVERS),
+    "cursors": (abi.Cursor, abi.LISTENS),
+}
+_MMAPPED: dict[str, tuple[type[Structure], int]] = {
     "small_rings": (abi.SmallRing, abi.SMALL_RINGS),
     "large_rings": (abi.LargeRing, abi.LARGE_RINGS),
     "turns": (abi.Turns, abi.LISTENS),
-    "cursors": (abi.Cursor, abi.LISTENS),
     "flow_counts": (abi.FlowCount, abi.SERVERS),
     "past": (abi.ServerStats, abi.LISTENS),
     "meta": (abi.Meta, 1),
@@ -32,11 +35,16 @@ _MMAPPED: dict[str, tuple[type[Structure], int]] = {
 
 def specs(flow_sets: int) -> list[MapSpec]:
     """Every map. flow_sets: a power of two."""
+    whole = [
+        MapSpec(name, MapType.ARRAY, sizeof(kind) * records, 1, flags=MapFlag.MMAPABLE)
+        for name, (kind, records) in _WHOLE.items()
+    ]
     mmapped = [
         MapSpec(name, MapType.ARRAY, sizeof(kind), entries, flags=MapFlag.MMAPABLE)
         for name, (kind, entries) in _MMAPPED.items()
     ]
     return [
+        *whole,
         *mmapped,
         MapSpec("flows", MapType.ARRAY, sizeof(abi.FlowSet), flow_sets, flags=MapFlag.MMAPABLE),
         MapSpec("server_stats", MapType.PERCPU_ARRAY, sizeof(abi.ServerStats), abi.SERVERS),
@@ -106,7 +114,7 @@ class Maps:
             )
 
     def _view(self, name: str, kind: type[Value]) -> Array[Value]:
-        count = _MMAPPED[name][1]
+        count = (_WHOLE | _MMAPPED)[name][1]
         memory = bpf.map_memory(self.fds[name], sizeof(kind) * count)
         return (kind * count).from_buffer(memory)
 

@@ -320,7 +320,7 @@ class XdpPlane:
         """Interfaces, own addresses and clock: written only where they differ."""
         fresh = abi.Gateway.from_buffer_copy(self._maps.gateway)
         if not any(fresh.key):
-            fresh.key[:] = [secrets.randbits(64), secrets.randbits(64)]
+            fresh.key[:] = [secrets.randbits(64) for _ in fresh.key]
             fresh.flow_mask = _flow_sets(self._gateway.flow_cache) - 1
         fresh.tick_shift = self._clock.shift
         fresh.timeout[:] = [*self._clock.timeouts()]
@@ -329,8 +329,8 @@ class XdpPlane:
         fresh.own4[:] = [*words, *[0] * (abi.OWN - len(words))]
         ports = [link.index for link in self._hops.ports]
         fresh.ifindex[:] = [*ports, *[0] * (abi.PORTS - len(ports))]
-        for port, link in zip(fresh.port, self._hops.ports, strict=False):
-            port.mac[:] = list(link.mac)
+        macs = [abi.mac(link.mac) for link in self._hops.ports]
+        fresh.mac[:] = [*macs, *[0] * (abi.PORTS - len(macs))]
         if bytes(fresh) != bytes(self._maps.gateway):
             memoryview(self._maps.gateway).cast("B")[:] = bytes(fresh)
             self.writes["gateway"] += 1
