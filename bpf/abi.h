@@ -216,13 +216,22 @@ struct lb_flow_count {
 	__u32 in_state[8];
 };
 
-/* in: from clients to the server; out: back. */
+/* in: from clients to the server; out: back. One cache line. */
 struct lb_server_stats {
 	__u64 packets_in;
 	__u64 bytes_in;
 	__u64 packets_out;
 	__u64 bytes_out;
 	__u64 connections;
+	__u64 pad[3];
+};
+
+#define LB_VERDICT_ROOM 64	/* more than there are: later verdicts fit without a new map */
+
+/* All that one CPU counts. */
+struct lb_cpu_block {
+	__u64 verdict[LB_VERDICT_ROOM];
+	struct lb_server_stats server[LB_SERVERS];
 };
 
 /* A neighbour that a packet wanted and that the kernel does not know. */
@@ -275,10 +284,9 @@ _Static_assert(sizeof(struct lb_bucket) == 64, "a bucket is one cache line");
 _Static_assert(sizeof(struct lb_listen) == 64, "a listen is one cache line");
 _Static_assert(sizeof(struct lb_server) == 64, "a server is one cache line");
 _Static_assert(sizeof(struct lb_flow_set) == 64, "a flow set is one cache line");
+_Static_assert(sizeof(struct lb_server_stats) == 64, "counters are one cache line");
 _Static_assert(__builtin_offsetof(struct lb_server, dmac) % 4 == 0, "copied by words");
 _Static_assert(__builtin_offsetof(struct lb_gateway, flow_mask) == 128, "two cache lines");
 _Static_assert(sizeof(struct lb_gateway) % 8 == 0, "array values are rounded up to 8");
-
-#define LB_VERDICT_ROOM 64	/* counters: later verdicts fit without a new map */
 
 #endif

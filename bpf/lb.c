@@ -37,6 +37,7 @@
 struct lb_ctx {
 	struct xdp_md *xdp;
 	const struct lb_gateway *gw;
+	struct lb_cpu_block *count;
 	struct lb_packet packet;
 	int port;		/* which of the gateway's it came in on */
 	int action;		/* XDP_* once the verdict is FORWARD or RETURN */
@@ -68,11 +69,6 @@ struct lb_ctx {
 
 LB_DEFINE_FIND(lb_find_listen, lb_listen_index, LB_LISTEN_BUCKETS)
 LB_DEFINE_FIND(lb_find_server, lb_return_index, LB_RETURN_BUCKETS)
-
-static inline struct lb_server_stats *lb_stats(__u32 server)
-{
-	return LB_LOOKUP(server_stats, &server);
-}
 
 /* --- which packets are ours --------------------------------------------------------- */
 
@@ -159,7 +155,7 @@ static inline __u32 lb_ring_server(const struct lb_listen *listen, __u64 hash)
 		return large ? large->slot[hash >> 48] & ~LB_SLOT_CHANGING : 0;
 	}
 #endif
-	small = LB_LOOKUP(small_rings, &ring);
+	small = lb_small_rings(ring);
 	return small ? small->slot[hash >> 51] & ~LB_SLOT_CHANGING : 0;
 }
 
@@ -283,14 +279,17 @@ static inline int lb_out(const struct lb_ctx *c, __u32 port)
 	return bpf_redirect_map(LB_HANDLE(tx_ports), port, 0);
 }
 
+static inline struct lb_server_stats *lb_stats(const struct lb_ctx *c, __u32 server)
+{
+	return &c->count->server[server & (LB_SERVERS - 1)];
+}
+
 /* Counts a packet and sends it to its server. */
 static inline enum lb_verdict lb_deliver(struct lb_ctx *c, const struct lb_server *server,
 					 __u32 index, int fresh)
 {
-	struct lb_server_stats *stats = lb_stats(index);
+	struct lb_server_stats *stats = lb_stats(c, index);
 
-	if (!stats)
-		return LB_DROP_BROKEN;
 	stats->packets_in++;
 	stats->bytes_in += c->packet.length;
 	if (fresh)
@@ -446,8 +445,7 @@ static inline enum lb_verdict lb_return(struct lb_ctx *c, const struct lb_way *w
 	if (!server)
 		return LB_DROP_BROKEN;
 	listen = lb_listens(server->listen);
-	stats = lb_stats(index);
-	if (!listen || !stats)
+	if (!listen)
 		return LB_DROP_BROKEN;
 	verdict = lb_route(c, listen->addr.w[0]);
 	if (verdict != LB_RETURN)
@@ -456,6 +454,7 @@ static inline enum lb_verdict lb_return(struct lb_ctx *c, const struct lb_way *w
 	if (c->packet.tcp_flags & (LB_TCP_FIN | LB_TCP_RST) && lb_remembers(listen))
 		lb_server_ends(c, listen);
 #endif
+	stats = lb_stats(c, index);
 	stats->packets_out++;
 	stats->bytes_out += c->packet.length;
 	lb_nat_return(&c->packet, server, listen);
@@ -528,18 +527,17 @@ static inline int lb_action(const struct lb_ctx *c, enum lb_verdict verdict)
 
 LB_PROGRAM(lb)(struct xdp_md *xdp)
 {
-	struct lb_ctx c = { .xdp = xdp, .gw = lb_gateway(0) };
+	struct lb_ctx c = {
+		.xdp = xdp,
+		.gw = lb_gateway(0),
+		.count = lb_cpu_blocks(bpf_get_smp_processor_id()),
+	};
 	enum lb_verdict verdict;
-	__u64 *count;
-	__u32 at;
 
-	if (!c.gw)
+	if (!c.gw || !c.count)
 		return XDP_PASS;
 	verdict = lb_judge(&c);
-	at = verdict;
-	count = LB_LOOKUP(verdicts, &at);
-	if (count)
-		(*count)++;
+	c.count->verdict[verdict & (LB_VERDICT_ROOM - 1)]++;
 	return lb_action(&c, verdict);
 }
 

@@ -51,10 +51,9 @@ LB_PROGRAM(lb_sweep)(struct xdp_md *xdp)
 	start = *first;
 	tick = lb_tick(gw);
 	for (i = 0; i < LB_SWEEP_SETS; i++) {
-		__u32 index = start + i;
-		struct lb_flow_set *set = LB_LOOKUP(flows, &index);
+		struct lb_flow_set *set = lb_flows(start + i);
 
-		if (!set)
+		if (!set || start + i >= LB_FLOW_SETS)
 			break;
 #pragma unroll
 		for (w = 0; w < LB_FLOW_WAYS; w++)

@@ -259,12 +259,23 @@ class ServerStats(Structure):
     packets_out: int
     bytes_out: int
     connections: int
+    pad: Array[c_uint64]
     _fields_: ClassVar[Sequence[Field]] = [
         ("packets_in", c_uint64),
         ("bytes_in", c_uint64),
         ("packets_out", c_uint64),
         ("bytes_out", c_uint64),
         ("connections", c_uint64),
+        ("pad", c_uint64 * 3),
+    ]
+
+
+class CpuBlock(Structure):
+    verdict: Array[c_uint64]
+    server: Array[ServerStats]
+    _fields_: ClassVar[Sequence[Field]] = [
+        ("verdict", c_uint64 * VERDICT_ROOM),
+        ("server", ServerStats * SERVERS),
     ]
 
 

@@ -10,6 +10,7 @@ from typing import TypeVar, cast
 
 from lbctl.dataplane.xdp import abi, bpf
 from lbctl.dataplane.xdp.bpf import Descriptor, MapFlag, MapSpec, MapType
+from lbctl.dataplane.xdp.counters import CpuCounters
 from lbctl.errors import DataPlaneError
 
 Value = TypeVar("Value", bound=Structure)
@@ -22,9 +23,9 @@ _WHOLE: dict[str, tuple[type[Structure], int]] = {
     "listens": (abi.Listen, abi.LISTENS),
     "servers": (abi.Server, abi.SERVERS),
     "cursors": (abi.Cursor, abi.LISTENS),
+    "small_rings": (abi.SmallRing, abi.SMALL_RINGS),
 }
 _MMAPPED: dict[str, tuple[type[Structure], int]] = {
-    "small_rings": (abi.SmallRing, abi.SMALL_RINGS),
     "large_rings": (abi.LargeRing, abi.LARGE_RINGS),
     "turns": (abi.Turns, abi.LISTENS),
     "flow_counts": (abi.FlowCount, abi.SERVERS),
@@ -37,7 +38,7 @@ def specs(flow_sets: int) -> list[MapSpec]:
     """Every map. flow_sets: a power of two."""
     whole = [
         MapSpec(name, MapType.ARRAY, sizeof(kind) * records, 1, flags=MapFlag.MMAPABLE)
-        for name, (kind, records) in _WHOLE.items()
+        for name, (kind, records) in (_WHOLE | _of_this_machine(flow_sets)).items()
     ]
     mmapped = [
         MapSpec(name, MapType.ARRAY, sizeof(kind), entries, flags=MapFlag.MMAPABLE)
@@ -46,13 +47,16 @@ def specs(flow_sets: int) -> list[MapSpec]:
     return [
         *whole,
         *mmapped,
-        MapSpec("flows", MapType.ARRAY, sizeof(abi.FlowSet), flow_sets, flags=MapFlag.MMAPABLE),
-        MapSpec("server_stats", MapType.PERCPU_ARRAY, sizeof(abi.ServerStats), abi.SERVERS),
-        MapSpec("verdicts", MapType.PERCPU_ARRAY, 8, abi.VERDICT_ROOM),
         MapSpec("tx_ports", MapType.DEVMAP, 4, abi.PORTS),
         MapSpec("direct4", MapType.LPM_TRIE, 4, 1024, key_size=8, flags=MapFlag.NO_PREALLOC),
         MapSpec("wanted", MapType.RINGBUF, 0, 65536, key_size=0),
     ]
+
+
+def _of_this_machine(flow_sets: int) -> dict[str, tuple[type[Structure], int]]:
+    """The program cuts a number to a power of two, so that is how many there are."""
+    blocks = 1 << (possible_cpus() - 1).bit_length()
+    return {"flows": (abi.FlowSet, flow_sets), "cpu_blocks": (abi.CpuBlock, blocks)}
 
 
 def create(directory: Path, flow_sets: int) -> int:
@@ -90,6 +94,7 @@ class Maps:
         self.return_index = self._view("return_index", abi.Bucket)
         self.flow_counts = self._view("flow_counts", abi.FlowCount)
         self.past = self._view("past", abi.ServerStats)
+        self.counters = CpuCounters(self.fds["cpu_blocks"], possible_cpus())
 
     def _open(self, directory: Path) -> dict[str, Descriptor]:
         opened = {}
@@ -141,22 +146,12 @@ class Maps:
         """Close the descriptors. The views keep their memory until they are collected."""
         self._stack.close()
 
-    # --- values that are not memory ---------------------------------------------------
-
-    def per_cpu(self, name: str, index: int, size: int) -> bytes:
-        """All CPUs' values of one entry of a per-CPU map, one after the other."""
-        return bpf.lookup(self.fds[name], index.to_bytes(4, "little"), size * possible_cpus())
-
-    def clear_per_cpu(self, name: str, index: int, size: int) -> None:
-        zero = bytes(size * possible_cpus())
-        bpf.update(self.fds[name], index.to_bytes(4, "little"), zero)
-
     def flow_memory(self, sets: int) -> mmap.mmap:
         return bpf.map_memory(self.fds["flows"], sets * sizeof(abi.FlowSet))
 
 
 @cache
 def possible_cpus() -> int:
-    """As the kernel counts the values of a per-CPU map."""
+    """Numbers of CPUs that this machine may ever have."""
     text = Path("/sys/devices/system/cpu/possible").read_text().strip()
     return int(text.rpartition("-")[2].rpartition(",")[2]) + 1
