@@ -60,7 +60,9 @@ def _from_server(text: str) -> bytes:
 
 SYN_RR = Packets(_to_listen(stand.RR, "S"))
 ACK_RR = Packets(_to_listen(stand.RR))
-OPERATIONS = tuple(name for name in stand.TEXTBOOK_PROGRAMS if name not in ("textbook", "op_insert"))
+OPERATIONS = tuple(
+    name for name in stand.TEXTBOOK_PROGRAMS if name not in ("textbook", "op_insert")
+)
 
 
 def cases() -> list[Case]:
@@ -80,9 +82,7 @@ def cases() -> list[Case]:
             Case(f"mh established, {label}", mh, ("lean", "all"), ("textbook", *operations)),
             Case(f"rr established, {label}", rr, ("flows", "all"), state=State.RECORDED),
             Case(f"mh UDP, {label}", udp, ("lean", "all"), ("textbook",)),
-            Case(
-                f"return, {label}", replace(back, reply=True), ("lean", "all"), verdict="return"
-            ),
+            Case(f"return, {label}", replace(back, reply=True), ("lean", "all"), verdict="return"),
         ]
     syn = Packets(_to_listen(stand.MH, "S"), ENDLESS)
     syn_rr = replace(SYN_RR, flows=ENDLESS)

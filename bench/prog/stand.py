@@ -1,7 +1,6 @@
 """A gateway in a network namespace of its own, filled by the product's own data plane, and
 the programs that are measured on it, all behind one wrapper (wrapper.c)."""
 
-import os
 import secrets
 import socket
 import struct
@@ -42,7 +41,10 @@ SHAPES = {
 }
 TEXTBOOK_PROGRAMS = (
     "textbook",
-    *(f"op_{name}" for name in ("vip", "flow", "backend", "vip_stats", "backend_stats", "all", "insert")),
+    *(
+        f"op_{name}"
+        for name in ("vip", "flow", "backend", "vip_stats", "backend_stats", "all", "insert")
+    ),
 )
 VIP_KEY, VIP, BACKEND = struct.Struct("=4s2sBx"), struct.Struct("=III"), struct.Struct("=4s2s6s6s")
 ENDLESS = 1 << 32  # flows: none comes twice
