@@ -65,6 +65,7 @@ class Client:
             response = self._request(connection, "GET", _target(parts, query), None)
             while line := response.readline():
                 yield _parse(line)
+            raise Unreachable(f"{self._path}: the daemon went away")
         except (OSError, HTTPException) as error:
             raise self._unreachable(error) from None
         finally:
