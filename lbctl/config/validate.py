@@ -8,15 +8,15 @@ import re
 from collections.abc import Mapping
 from typing import TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from lbctl.config.fault import Fault, did_you_mean, show
 from lbctl.config.limits import MAX_FAULTS
-from lbctl.config.schema import CHECKS, Section, check_type, keys_at
+from lbctl.config.schema import CHECKS, check_type, keys_at
 from lbctl.config.shorthand import Path, Raw
 
-_Section = TypeVar("_Section", bound=Section)
+_Section = TypeVar("_Section", bound=BaseModel)
 
 _SHAPES = {
     "model_type": "a mapping",
@@ -152,8 +152,7 @@ def _without(raw: Raw, paths: set[Path]) -> Raw:
     here = {path[0] for path in paths if len(path) == 1}
     below: dict[str | int, set[Path]] = {}
     for path in paths:
-        if path[0] not in here:
-            below.setdefault(path[0], set()).add(path[1:])
+        below.setdefault(path[0], set()).add(path[1:])
     kept = {key: value for key, value in raw.items() if key not in here}
     for key, rest in below.items():
         if key in kept and isinstance(kept[key], dict):

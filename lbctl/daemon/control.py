@@ -56,6 +56,7 @@ from lbctl.world import Admin, Order, Sighting, Target, World
 ReadConfig = Callable[[bytes, str, Sequence[Override]], Awaitable[Read]]
 SAVE_EVERY = 1.0  # seconds
 SAVE_RETRY = 10.0
+OTHER_GATEWAY = "gateway: what changed there holds once the daemon is started again"
 
 
 @dataclass(frozen=True)
@@ -140,6 +141,7 @@ class Control:
         # What hooks did, so that a restart does not forget a cooldown.
         self.hooks = restore_hooks(standing.saved, clock)
         self._settle(set(standing.world.config.services))
+        self._gateway = standing.world.config.gateway  # what the data path was opened for
 
     @property
     def world(self) -> World:
@@ -155,7 +157,7 @@ class Control:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        return self._standing.read.warnings
+        return self._warnings(self._standing.read)
 
     @property
     def origins(self) -> dict[int, str]:
@@ -191,10 +193,6 @@ class Control:
             intent = replace(self.intent, text=text, origin=origin, generation=number)
             events = [self._taken(intent, manner)]
             return await self._change(intent, replace(manner, force=True), events)
-
-    def has(self, path: Path) -> bool:
-        """Whether there is a service or server that `path` names."""
-        return _has(self._standing.read, path)
 
     def generations(self) -> list[int]:
         return self._directory.generations()
@@ -338,8 +336,12 @@ class Control:
             changes=changed,
             generation=intent.generation,
             stale=tuple(one.id for one in read.stale),
-            warnings=read.warnings,
+            warnings=self._warnings(read),
         )
+
+    def _warnings(self, read: Read) -> tuple[str, ...]:
+        other = read.config.gateway != self._gateway
+        return (*read.warnings, OTHER_GATEWAY) if other else read.warnings
 
     def _finish(
         self,

@@ -16,6 +16,7 @@ from lbctl.daemon.overrides import Override
 from lbctl.daemon.plane import PlaneThread
 from lbctl.daemon.reader import ConfigReader
 from lbctl.daemon.reconcile import Reconciler
+from lbctl.daemon.routers import RouterLink
 from lbctl.daemon.sampler import Sampler
 from lbctl.daemon.shapes import (
     DatapathView,
@@ -50,6 +51,7 @@ class Parts:
     loop: ReconcileLoop
     keeper: WorkerKeeper
     hooks: HookRunner
+    routers: RouterLink
     started: float
 
     def known(self) -> Known:
@@ -126,7 +128,7 @@ class Parts:
             version=__version__,
             pid=os.getpid(),
             uptime=self.clock.now() - self.started,
-            datapath=DatapathView(self.plane.name, self.plane.why, self.loop.trouble),
+            datapath=DatapathView(self.plane.name, self.plane.why, self._trouble()),
             file=str(self.file),
             generation=control.intent.generation,
             origin=control.intent.origin,
@@ -147,6 +149,9 @@ class Parts:
                 late_p99=pulse.late_p99 if pulse is not None else None,
             ),
         )
+
+    def _trouble(self) -> str:
+        return self.loop.trouble or self.sampler.error
 
     def _stuck(self) -> Iterator[StuckView]:
         for one in self.reconciler.stuck.values():

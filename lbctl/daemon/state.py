@@ -22,7 +22,7 @@ import msgspec
 from lbctl.daemon.clock import Clock
 from lbctl.daemon.hooks import Key, Past
 from lbctl.daemon.overrides import Override
-from lbctl.errors import LbctlError, NotFound
+from lbctl.errors import LbctlError, NotFound, NotPermitted
 from lbctl.load import Pool
 from lbctl.model import AnyProbe, Endpoint, Server, ServerName, Trigger
 from lbctl.world import Leaving, Order, Sighting, Target, World
@@ -91,7 +91,10 @@ def with_facts(saved: Saved, world: World, clock: Clock) -> Saved:
 
 
 def restore_facts(world: World, saved: Saved, clock: Clock) -> None:
-    """Put the saved facts into `world`, as far as its configuration still knows them."""
+    """Put the saved facts into `world`, as far as its configuration still knows them.
+
+    Raises ValueError where a name or an address in them is none.
+    """
     moment = clock.from_wall
     names = {
         str(name): name
@@ -180,7 +183,8 @@ class StateDirectory:
             (self.path / "generations").mkdir(parents=True, exist_ok=True)
             handle = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
-            raise LbctlError(
+            kind = NotPermitted if isinstance(error, PermissionError) else LbctlError
+            raise kind(
                 f"{self.path}: cannot keep state here: {error.strerror}",
                 "run as root, or give --state a directory that is yours",
             ) from None

@@ -22,7 +22,7 @@ from lbctl.desired import Decision, Rule, has_memory, scale
 from lbctl.health.judge import Health
 from lbctl.load import WHOLE, Memory
 from lbctl.model import AgentProbe, Endpoint, Listen, Server, ServerName, Service
-from lbctl.stats.totals import Total, totals, whole
+from lbctl.stats.totals import Total, service_total, totals, whole
 from lbctl.world import Admin, Target, World, agents, target_of
 
 UNCHECKED = "unchecked"
@@ -135,7 +135,7 @@ class Show:
         return StatsView(
             at=at,
             age=max(0.0, self._now - at),
-            services={name: _sums(whole(t for _, t in parts)) for name, parts in rows.items()},
+            services={name: _sums(self._service_total(name, part)) for name, part in rows.items()},
             servers={str(d.name): _sums(t) for parts in rows.values() for d, t in parts},
             verdicts=dict(self._stats.verdicts),
             writes=dict(self._stats.writes),
@@ -146,6 +146,10 @@ class Show:
     def _rows(self, name: str) -> list[tuple[Decision, Total]]:
         service = self._world.config.services[name]
         return totals(service, self._reconciler.decisions.get(name, ()), self._stats)
+
+    def _service_total(self, name: str, rows: Iterable[tuple[Decision, Total]]) -> Total:
+        service = self._world.config.services[name]
+        return service_total(service, (total for _, total in rows), self._stats)
 
     def _server(self, one: Decision, sums: Total) -> ServerView:
         service = self._world.config.services[one.name.service]

@@ -51,9 +51,9 @@ TABLE = Table(
 
 
 @pytest.fixture(scope="module")
-def gateway(pins: Path, links: None) -> Iterator[PacketGateway]:
+def gateway(shared_pins: Path) -> Iterator[PacketGateway]:
     settings = Gateway("front", ("back",), direct=(ip_network("203.0.113.0/24"),))
-    gateway = PacketGateway(settings, pins)
+    gateway = PacketGateway(settings, shared_pins)
     assert not converge(gateway.plane, TABLE).refused
     gateway.plane._maps.gateway.port[0].vrids4[0] |= 1 << 7
     yield gateway

@@ -3,11 +3,11 @@ export and import of ways for a peer that shares the hash key."""
 
 import ctypes
 import math
-import mmap
 import struct
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 from lbctl.dataplane.port import Active
 from lbctl.dataplane.xdp import abi, bpf
@@ -78,8 +78,11 @@ class FlowCache:
     def __init__(self, maps: Maps, sets: int) -> None:
         self._maps = maps
         self._sets = sets
-        self._memory: mmap.mmap = maps.flow_memory(sets)
-        self._ways = memoryview(self._memory).cast("B").cast("Q")
+
+    @cached_property
+    def _ways(self) -> "memoryview[int]":
+        """All ways, live: mapped only by who exports or imports."""
+        return memoryview(self._maps.flow_memory(self._sets)).cast("B").cast("Q")
 
     def sweep(self, program: Descriptor) -> None:
         """Forget what is too old or names a dead server; count the rest."""

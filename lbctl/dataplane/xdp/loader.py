@@ -10,13 +10,15 @@ import json
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from ctypes import sizeof
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from lbctl.dataplane.xdp import abi, bpf
 from lbctl.dataplane.xdp.bpf import Descriptor
+from lbctl.dataplane.xdp.headers import find_headers
 from lbctl.dataplane.xdp.maps import Maps
 from lbctl.dataplane.xdp.shape import Feature, Shape, flatten, source_directory
 from lbctl.errors import DataPlaneError
@@ -68,8 +70,8 @@ def run(job: Job) -> tuple[tuple[str, str], ...]:
     shape = Shape(frozenset(Feature(name) for name in job.features))
     maps = Maps(pins)
     source = {name: flatten(source_directory(), f"{name}.c") for name in (PROGRAM, SWEEP)}
-    sweep = compile_program(source[SWEEP], "lb_sweep", maps, Shape())
-    program = compile_program(source[PROGRAM], "lb", maps, shape)
+    sweep = compile_program(source[SWEEP], "lb_sweep", maps.fds, Shape())
+    program = compile_program(source[PROGRAM], "lb", maps.fds, shape)
     modes = [(name, _attach(program, pins, name, i, job.mode)) for name, i in job.interfaces]
     _replace_pin(sweep, pins / SWEEP)
     _replace_pin(program, pins / PROGRAM)
@@ -78,20 +80,24 @@ def run(job: Job) -> tuple[tuple[str, str], ...]:
     return tuple(modes)
 
 
-def compile_program(text: str, function: str, maps: Maps, shape: Shape) -> Descriptor:
+def compile_program(
+    text: str, function: str, maps: Mapping[str, Descriptor], shape: Shape
+) -> Descriptor:
     """An XDP program from C by bcc. The maps exist: they come as numbers of descriptors."""
     bpf_class = _bcc()
+    find_headers(os.uname().release)
     flags = ["-DLB_LOADER_BCC", "-Wno-macro-redefined"]
     flags += [f"-D{feature}" for feature in sorted(shape.features)]
-    flags += [f"-DLB_FD_{name}={map_.fd}" for name, map_ in maps.fds.items()]
+    flags += [f"-DLB_FD_{name}={map_.fd}" for name, map_ in maps.items()]
+    flags.append(f"-DLB_CPUS={bpf.value_size(maps['cpu_blocks']) // sizeof(abi.CpuBlock)}")
+    flags.append(f"-DLB_FLOW_SETS={bpf.value_size(maps['flows']) // sizeof(abi.FlowSet)}")
     try:
         module = bpf_class(text=text, cflags=flags)
         loaded = module.load_func(function, bpf_class.XDP)
     except Exception as error:  # bcc raises nothing narrower
         raise DataPlaneError(
-            f"bpf/{function}.c: cannot compile or load: {error}",
-            "the compiler's words are above; kernel headers: apt install linux-headers-amd64, "
-            "or BCC_KERNEL_SOURCE=DIR",
+            f"bpf/: cannot compile or load {function}: {error}",
+            "the compiler's or the verifier's words are in the log",
         ) from None
     return Descriptor(os.dup(loaded.fd))
 

@@ -32,8 +32,8 @@ def check_forwarding() -> None:
         )
 
 
-def check_link(link: Link, ours: int) -> None:
-    """ours: id of the program that lbctl has pinned, 0 for none."""
+def check_link(link: Link, ours: int, lro: bool) -> None:
+    """ours: id of the program that lbctl has pinned, 0 for none. lro: see has_lro()."""
     if not link.up:
         raise DataPlaneError(f"{link.name}: is down", f"ip link set {link.name} up")
     if link.xdp_program not in (0, ours):
@@ -42,7 +42,7 @@ def check_link(link: Link, ours: int) -> None:
             f"`bpftool prog show id {link.xdp_program}` says whose; "
             f"`ip link set {link.name} xdp off` takes it off",
         )
-    if has_lro(link.name):
+    if lro:
         raise DataPlaneError(
             f"{link.name}: LRO is on, and merges packets that XDP has to see one by one",
             f"ethtool -K {link.name} lro off",

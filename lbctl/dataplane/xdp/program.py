@@ -113,6 +113,7 @@ def _run_loader(job: Job) -> Outcome:
         )
     except subprocess.TimeoutExpired:
         return Outcome(f"the XDP loader did not end within {LOADER_SECONDS} s")
+    sys.stderr.write(done.stderr)
     try:
         return Outcome(**json.loads(done.stdout))
     except ValueError:

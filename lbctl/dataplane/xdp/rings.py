@@ -68,12 +68,12 @@ class Rings:
 
     def _slots(self, where: int) -> Array[c_uint16]:
         if where & abi.RING_LARGE:
-            return self._maps.large_rings[where & ~abi.RING_LARGE].slot
-        return self._maps.small_rings[where].slot
+            return self._maps.large_ring(where & ~abi.RING_LARGE).slot
+        return self._maps.small_ring(where).slot
 
     def _write_turns(self, listen: int, order: list[int]) -> None:
         """Into the half that is not in use; one store then switches."""
-        record, buffer = self._maps.listens[listen], self._maps.turns[listen]
+        record, buffer = self._maps.listens[listen], self._maps.turns(listen)
         half = 0 if record.turns & abi.TURNS_HALF else 1
         present = buffer.server[1 - half][: record.turns & (abi.TURNS_HALF - 1)]
         if order != present:

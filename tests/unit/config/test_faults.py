@@ -1,5 +1,7 @@
 """Bad input: what is written, and every line that lbctl says about it."""
 
+import warnings
+
 import pytest
 
 from lbctl.config import MAX_BYTES, Patch, parse
@@ -392,6 +394,15 @@ def test_a_fault_in_defaults_is_said_once() -> None:
     ]
 
 
+def test_a_setting_that_cannot_be_read_clashes_with_nothing() -> None:
+    mode = "mode: 'tum' is not one of nat, fullnat, dr, tun (did you mean 'tun'?)"
+    text = service("mode: tum", servers='{a: "2001:db8::1"}')
+    assert faults(text) == [f"lbctl.yaml:6:11: services.web.{mode}"]
+    text = service(servers='{a: "2001:db8::1"}')
+    text = text.replace("services", "defaults: {mode: tum}\nservices")
+    assert faults(text) == [f"lbctl.yaml:3:18: defaults.{mode}"]
+
+
 def test_what_clashes_with_a_default_is_shown_where_the_default_is() -> None:
     text = (
         HEAD.replace("services:", "defaults: {check: {timeout: 1s}}\nservices:")
@@ -425,6 +436,13 @@ GATEWAYS = "apiVersion: lbctl/v1\ngateway: {back: eth1}\ngateways:\n  gw1: {fron
 )  # fmt: skip
 def test_faults_of_gateways(text: str, node: str | None, fault: str) -> None:
     assert faults(text, node=node) == [f"lbctl.yaml:{fault}"]
+
+
+def test_a_regex_that_later_pythons_read_otherwise_is_refused() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # as outside of tests
+        said = faults(service("check: {type: http, body: '[[a]'}"))
+    assert "Possible nested set" in said[0]
 
 
 def test_the_sorry_server_has_its_name_to_itself() -> None:

@@ -286,6 +286,16 @@ def test_what_is_dumped_reads_back_equal(config: Config) -> None:
     assert parse(dump(config)).config == config
 
 
+@pytest.mark.parametrize("text", ["1e3", "0o17", "010", "true", "no", "~", "1:30", " x ", "- a"])
+def test_text_that_looks_like_something_else_stays_text(text: str) -> None:
+    listen, server = Listen.parse("192.0.2.1:80/tcp"), Server(IPv4Address("198.51.100.1"))
+    probe = HttpProbe(headers=(("X-Probe", text),), body=text)
+    name = text if text.isalnum() else "a"
+    service = Service((listen,), {name: server}, check=Check(probe))
+    config = Config(Gateway("eth0"), {"web": service})
+    assert parse(dump(config)).config == config
+
+
 def refused_or_read(data: bytes | str, patches: list[Patch]) -> None:
     said = ["read"]
     try:

@@ -1,0 +1,139 @@
+"""What stands in the way of the XDP data path is named, with the command that mends it."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from lbctl.dataplane.converge import converge
+from lbctl.dataplane.xdp import bpf, nic
+from lbctl.dataplane.xdp.headers import VARIABLE, find_headers
+from lbctl.dataplane.xdp.plane import XdpPlane
+from lbctl.errors import DataPlaneError
+from lbctl.model import Destination, Endpoint, Gateway, Listen, Scheduler, Table, VirtualService
+from lbctl.netlink import Link, Netlink
+from tests.bpf.gateway import remove_pins
+
+pytestmark = pytest.mark.kernel
+
+FRONT = Gateway("front", ("back",))
+WEB = Listen.parse("192.0.2.10:80/tcp")
+TWO = {Endpoint.parse(f"198.51.100.1{n}:80"): Destination(1) for n in (1, 2)}
+
+
+@pytest.fixture
+def netlink(links: None) -> Iterator[Netlink]:
+    with closing(Netlink()) as netlink:
+        yield netlink
+
+
+def table(scheduler: str) -> Table:
+    return Table({WEB: VirtualService(Scheduler(scheduler), TWO)})
+
+
+def test_an_interface_that_is_missing(pins: Path, netlink: Netlink) -> None:
+    with pytest.raises(DataPlaneError, match=r"interface nic9: not there \(`ip link` shows"):
+        XdpPlane(Gateway("nic9"), pins, netlink)
+
+
+def test_an_interface_that_is_down(pins: Path, netlink: Netlink) -> None:
+    subprocess.run(["ip", "link", "set", "back", "down"], check=True)
+    with pytest.raises(DataPlaneError, match=r"back: is down \(ip link set back up\)"):
+        XdpPlane(FRONT, pins, netlink)
+
+
+def test_forwarding_that_is_off(pins: Path, netlink: Netlink) -> None:
+    Path("/proc/sys/net/ipv4/ip_forward").write_text("0")
+    with pytest.raises(DataPlaneError, match=r"sysctl -w net.ipv4.ip_forward=1"):
+        XdpPlane(FRONT, pins, netlink)
+
+
+def test_lro() -> None:
+    link = Link(1, "eth7", b"\2\0\0\0\0\1", 1500, True, "", 0)
+    with pytest.raises(DataPlaneError, match=r"eth7: LRO is on.*ethtool -K eth7 lro off"):
+        nic.check_link(link, 0, lro=True)
+
+
+def test_pins_that_are_on_no_bpf_file_system(tmp_path: Path, netlink: Netlink) -> None:
+    with pytest.raises(DataPlaneError, match="not on a bpf file system"):
+        XdpPlane(FRONT, tmp_path / "pins", netlink)
+
+
+def test_maps_of_another_version_are_not_touched(pins: Path, netlink: Netlink) -> None:
+    with closing(XdpPlane(FRONT, pins, netlink)) as plane:
+        plane._maps.meta.abi = 99
+        with pytest.raises(DataPlaneError, match=r"another version of lbctl \(layout 99"):
+            XdpPlane(FRONT, pins, netlink)
+        plane._maps.meta.abi = 0
+
+
+def test_headers_that_are_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv(VARIABLE, str(tmp_path))
+    with pytest.raises(DataPlaneError, match=r"no kernel headers there.*apt install linux-headers"):
+        find_headers("6.1.0")
+
+
+def refusals(plane: XdpPlane, scheduler: str) -> str:
+    return "; ".join(str(refusal.error) for refusal in converge(plane, table(scheduler)).refused)
+
+
+def test_without_a_compiler_the_old_program_goes_on(
+    pins: Path, netlink: Netlink, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    broken = tmp_path / "bcc"
+    broken.mkdir()
+    (broken / "__init__.py").write_text("raise ImportError('libbcc.so.0 is not there')")
+    with closing(XdpPlane(FRONT, pins, netlink)) as plane:
+        with monkeypatch.context() as without:
+            without.setenv("PYTHONPATH", f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}")
+            assert "apt install python3-bpfcc" in refusals(plane, "mh")
+            assert plane.observe() == Table()
+        assert refusals(plane, "mh") == ""
+        running = plane._program.program_id()
+        with monkeypatch.context() as without:
+            without.setenv(VARIABLE, str(tmp_path))
+            assert "no kernel headers there" in refusals(plane, "rr")  # rr wants another shape
+        assert plane.observe() == table("mh")
+        assert plane._program.program_id() == running
+        with pytest.raises(DataPlaneError, match=r"front: program \d+ of somebody else"):
+            XdpPlane(FRONT, pins.with_name(pins.name + "-second"), netlink)
+        remove_pins(pins.with_name(pins.name + "-second"))
+
+
+def test_a_program_that_was_taken_off_is_put_back(pins: Path, netlink: Netlink) -> None:
+    with closing(XdpPlane(FRONT, pins, netlink)) as plane:
+        assert refusals(plane, "mh") == ""
+        (pins / "link_back").unlink()
+        link = netlink.link("back")
+        assert link is not None
+        assert link.xdp_program == 0
+        plane.tend()
+        link = netlink.link("back")
+        assert link is not None
+        assert link.xdp_program == plane._program.program_id() != 0
+
+
+def test_another_shape_replaces_the_program_and_keeps_maps_and_links(
+    pins: Path, netlink: Netlink
+) -> None:
+    def ids(*names: str) -> list[int]:
+        return [bpf.identity(bpf.pinned(pins / name)) for name in names]
+
+    with closing(XdpPlane(FRONT, pins, netlink)) as plane:
+        assert refusals(plane, "mh") == ""
+        kept = ids("servers", "flows", "link_front", "link_back")
+        program = ids("lb")
+        assert refusals(plane, "rr") == ""
+        assert ids("lb") != program
+        assert ids("servers", "flows", "link_front", "link_back") == kept
+
+
+def test_without_root_it_says_so(tmp_path: Path) -> None:
+    code = "from lbctl.dataplane.xdp.nic import check_privilege as c; c()"
+    command = ["setpriv", "--reuid", "65534", "--clear-groups", sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert "NotPermitted: the XDP data path needs root" in done.stderr
