@@ -106,6 +106,7 @@ def test_the_hour_has_room_for_so_many_and_says_so_once() -> None:
         assert stand.due(now) == ["on_down app1: so"]
         stand.end()
     stand.told()
+    assert stand.deadline() == 11.0  # to say that it would be due
     assert stand.due(20.0) == []
     assert stand.due(30.0) == []
     assert stand.told() == ["web/app1: on_down is not run again: 2 times in an hour is all"]
