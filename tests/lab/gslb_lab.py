@@ -9,6 +9,7 @@ Documentation addresses only; the lab's own databases give them to countries, ci
 providers. Everything is named after this process and removed by name.
 """
 
+import json
 import os
 import shutil
 import subprocess
@@ -58,12 +59,18 @@ gslb:
       steps: [healthy, city: {{KR/Seoul: seoul, KR/Busan: tokyo}}, nearest, failover]
     cdn-first:
       steps: [healthy, continent: {{EU: cdn, AS: cdn}}, failover]
+    load:
+      steps: [healthy, country: {{JP: tokyo}}, failover, spill: {{low: 0.5, high: 0.8}}]
+    near:
+      steps: [healthy, measured, failover]
   zones:
     gslb.example:
       file: gslb.zone
       names:
         www: {{policy: geo, ttl: {ttl}, members: {members}}}
         city: {{policy: city, ttl: {ttl}, members: {members}}}
+        load: {{policy: load, ttl: {ttl}, members: {members}}}
+        near: {{policy: near, ttl: {ttl}, members: {members}}}
         service:
           policy: geo
           ttl: {ttl}
@@ -172,6 +179,12 @@ class GslbLab:
         socket = self.directory / f"run-{site}" / "gslb.sock"
         command = [sys.executable, "-m", "lbctl.cli.main", "gslb", f"--gslb-socket={socket}"]
         return self.run(site, *command, *verb, timeout=timeout)
+
+    def feed(self, site: str, **word: object) -> None:
+        """What an agent at a site tells its GSLB server."""
+        socket = self.directory / f"run-{site}" / "gslb.sock"
+        self.run(site, "curl", "-sf", "--unix-socket", str(socket), "-d", json.dumps(word),
+                 "http://gslb/v1/gslb/feed")  # fmt: skip
 
     def resolve(self, name: str, client: str) -> list[str]:
         """What unbound tells a client, addresses and aliases."""

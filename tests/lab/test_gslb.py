@@ -98,6 +98,28 @@ def test_a_service_without_servers_leaves_while_its_site_stays(lab) -> None:
     eventually(lambda: lab.ask("seoul", "service.gslb.example", ntt) == [TOKYO])
 
 
+def test_load_spills_over_and_comes_back(lab) -> None:
+    ntt = "198.18.4.0/24"
+    assert lab.ask("seoul", "load.gslb.example", ntt) == [TOKYO]
+    lab.feed("tokyo", load=0.9)
+    eventually(lambda: lab.ask("seoul", "load.gslb.example", ntt) == [SEOUL])
+    assert "tokyo at 90% keeps 0%" in lab.lbctl("seoul", "explain", "load.gslb.example",
+                                                "198.18.4.1")  # fmt: skip
+    lab.feed("tokyo", load=0.1)
+    eventually(lambda: lab.ask("seoul", "load.gslb.example", ntt) == [TOKYO])
+
+
+def test_measured_times_beat_distance(lab) -> None:
+    dtag = "198.18.5.0/24"
+    for site, seconds in (("seoul", 0.25), ("tokyo", 0.03), ("frankfurt", 0.3)):
+        lab.feed(site, times={dtag: seconds})
+    eventually(lambda: lab.ask("seoul", "near.gslb.example", dtag) == [TOKYO])
+    assert lab.ask("seoul", "near.gslb.example", "198.18.1.0/24") == [SEOUL]
+    for site in SITES:
+        lab.feed(site, times={})
+    eventually(lambda: lab.ask("seoul", "near.gslb.example", dtag) == [SEOUL])
+
+
 def test_peers_without_a_certificate_hear_nothing(lab) -> None:
     url = f"https://{SEOUL}:8443/v1/site"
     assert lab.run("clients", "curl", "-sk", "-m", "3", url, check=False) == ""
