@@ -32,7 +32,7 @@ static inline void lb_sweep_way(const struct lb_gateway *gw, __u64 *way, __u32 t
 
 	if (!word)
 		return;
-	server = LB_LOOKUP(servers, &index);
+	server = lb_servers(index);
 	if (server && server->state == LB_SERVER_ALIVE && !lb_way_expired(gw, word, tick))
 		lb_count(index, lb_way_state(word));
 	else
@@ -43,18 +43,17 @@ LB_PROGRAM(lb_sweep)(struct xdp_md *xdp)
 {
 	__u32 *first = (void *)(long)xdp->data;
 	struct lb_gateway *gw;
-	__u32 zero = 0, i, w, tick, start;
+	__u32 i, w, tick, start;
 
-	gw = LB_LOOKUP(gateway, &zero);
+	gw = lb_gateway(0);
 	if (!gw || (void *)(first + 1) > (void *)(long)xdp->data_end)
 		return 0;
 	start = *first;
 	tick = lb_tick(gw);
 	for (i = 0; i < LB_SWEEP_SETS; i++) {
-		__u32 index = start + i;
-		struct lb_flow_set *set = LB_LOOKUP(flows, &index);
+		struct lb_flow_set *set = lb_flows(start + i);
 
-		if (!set)
+		if (!set || start + i >= LB_FLOW_SETS)
 			break;
 #pragma unroll
 		for (w = 0; w < LB_FLOW_WAYS; w++)

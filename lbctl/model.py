@@ -73,6 +73,10 @@ class Endpoint:
         host = f"[{self.address}]" if self.address.version == 6 else str(self.address)
         return f"{host}:{self.port}"
 
+    def __hash__(self) -> int:
+        # An address hashes its hexadecimal text, which a table of thousands feels.
+        return hash((int(self.address), self.port))
+
     def sort_key(self) -> tuple[int, int, int]:
         """Orders IPv4 before IPv6, which compare with each other in no other way."""
         return self.address.version, int(self.address), self.port
@@ -100,6 +104,9 @@ class Listen:
             raise ValueError(f"'{text}' has no address (write ADDRESS:PORT/PROTO)")
         where = Endpoint.parse(endpoint)
         return cls(where.address, where.port, Proto(proto))
+
+    def __hash__(self) -> int:
+        return hash((int(self.address), self.port))  # an enum's own hash costs as much again
 
     @property
     def family(self) -> Family:
@@ -164,10 +171,11 @@ class Encapsulation(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Tunnel:
-    """How `tun` wraps a packet; `port` is GUE's UDP port."""
+    """How `tun` wraps a packet; `port` is GUE's UDP port. flags: `csum`, `remcsum`."""
 
     encapsulation: Encapsulation = Encapsulation.IPIP
     port: int = 0
+    flags: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +184,11 @@ class Forwarding:
 
     mode: Mode = Mode.NAT
     tunnel: Tunnel | None = None
+
+    def __post_init__(self) -> None:
+        # One way to say IPIP, or a table read back would differ from the one written.
+        if self.mode is Mode.TUN and self.tunnel is None:
+            object.__setattr__(self, "tunnel", Tunnel())
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +202,10 @@ class Scheduler:
         return " ".join([self.name, *sorted(self.flags)])
 
 
-SCHEDULERS = ("rr", "wrr", "lc", "wlc", "mh", "sh", "dh", "sed", "nq", "fo", "ovf", "lblc", "lblcr")
+SCHEDULERS = (
+    *("rr", "wrr", "lc", "wlc", "mh", "sh", "dh"),
+    *("sed", "nq", "fo", "ovf", "lblc", "lblcr", "twos"),
+)
 WEIGHTLESS = frozenset({"rr", "lc"})  # they take every positive weight as 1
 HASHING = frozenset({"mh", "sh"})  # the flow alone picks the server: nothing is remembered
 
@@ -217,6 +233,8 @@ class Destination:
     weight: int = 1
     forwarding: Forwarding = Forwarding()
     max_connections: int = 0  # 0: no limit
+    # A full server takes new flows again below this (IPVS; 0: three quarters of the limit).
+    min_connections: int = 0
 
 
 @dataclass(frozen=True)
@@ -323,6 +341,7 @@ class Server:
     port: int | None = None
     weight: int = 1
     max_connections: int = 0
+    min_connections: int = 0
 
     def endpoint(self, frontend: Frontend) -> Endpoint:
         if self.port is not None:

@@ -5,6 +5,8 @@ import shutil
 
 import pytest
 
+pytest_plugins = ("tests.vm.guest",)
+
 SERIAL = ("kernel", "lab")
 TOOLS = ("ip", "nsenter", "ethtool", "nginx", "curl", "wrk", "bpftool")
 

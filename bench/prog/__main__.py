@@ -7,7 +7,7 @@ import sys
 from bench.prog.cases import Case, cases
 from bench.prog.check import check
 from bench.prog.figures import Figures
-from bench.prog.measure import measure, record
+from bench.prog.measure import measure
 from bench.prog.stand import Stand, stand
 from bench.report import Report
 

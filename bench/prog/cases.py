@@ -8,7 +8,15 @@ from scapy.layers.l2 import Ether
 from scapy.packet import Packet, Raw, raw
 
 from bench.prog import stand
-from bench.prog.stand import CLIENT_MAC, ENDLESS, GATEWAY_MAC, SERVERS, Packets, first_port
+from bench.prog.stand import (
+    CLIENT_MAC,
+    ENDLESS,
+    GATEWAY_MAC,
+    OPERATIONS,
+    SERVERS,
+    Packets,
+    first_port,
+)
 from lbctl.model import Listen
 
 FLOWS = {1: "1 flow", 4096: "4k flows", 65536: "64k flows"}
@@ -60,7 +68,6 @@ def _from_server(text: str) -> bytes:
 
 SYN_RR = Packets(_to_listen(stand.RR, "S"))
 ACK_RR = Packets(_to_listen(stand.RR))
-OPERATIONS = tuple(name for name in stand.TEXTBOOK_PROGRAMS if name not in ("textbook", "op_insert"))
 
 
 def cases() -> list[Case]:
@@ -80,9 +87,7 @@ def cases() -> list[Case]:
             Case(f"mh established, {label}", mh, ("lean", "all"), ("textbook", *operations)),
             Case(f"rr established, {label}", rr, ("flows", "all"), state=State.RECORDED),
             Case(f"mh UDP, {label}", udp, ("lean", "all"), ("textbook",)),
-            Case(
-                f"return, {label}", replace(back, reply=True), ("lean", "all"), verdict="return"
-            ),
+            Case(f"return, {label}", replace(back, reply=True), ("lean", "all"), verdict="return"),
         ]
     syn = Packets(_to_listen(stand.MH, "S"), ENDLESS)
     syn_rr = replace(SYN_RR, flows=ENDLESS)

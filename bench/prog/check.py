@@ -47,5 +47,3 @@ def _translate(packet: Packet, after: Packet, reply: bool) -> None:
     else:
         ip.dst, ports.dport = after[IP].dst, after[IP].payload.dport
         packet[Ether].dst = SERVERS[ip.dst]
-
-

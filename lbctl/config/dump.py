@@ -73,6 +73,8 @@ def _service(service: Service) -> Section:
         "scheduler": str(service.scheduler),
         "servers": {name: _server(one) for name, one in service.servers.items()},
     }
+    if not service.servers:
+        section["allow_empty"] = True
     if service.forwarding.mode is not Mode.NAT:
         section["mode"] = str(service.forwarding.mode)
     if service.forwarding.tunnel is not None:

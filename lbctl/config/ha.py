@@ -172,9 +172,7 @@ class RouterSection(BaseModel):
     """Of VRRP."""
     mac: Annotated[Mac, Field(strict=False)] = Mac.VIRTUAL
     """Which MAC answers for the addresses."""
-    peers: Peers = Field(
-        default_factory=_no_peers, json_schema_extra={"default": []}
-    )
+    peers: Peers = Field(default_factory=_no_peers, json_schema_extra={"default": []})
     """Adverts go to these addresses, and not to the group; for all, or by gateway."""
     checksum: Annotated[ChecksumForm, Field(strict=False)] = ChecksumForm.AUTO
     """The IPv4 checksum that is sent: as the peer does, or one form."""

@@ -17,12 +17,17 @@ from lbctl.config.schema import API_VERSION, Defaults, File
 from lbctl.config.shorthand import Path, Raw, inherit, write_out
 from lbctl.config.source import Source
 from lbctl.config.validate import validate
+from lbctl.dataplane.capabilities import unsupported
 from lbctl.errors import InvalidConfig
-from lbctl.model import Config, Frontend, Service
+from lbctl.model import Config, Datapath, Frontend, Service
 
 
 def load(
-    text: str | bytes, name: str, node: str | None, patches: Sequence[Patch]
+    text: str | bytes,
+    name: str,
+    node: str | None,
+    patches: Sequence[Patch],
+    datapath: Datapath | None = None,
 ) -> tuple[Config, tuple[Patch, ...], tuple[str, ...]]:
     """The configuration, the stale patches, and the warnings. Raises InvalidConfig."""
     try:
@@ -39,6 +44,10 @@ def load(
     faults += found
     config, found = _config(file, node, faults) if file is not None else (None, [])
     faults += [*found, *cross.overlaps(_listens(document))]
+    if config is not None and datapath is not None and not faults:
+        own = config.gateway.datapath
+        lacking = unsupported(config, own if datapath is Datapath.AUTO else datapath)
+        faults = [Fault(path, text) for path, text in lacking]
     if faults or config is None:
         raise InvalidConfig(_said(source, faults))
     notes = [w for name, one in config.services.items() for w in cross.warnings(name, one)]

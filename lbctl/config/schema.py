@@ -5,7 +5,7 @@ into `lbctl.model`; nothing else sees them. What depends on more than one sectio
 `lbctl.config.cross`.
 """
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -17,6 +17,7 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from pydantic_core import PydanticKnownError
 
 from lbctl.config.duration import show_duration
 from lbctl.config.fields import (
@@ -232,11 +233,19 @@ class ServerSection(Section):
     """Its share of new connections; 0 gives it none."""
     max_connections: Annotated[int, Field(ge=0, le=2**32 - 1)] = 0
     """No new connections past so many; 0 is no limit."""
+    min_connections: Annotated[int, Field(ge=0, le=2**32 - 1)] = 0
+    """A full server takes new ones again below so many (ipvs). Default: three quarters."""
 
     @model_validator(mode="after")
     def _one_port(self) -> Self:
         if self.port is not None and self.address.port not in (None, self.port):
             raise ValueError(f"has two ports, {self.address.port} and {self.port} (keep one)")
+        return self
+
+    @model_validator(mode="after")
+    def _limits_in_order(self) -> Self:
+        if self.min_connections > self.max_connections:
+            raise ValueError("min_connections is above max_connections (lower it)")
         return self
 
 
@@ -301,10 +310,20 @@ class ServiceSection(Defaults):
 
     listen: Annotated[Fronts, Field(min_length=1)]
     """ADDRESS:PORT/PROTO, or fwmark:NUMBER/ipv4 (or ipv6); one or a list."""
-    servers: Annotated[dict[Name, ServerField], Field(min_length=1)]
+    allow_empty: bool = False
+    """A service without servers is meant: it takes servers later, live."""
+    servers: dict[Name, ServerField]
     """The servers, by name."""
     oneshot: bool = False
     """UDP whose packets stand alone (DNS): every packet is scheduled by itself."""
+
+    @field_validator("servers")
+    @classmethod
+    def _some(cls, servers: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        if not servers and not info.data.get("allow_empty"):
+            length = {"field_type": "Dictionary", "min_length": 1, "actual_length": 0}
+            raise PydanticKnownError("too_short", length)
+        return servers
 
 
 class File(Section):

@@ -11,6 +11,8 @@ from lbctl.daemon.names import server_named, service_named
 from lbctl.daemon.parts import Parts
 from lbctl.daemon.reconcile import differences
 from lbctl.daemon.requests import BadRequest
+from lbctl.daemon.shapes import SwitchView
+from lbctl.dataplane.port import DataPlane, SharesKernel
 from lbctl.model import ServerName
 
 _encode = msgspec.json.Encoder().encode
@@ -101,7 +103,8 @@ class Reading:
         parts = self._parts
         held = await parts.plane.observe(parts.clock.now())
         acts = differences(parts.control.world, held, parts.clock.now())
-        return answer({"operations": [str(act) for act in acts]})
+        _, foreign = await parts.plane.ask(_shared)
+        return answer({"operations": [str(act) for act in acts], "foreign": foreign})
 
     async def events(self, request: web.Request) -> web.StreamResponse:
         """Those kept, after number `after`; with `follow`, those to come too, one a line."""
@@ -133,6 +136,14 @@ class Reading:
     def _server(self, request: web.Request) -> ServerName:
         match = request.match_info
         return server_named(self._parts.known(), f"{match['service']}/{match['server']}")
+
+
+def _shared(plane: DataPlane) -> tuple[tuple[SwitchView, ...], tuple[str, ...]]:
+    """What a data path has from a kernel that others use as well."""
+    if not isinstance(plane, SharesKernel):
+        return (), ()
+    switches = (SwitchView(s.name, s.wanted, s.found, s.reason) for s in plane.switches())
+    return tuple(switches), tuple(str(frontend) for frontend in plane.foreign())
 
 
 def _number(text: str) -> int:

@@ -35,7 +35,7 @@ from lbctl.daemon.systemd import notify, watchdog_interval
 from lbctl.daemon.workers import WorkerKeeper
 from lbctl.errors import InvalidConfig
 from lbctl.events import DaemonStarted, DaemonStopping
-from lbctl.model import Gateway
+from lbctl.model import Config
 from lbctl.vrrp.control import PATH
 
 TEND = 10.0  # seconds between the data path's housekeepings
@@ -69,19 +69,19 @@ async def _run(options: Options) -> None:
         stack.enter_context(directory.locked())
         read = ConfigReader(options.node)
         standing = await stand_up(options.config, directory, journal, clock, read)
-        opener = partial(_open, options, standing.world.config.gateway)
+        opener = partial(_open, options, standing.world.config)
         plane = await stack.enter_async_context(PlaneThread(opener))
         parts = _assemble(options, standing, directory, journal, clock, read, plane)
         await _live(parts, options, stack)
 
 
-def _open(options: Options, gateway: Gateway) -> Opened:
+def _open(options: Options, config: Config) -> Opened:
     kind, _, where = options.datapath.partition(":")
     if kind == "fake":
         return open_fake(Path(where) if where else None)
     from lbctl.dataplane.select import open_dataplane  # brings in netlink
 
-    return open_dataplane(gateway, options.pins)
+    return open_dataplane(config, options.pins, options.state / "ipvs.json")
 
 
 def _assemble(

@@ -21,8 +21,10 @@ LAYERS: dict[str, set[str]] = {
     "cores": {
         "lbctl.config.*",
         "lbctl.dataplane",
+        "lbctl.dataplane.capabilities",
         "lbctl.dataplane.converge",
         "lbctl.dataplane.fake",
+        "lbctl.dataplane.ipvs.*",
         "lbctl.dataplane.plan",
         "lbctl.dataplane.port",
         "lbctl.dataplane.ring",
@@ -42,7 +44,12 @@ LAYERS: dict[str, set[str]] = {
         "lbctl.world",
     },
     "shells": {
-        "lbctl.dataplane.ipvs.*",  # the kernel's IPVS, by netlink
+        "lbctl.dataplane.ipvs.intent",  # the file of what is ours
+        "lbctl.dataplane.ipvs.netlink",  # the kernel's IPVS
+        "lbctl.dataplane.ipvs.nft",  # nftables, for full NAT
+        "lbctl.dataplane.ipvs.plane",
+        "lbctl.dataplane.ipvs.refusal",  # the kernel's errnos
+        "lbctl.dataplane.ipvs.sysctls",  # the kernel's switches
         "lbctl.dataplane.select",  # which data path this box can have
         "lbctl.dataplane.vips",  # VIPs on interfaces
         "lbctl.dataplane.xdp.*",  # pins, maps, the loader child
@@ -67,6 +74,9 @@ LAYERS: dict[str, set[str]] = {
         "lbctl.netlink",  # links, addresses and neighbours
         "lbctl.vrrp.addresses",  # addresses come and go
         "lbctl.vrrp.control",  # the daemon's socket
+        "lbctl.vrrp.errand",  # work that must not delay the loop
+        "lbctl.vrrp.helper",  # the child that runs hooks and scripts
+        "lbctl.vrrp.host",  # one loop over all virtual routers
         "lbctl.vrrp.netlink",  # the macvlan and its addresses
         "lbctl.vrrp.places",  # interfaces by name
         "lbctl.vrrp.realtime",  # scheduling class and locked memory
@@ -77,6 +87,7 @@ LAYERS: dict[str, set[str]] = {
     "programs": {
         *("lbctl.daemon.*", "lbctl.cli.*", "lbctl.lab.*"),
         *("lbctl.gslb.api", "lbctl.gslb.run"),
+        "lbctl.vrrp.run",
     },
 }
 IMPURE = {
@@ -86,7 +97,7 @@ IMPURE = {
 # Libraries that stop at their shell.
 OWNERS = {
     "bcc": {"lbctl.dataplane.xdp.loader"},
-    "pyroute2": {"lbctl.netlink", "lbctl.dataplane.ipvs.*", "lbctl.vrrp.netlink"},
+    "pyroute2": {"lbctl.netlink", "lbctl.vrrp.netlink"},
     "scapy": set[str](),
     "aiohttp": {"lbctl.daemon.*", "lbctl.gslb.api", "lbctl.gslb.eyes", "lbctl.gslb.looks"},
     "dns": {"lbctl.gslb.zonefile"},
@@ -98,12 +109,17 @@ OWNERS = {
     "yaml": {"lbctl.config.*"},
 }
 # The command line asks the daemon over its socket; of lbctl it knows only the words.
-CLI_MAY = {"lbctl", "lbctl.model", "lbctl.errors", "lbctl.cli.*", "lbctl.config.*", "lbctl.stats.*"}
+CLI_MAY = {
+    *("lbctl", "lbctl.model", "lbctl.errors", "lbctl.messages"),
+    *("lbctl.cli.*", "lbctl.config.*", "lbctl.stats.*"),
+}
 # Verbs that are not questions to the daemon, with the only program each may know.
 VERBS = {
     "lbctl.cli.daemon": {"lbctl.daemon.run"},
     "lbctl.cli.gslb": {"lbctl.gslb.run"},
+    "lbctl.cli.ha": {"lbctl.vrrp.control"},
     "lbctl.cli.lab": {"lbctl.lab.*"},
+    "lbctl.cli.vrrp": {"lbctl.vrrp.run"},
 }
 
 
