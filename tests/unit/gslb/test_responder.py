@@ -284,7 +284,12 @@ def test_bad_queries_get_what_the_rfcs_say(data, rcode) -> None:
 def test_the_count_of_additional_records_must_be_true() -> None:
     whole = query("geo.gslb.example", extra=opt())
     assert judge(SERVER.ask(whole)).rcode() == 0  # its shape is known from here on
-    for lie in (whole[:10] + b"\0\0" + whole[12:], GOOD[:10] + b"\0\1" + GOOD[12:]):
+    lies = (
+        whole[:10] + b"\0\0" + whole[12:],
+        GOOD[:10] + b"\0\1" + GOOD[12:],
+        whole[:10] + b"\0\2" + whole[12:] + opt(),  # true, and one OPT too many
+    )
+    for lie in lies:
         reply = SERVER.ask(lie)
         assert reply is not None
         assert reply[3] & 0xF == 1
