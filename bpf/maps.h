@@ -62,12 +62,13 @@ LB_MMAPABLE(listen_index, struct lb_bucket, LB_LISTEN_BUCKETS);
 LB_MMAPABLE(return_index, struct lb_bucket, LB_RETURN_BUCKETS);
 LB_MMAPABLE(listens, struct lb_listen, LB_LISTENS);
 LB_MMAPABLE(servers, struct lb_server, LB_SERVERS);
-LB_MMAPABLE(small_rings, struct lb_small_ring, LB_SMALL_RINGS);
-LB_MMAPABLE(large_rings, struct lb_large_ring, LB_LARGE_RINGS);
+LB_MMAPABLE(ring_pages, struct lb_ring_page, LB_PAGES);
+LB_MMAPABLE(old_pages, struct lb_old_page, LB_PAGES);
 LB_MMAPABLE(turns, struct lb_turns, LB_LISTENS);
 LB_MMAPABLE(cursors, struct lb_cursor, LB_LISTENS);
 LB_MMAPABLE(flows, struct lb_flow_set, 1); /* as many as configured: gateway.flow_mask */
 LB_MMAPABLE(flow_counts, struct lb_flow_count, LB_SERVERS);
+LB_MMAPABLE(loads, struct lb_load, LB_SERVERS);
 LB_PERCPU(server_stats, struct lb_server_stats, LB_SERVERS);
 LB_PERCPU(verdicts, __u64, LB_VERDICT_ROOM);
 

@@ -95,13 +95,13 @@ class PacketGateway:
         self.pins = pins
         self.plane = XdpPlane(gateway, pins, self.netlink)
         links = {link.name: link.index for link in self.netlink.links()}
-        self._ifindex = {name: links[name] for name in gateway.interfaces}
+        self.ifindex = {name: links[name] for name in gateway.interfaces}
 
     def send(self, packet: Ether | bytes, interface: str = "front") -> Seen:
         frame = packet if isinstance(packet, bytes) else raw(packet)
         before = self.plane.stats().verdicts
         with bpf.opened(self.pins / "lb") as program:
-            run = bpf.run_program(program, frame, ifindex=self._ifindex[interface])
+            run = bpf.run_program(program, frame, ifindex=self.ifindex[interface])
         after = self.plane.stats().verdicts
         changed = [name for name in after if after[name] != before[name]]
         assert len(changed) == 1, f"one verdict for each packet, not {changed}"

@@ -20,11 +20,12 @@ _MMAPPED: dict[str, tuple[type[Structure], int]] = {
     "return_index": (abi.Bucket, abi.RETURN_BUCKETS),
     "listens": (abi.Listen, abi.LISTENS),
     "servers": (abi.Server, abi.SERVERS),
-    "small_rings": (abi.SmallRing, abi.SMALL_RINGS),
-    "large_rings": (abi.LargeRing, abi.LARGE_RINGS),
+    "ring_pages": (abi.RingPage, abi.PAGES),
+    "old_pages": (abi.OldPage, abi.PAGES),
     "turns": (abi.Turns, abi.LISTENS),
     "cursors": (abi.Cursor, abi.LISTENS),
     "flow_counts": (abi.FlowCount, abi.SERVERS),
+    "loads": (abi.Load, abi.SERVERS),
     "past": (abi.ServerStats, abi.LISTENS),
     "meta": (abi.Meta, 1),
 }
@@ -80,10 +81,12 @@ class Maps:
         self.servers = self._view("servers", abi.Server)
         self.listen_index = self._view("listen_index", abi.Bucket)
         self.return_index = self._view("return_index", abi.Bucket)
-        self.small_rings = self._view("small_rings", abi.SmallRing)
-        self.large_rings = self._view("large_rings", abi.LargeRing)
+        self.ring_pages = self._view("ring_pages", abi.RingPage)
+        self.old_pages = self._view("old_pages", abi.OldPage)
         self.turns = self._view("turns", abi.Turns)
+        self.cursors = self._view("cursors", abi.Cursor)
         self.flow_counts = self._view("flow_counts", abi.FlowCount)
+        self.loads = self._view("loads", abi.Load)
         self.past = self._view("past", abi.ServerStats)
 
     def _open(self, directory: Path) -> dict[str, Descriptor]:
