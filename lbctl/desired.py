@@ -164,5 +164,7 @@ def _virtual_service(
         # is configured): then it has the greater weight.
         rival = destinations.get(place)
         if weight is not None and (rival is None or weight > rival.weight):
-            destinations[place] = Destination(weight, service.forwarding, server.max_connections)
+            destinations[place] = Destination(
+                weight, service.forwarding, server.max_connections, server.min_connections
+            )
     return VirtualService(service.scheduler, destinations, service.persistence, service.oneshot)

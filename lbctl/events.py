@@ -117,6 +117,25 @@ class Trouble(Event, frozen=True, tag="trouble"):
     error: str
 
 
+# --- virtual routers --------------------------------------------------------------------
+
+
+class RouterRole(Event, frozen=True, tag="router_role"):
+    """A virtual router's role here changed, or was heard for the first time."""
+
+    router: str
+    role: str
+    because: str
+
+
+class RouterNotice(Event, frozen=True, tag="router_notice"):
+    """What a virtual router tells beside its role; notice: `lbctl.vrrp.effects.Notice`."""
+
+    router: str
+    notice: str
+    text: str
+
+
 # --- processes --------------------------------------------------------------------------
 
 
@@ -163,6 +182,8 @@ AnyEvent = (
     | Taken
     | Drift
     | Trouble
+    | RouterRole
+    | RouterNotice
     | DaemonStarted
     | DaemonStopping
     | WorkerStarted
@@ -194,6 +215,10 @@ def render(event: AnyEvent) -> str:
             return f"data path: held something else; mending: {_some(operations)}"
         case Trouble(subject, error):
             return f"{subject}: {error}"
+        case RouterRole(router, role, because):
+            return f"{router}: {role} ({because})"
+        case RouterNotice(router, _, text):
+            return f"{router}: {text}"
         case DaemonStarted() | DaemonStopping() | WorkerStarted() | WorkerLost():
             return _render_process(event)
         case _:

@@ -73,6 +73,10 @@ class Endpoint:
         host = f"[{self.address}]" if self.address.version == 6 else str(self.address)
         return f"{host}:{self.port}"
 
+    def __hash__(self) -> int:
+        # An address hashes its hexadecimal text, which a table of thousands feels.
+        return hash((int(self.address), self.port))
+
     def sort_key(self) -> tuple[int, int, int]:
         """Orders IPv4 before IPv6, which compare with each other in no other way."""
         return self.address.version, int(self.address), self.port
@@ -100,6 +104,9 @@ class Listen:
             raise ValueError(f"'{text}' has no address (write ADDRESS:PORT/PROTO)")
         where = Endpoint.parse(endpoint)
         return cls(where.address, where.port, Proto(proto))
+
+    def __hash__(self) -> int:
+        return hash((int(self.address), self.port))  # an enum's own hash costs as much again
 
     @property
     def family(self) -> Family:
@@ -164,10 +171,11 @@ class Encapsulation(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Tunnel:
-    """How `tun` wraps a packet; `port` is GUE's UDP port."""
+    """How `tun` wraps a packet; `port` is GUE's UDP port. flags: `csum`, `remcsum`."""
 
     encapsulation: Encapsulation = Encapsulation.IPIP
     port: int = 0
+    flags: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +184,11 @@ class Forwarding:
 
     mode: Mode = Mode.NAT
     tunnel: Tunnel | None = None
+
+    def __post_init__(self) -> None:
+        # One way to say IPIP, or a table read back would differ from the one written.
+        if self.mode is Mode.TUN and self.tunnel is None:
+            object.__setattr__(self, "tunnel", Tunnel())
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +202,10 @@ class Scheduler:
         return " ".join([self.name, *sorted(self.flags)])
 
 
-SCHEDULERS = ("rr", "wrr", "lc", "wlc", "mh", "sh", "dh", "sed", "nq", "fo", "ovf", "lblc", "lblcr")
+SCHEDULERS = (
+    *("rr", "wrr", "lc", "wlc", "mh", "sh", "dh"),
+    *("sed", "nq", "fo", "ovf", "lblc", "lblcr", "twos"),
+)
 WEIGHTLESS = frozenset({"rr", "lc"})  # they take every positive weight as 1
 HASHING = frozenset({"mh", "sh"})  # the flow alone picks the server: nothing is remembered
 
@@ -217,6 +233,8 @@ class Destination:
     weight: int = 1
     forwarding: Forwarding = Forwarding()
     max_connections: int = 0  # 0: no limit
+    # A full server takes new flows again below this (IPVS; 0: three quarters of the limit).
+    min_connections: int = 0
 
 
 @dataclass(frozen=True)
@@ -323,6 +341,7 @@ class Server:
     port: int | None = None
     weight: int = 1
     max_connections: int = 0
+    min_connections: int = 0
 
     def endpoint(self, frontend: Frontend) -> Endpoint:
         if self.port is not None:
@@ -371,6 +390,120 @@ class Service:
     sorry: Server | None = None
 
 
+# --- virtual routers (VRRP) -------------------------------------------------------------
+
+
+class Mac(StrEnum):
+    """The MAC that answers for a virtual address."""
+
+    VIRTUAL = "virtual"  # 00-00-5E-00-01-{VRID}, 00-00-5E-00-02-{VRID} for IPv6
+    OWN = "own"  # the interface's
+
+
+class Preempt(StrEnum):
+    """Whether a Backup takes over from an Active of lower priority."""
+
+    NEVER = "never"
+    ALWAYS = "always"
+    WHEN_SYNCED = "when-synced"  # once it holds a full copy of the Active's flows
+
+
+class ChecksumForm(StrEnum):
+    """RFC 9568 leaves the pseudo-header out for IPv4; most implementations put it in."""
+
+    AUTO = "auto"  # as the peer does
+    RFC9568 = "rfc9568"
+    PSEUDO = "pseudo"
+
+
+class TrackerKind(StrEnum):
+    INTERFACE = "interface"
+    ROUTE = "route"
+    SCRIPT = "script"
+    QUORUM = "quorum"
+
+
+@dataclass(frozen=True, slots=True)
+class Tracker:
+    """Something whose failure counts against a virtual router.
+
+    subject: an interface, a prefix, a command line or a service, by kind. weight: None:
+    while it fails the router is at fault; negative: subtracted from the priority while it
+    fails; positive: added while it holds. needs: servers, of a quorum. The rest is for
+    scripts and routes (seconds; runs in a row).
+    """
+
+    kind: TrackerKind
+    subject: str
+    weight: int | None = None
+    interval: float = 2.0
+    timeout: float = 1.0
+    rise: int = 2
+    fall: int = 2
+    user: str = "nobody"
+    needs: int = 1
+
+    @property
+    def key(self) -> tuple[TrackerKind, str, int]:
+        """What is looked at: trackers with the same key share one result."""
+        return self.kind, self.subject, self.needs
+
+    def __str__(self) -> str:
+        least = f" (at least {self.needs} servers)" if self.kind is TrackerKind.QUORUM else ""
+        return f"{self.kind} {self.subject}{least}"
+
+
+@dataclass(frozen=True, slots=True)
+class Notify:
+    """A command that is told of each change of role, one at a time, in order.
+
+    It is called with ROUTER ROLE REASON, or with keepalived's arguments: INSTANCE NAME
+    MASTER|BACKUP|FAULT|STOP PRIORITY.
+    """
+
+    command: str
+    keepalived: bool = False
+    user: str = "nobody"
+    timeout: float = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Router:
+    """One virtual router as configured. Times are in seconds.
+
+    priority: 1 to 254; 255 owns the addresses. peers: unicast to these; none: multicast.
+    accept: packets to the addresses reach local programs. hold: after a start, it stays
+    out this long. refresh: between announcements while Active; 0: none.
+    """
+
+    name: str
+    interface: str
+    vrid: int
+    addresses: tuple[Address, ...]
+    priority: int = 100
+    interval: float = 1.0
+    version: int = 3
+    mac: Mac = Mac.VIRTUAL
+    peers: tuple[Address, ...] = ()
+    checksum: ChecksumForm = ChecksumForm.AUTO
+    accept: bool = True
+    preempt: Preempt = Preempt.ALWAYS
+    preempt_delay: float = 0.0
+    hold: float = 0.0
+    group: str = ""
+    refresh: float = 60.0
+    trackers: tuple[Tracker, ...] = ()
+    notify: Notify | None = None
+
+    @property
+    def family(self) -> Family:
+        return family_of(self.addresses[0])
+
+    @property
+    def owner(self) -> bool:
+        return self.priority == 255
+
+
 class Datapath(StrEnum):
     AUTO = "auto"
     IPVS = "ipvs"
@@ -405,3 +538,4 @@ class Config:
 
     gateway: Gateway
     services: Mapping[str, Service] = field(default_factory=dict)
+    routers: Mapping[str, Router] = field(default_factory=dict)

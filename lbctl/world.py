@@ -6,7 +6,7 @@ The three states of a server never mix: *configured* (`config`), *administrative
 Times are seconds of one clock that never steps; whoever saves facts converts them.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import NamedTuple
@@ -88,6 +88,7 @@ class World:
     newcomers: servers added where others go on serving; each enters after its first pass.
     Unknown servers that are not among them are scheduled: their service is new, or nobody
     else in it serves, or they were serving when this process started.
+    outside: places that the data path refuses to take.
     """
 
     config: Config
@@ -95,6 +96,7 @@ class World:
     sightings: dict[Target, Sighting] = field(default_factory=dict)
     leaving: list[Leaving] = field(default_factory=list)
     newcomers: set[ServerName] = field(default_factory=set)
+    outside: Set[tuple[Frontend, Endpoint]] = frozenset()
     _checked: dict[Target, list[ServerName]] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
@@ -136,6 +138,7 @@ class World:
             if before != after:
                 touched.add(name)
                 self._change_servers(name, before, after, now)
+                self.leaving = [one for one in self.leaving if not self._is_outside(one, before)]
         self._checked = _names_by_target(config)
         self.sightings = {t: seen for t, seen in self.sightings.items() if t in self._checked}
         names = set(server_names(config))
@@ -161,6 +164,10 @@ class World:
             self.newcomers.update(becomes[place] for place in new)
         back = [one for one in self._leaving_from(service) if _place(one.server, after) in becomes]
         self.leaving = [one for one in self.leaving if one not in back]
+
+    def _is_outside(self, one: Leaving, service: Service) -> bool:
+        """Whether no listen of the service ever had this server, so nobody has flows there."""
+        return all((f, one.server.endpoint(f)) in self.outside for f in service.listens)
 
     def _leaving_from(self, service: str) -> list[Leaving]:
         return [one for one in self.leaving if one.name.service == service]

@@ -5,8 +5,10 @@ import shutil
 
 import pytest
 
+pytest_plugins = ("tests.vm.guest",)
+
 SERIAL = ("kernel", "lab")
-TOOLS = ("ip", "nsenter", "ethtool", "nginx")
+TOOLS = ("ip", "nsenter", "ethtool", "nginx", "curl", "wrk", "bpftool")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -77,6 +77,8 @@ def status(context: Context) -> None:
             ]
         )
     )
+    for one in path["switches"]:
+        click.echo(f"\n{one['name']} = {one['found']}{_wrong(one)}: {one['reason']}")
     _warn(answer)
     return None
 
@@ -252,6 +254,12 @@ def _counts(counts: dict[str, int]) -> str:
     return ", ".join(f"{number} {kind}" for kind, number in counts.items()) or "none"
 
 
+def _wrong(switch: dict[str, Any]) -> str:
+    if switch["found"] is None:
+        return " (this kernel has none such)"
+    return "" if switch["found"] == switch["wanted"] else f", and must be {switch['wanted']}"
+
+
 def _warn(status: dict[str, Any]) -> None:
     if status["datapath"]["trouble"]:
         click.echo(f"\ndata path: {status['datapath']['trouble']}")
@@ -260,3 +268,5 @@ def _warn(status: dict[str, Any]) -> None:
         click.echo(f"\nrefused: {one['error']} ({again})")
     for line in status["warnings"]:
         click.echo(f"\nwarning: {line}")
+    if foreign := status["datapath"]["foreign"]:
+        click.echo(f"\nof other tools, and left alone: {', '.join(foreign)}")

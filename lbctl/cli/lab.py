@@ -5,25 +5,11 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from lbctl.errors import LbctlError
-from lbctl.lab.topology import standard
+from lbctl.cli.output import show_json, table
+from lbctl.cli.shared import Context, json_option, pass_context
 
 if TYPE_CHECKING:
     from lbctl.lab.lab import Lab
-
-
-def _fail(error: LbctlError) -> NoReturn:
-    click.echo(f"lbctl lab: {error}", err=True)
-    sys.exit(error.exit_code)
-
-
-def _open(name: str) -> "Lab":
-    from lbctl.lab.lab import Lab
-
-    try:
-        return Lab.open(name)
-    except LbctlError as error:
-        _fail(error)
 
 
 @click.group()
@@ -33,80 +19,81 @@ def _open(name: str) -> "Lab":
 @click.pass_context
 def lab(context: click.Context, name: str) -> None:
     """A lab of network namespaces: client, gateway with two NICs, nginx servers."""
-    context.obj = name
+    context.meta["lab"] = name
+
+
+def _name() -> str:
+    name: str = click.get_current_context().meta["lab"]
+    return name
 
 
 @lab.command()
 @click.option("--servers", type=click.IntRange(1, 80), default=3, show_default=True)
 @click.option("--gateways", type=click.IntRange(1, 2), default=1, show_default=True)
 @click.option("--ipv6", is_flag=True, help="IPv6 addresses beside the IPv4 ones.")
-@click.pass_obj
-def up(name: str, servers: int, gateways: int, ipv6: bool) -> None:
+@json_option
+@pass_context
+def up(context: Context, servers: int, gateways: int, ipv6: bool) -> None:
     """Make the lab and start its web servers."""
     from lbctl.lab.lab import Lab
+    from lbctl.lab.topology import standard
 
-    made = Lab(standard(servers, gateways, ipv6), name)
-    try:
-        made.up()
-    except LbctlError as error:
-        _fail(error)
-    _show(made)
+    made = Lab(standard(servers, gateways, ipv6), _name())
+    made.up()
+    _show(made, context.json)
 
 
 @lab.command()
-@click.pass_obj
-def down(name: str) -> None:
+@json_option
+@pass_context
+def down(context: Context) -> None:
     """End the lab's processes and remove all that `up` made; safe to repeat."""
     from lbctl.lab.lab import remove
 
-    try:
-        removed = remove(name)
-    except LbctlError as error:
-        _fail(error)
-    click.echo(f"lab '{name}' is gone" if removed else f"there was no lab '{name}'")
+    name = _name()
+    removed = remove(name)
+    if context.json:
+        show_json({"lab": name, "removed": removed})
+    else:
+        click.echo(f"lab '{name}' is gone" if removed else f"there was no lab '{name}'")
 
 
 @lab.command()
-@click.option("-j", "--json", "as_json", is_flag=True, help="For programs.")
-@click.pass_obj
-def status(name: str, as_json: bool) -> None:
+@json_option
+@pass_context
+def status(context: Context) -> None:
     """Show hosts, addresses and what runs on them."""
-    _show(_open(name), as_json)
+    from lbctl.lab.lab import Lab
+
+    _show(Lab.open(_name()), context.json)
 
 
-@lab.command("exec", context_settings={"ignore_unknown_options": True})
+# Everything after HOST is the command's, its options too.
+@lab.command("exec", context_settings={"allow_interspersed_args": False})
 @click.argument("host")
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
-@click.pass_obj
-def exec_(name: str, host: str, command: tuple[str, ...]) -> NoReturn:
+def exec_(host: str, command: tuple[str, ...]) -> NoReturn:
     """Run COMMAND on HOST; its exit code is ours.
 
     On a gateway `lbctl` finds that gateway's daemon: lbctl lab exec lb1 lbctl get services
     """
-    found = _open(name)
-    try:
-        found.host(host).become(command)
-    except LbctlError as error:
-        _fail(error)
+    from lbctl.lab.lab import Lab
+
+    words = command[1:] if command[0] == "--" else command
+    Lab.open(_name()).host(host).become(words)
 
 
 @lab.command()
 @click.option("--keep", is_flag=True, envvar="KEEP", help="Leave the lab up (KEEP=1).")
-@click.pass_obj
-def demo(name: str, keep: bool) -> NoReturn:
+def demo(keep: bool) -> NoReturn:
     """Show lbctl at work in a lab, step by step, and check each claim."""
     from lbctl.lab.demo import main
 
-    try:
-        sys.exit(main(name, keep))
-    except LbctlError as error:
-        _fail(error)
+    sys.exit(main(_name(), keep))
 
 
-def _show(shown: "Lab", as_json: bool = False) -> None:
-    import json
-
-    rows = [
+def _show(shown: "Lab", as_json: bool) -> None:
+    hosts = [
         {
             "host": host.name,
             "role": str(host.spec.role),
@@ -117,21 +104,21 @@ def _show(shown: "Lab", as_json: bool = False) -> None:
         for host in shown
     ]
     if as_json:
-        click.echo(json.dumps({"lab": shown.name, "hosts": rows}, indent=2))
+        show_json({"lab": shown.name, "vip": shown.topology.vip, "hosts": hosts})
         return
-    _draw(shown, rows)
+    rows = [row for host in hosts for row in _rows(host)]
+    click.echo(table(["HOST", "ROLE", "NIC", "ADDRESS", "PID", "PROCESS"], rows))
+    click.echo(f"\nVIP {shown.topology.vip}; enter a host: lbctl lab exec client bash")
 
 
-def _draw(shown: "Lab", rows: list[dict[str, Any]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
+def _rows(host: dict[str, Any]) -> list[list[object]]:
+    """As many lines as the host has addresses or processes; its name is on the first."""
+    places = [[nic, one] for nic, many in host["addresses"].items() for one in many]
+    running = [[p["pid"], p["command"]] for p in host["processes"]]
+    columns = ([[host["host"], host["role"]]], places, running)
+    lines = range(max(map(len, columns)))
+    return [[cell for part in columns for cell in _line(part, i)] for i in lines]
 
-    table = Table("host", "role", "addresses", box=None, pad_edge=False)
-    table.add_column("processes", no_wrap=True)
-    for row in rows:
-        where = "\n".join(f"{nic} {' '.join(a)}" for nic, a in row["addresses"].items())
-        running = "\n".join(f"{p['pid']} {p['command']}" for p in row["processes"])
-        table.add_row(row["host"], row["role"], where, running or "-")
-    console = Console(highlight=False)
-    console.print(table)
-    console.print(f"\nVIP {shown.topology.vip}; enter a host: lbctl lab exec client bash")
+
+def _line(part: list[list[object]], number: int) -> list[object]:
+    return part[number] if number < len(part) else [" ", " "]

@@ -117,7 +117,8 @@ def _service(section: ServiceSection) -> Service:
 
 def _server(section: ServerSection) -> Server:
     port = section.port if section.port is not None else section.address.port
-    return Server(section.address.address, port, section.weight, section.max_connections)
+    limits = section.max_connections, section.min_connections
+    return Server(section.address.address, port, section.weight, *limits)
 
 
 def _forwarding(section: ServiceSection) -> Forwarding:

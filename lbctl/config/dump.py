@@ -6,6 +6,7 @@ from typing import Any
 import yaml
 
 from lbctl.config.duration import show_duration
+from lbctl.config.ha import written
 from lbctl.config.scalar import resolve
 from lbctl.config.shorthand import Raw
 from lbctl.model import (
@@ -44,6 +45,8 @@ def dump(config: Config) -> str:
     document: Section = {"apiVersion": "lbctl/v1", "gateway": _gateway(config.gateway)}
     if config.services:
         document["services"] = {name: _service(one) for name, one in config.services.items()}
+    if config.routers:
+        document["virtual_routers"] = {n: written(one) for n, one in config.routers.items()}
     return yaml.dump(document, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
 
 
@@ -70,6 +73,8 @@ def _service(service: Service) -> Section:
         "scheduler": str(service.scheduler),
         "servers": {name: _server(one) for name, one in service.servers.items()},
     }
+    if not service.servers:
+        section["allow_empty"] = True
     if service.forwarding.mode is not Mode.NAT:
         section["mode"] = str(service.forwarding.mode)
     if service.forwarding.tunnel is not None:

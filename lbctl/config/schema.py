@@ -5,12 +5,11 @@ into `lbctl.model`; nothing else sees them. What depends on more than one sectio
 `lbctl.config.cross`.
 """
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     BaseModel,
     BeforeValidator,
-    ConfigDict,
     Discriminator,
     Field,
     Tag,
@@ -18,6 +17,7 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from pydantic_core import PydanticKnownError
 
 from lbctl.config.duration import show_duration
 from lbctl.config.fields import (
@@ -39,7 +39,11 @@ from lbctl.config.fields import (
     Where,
     within,
 )
+from lbctl.config.gslb_schema import GslbSection
+from lbctl.config.gslb_schema import keys_at as gslb_keys_at
+from lbctl.config.ha import NotifySection, RouterSection, TrackSection
 from lbctl.config.shorthand import Raw, is_duration, long_form
+from lbctl.config.strict import STRICT
 from lbctl.model import (
     MAX_WEIGHT,
     Datapath,
@@ -60,13 +64,7 @@ Count = Annotated[int, Field(ge=1, le=255)]
 class Section(BaseModel):
     """Unknown keys are errors, and no value is bent into another type."""
 
-    model_config = ConfigDict(
-        extra="forbid",
-        strict=True,
-        frozen=True,
-        use_attribute_docstrings=True,
-        arbitrary_types_allowed=True,
-    )
+    model_config = STRICT
 
 
 # --- gateways ---------------------------------------------------------------------------
@@ -235,11 +233,19 @@ class ServerSection(Section):
     """Its share of new connections; 0 gives it none."""
     max_connections: Annotated[int, Field(ge=0, le=2**32 - 1)] = 0
     """No new connections past so many; 0 is no limit."""
+    min_connections: Annotated[int, Field(ge=0, le=2**32 - 1)] = 0
+    """A full server takes new ones again below so many (ipvs). Default: three quarters."""
 
     @model_validator(mode="after")
     def _one_port(self) -> Self:
         if self.port is not None and self.address.port not in (None, self.port):
             raise ValueError(f"has two ports, {self.address.port} and {self.port} (keep one)")
+        return self
+
+    @model_validator(mode="after")
+    def _limits_in_order(self) -> Self:
+        if self.min_connections > self.max_connections:
+            raise ValueError("min_connections is above max_connections (lower it)")
         return self
 
 
@@ -304,10 +310,20 @@ class ServiceSection(Defaults):
 
     listen: Annotated[Fronts, Field(min_length=1)]
     """ADDRESS:PORT/PROTO, or fwmark:NUMBER/ipv4 (or ipv6); one or a list."""
-    servers: Annotated[dict[Name, ServerField], Field(min_length=1)]
+    allow_empty: bool = False
+    """A service without servers is meant: it takes servers later, live."""
+    servers: dict[Name, ServerField]
     """The servers, by name."""
     oneshot: bool = False
     """UDP whose packets stand alone (DNS): every packet is scheduled by itself."""
+
+    @field_validator("servers")
+    @classmethod
+    def _some(cls, servers: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        if not servers and not info.data.get("allow_empty"):
+            length = {"field_type": "Dictionary", "min_length": 1, "actual_length": 0}
+            raise PydanticKnownError("too_short", length)
+        return servers
 
 
 class File(Section):
@@ -323,17 +339,27 @@ class File(Section):
     """What every service takes unless it says otherwise."""
     services: dict[Name, ServiceSection] = {}
     """The services, by name."""
+    gslb: GslbSection | None = None
+    """DNS answers for several sites; read by `lbctl gslb`."""
+    virtual_routers: dict[Name, RouterSection] = {}
+    """The virtual routers (VRRP), by name."""
 
 
 def keys_at(path: tuple[str | int, ...], kind: str | None) -> list[str]:
     """The keys that the section at `path` knows; kind: the type of a check."""
     match path:
         case ():
-            section: type[Section] = File
+            section: type[BaseModel] = File
         case ("gateway",) | ("gateways", _):
             section = GatewaySection
         case ("defaults",):
             section = Defaults
+        case ("virtual_routers", _):
+            section = RouterSection
+        case ("virtual_routers", _, "track", _):
+            section = TrackSection
+        case ("virtual_routers", _, "notify"):
+            section = NotifySection
         case ("services", _):
             section = ServiceSection
         case ("services", _, "servers", _) | (*_, "sorry"):
@@ -346,6 +372,8 @@ def keys_at(path: tuple[str | int, ...], kind: str | None) -> list[str]:
             section = PersistenceSection
         case (*_, "drain"):
             section = DrainSection
+        case ("gslb", *rest):
+            return gslb_keys_at(rest)
         case _:
             return []
     return list(section.model_fields)

@@ -2,13 +2,20 @@
 data path was asked."""
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 from aiohttp import web
 
 from lbctl.daemon.control import Manner, Outcome
-from lbctl.daemon.names import configured, servers_named, service_named
+from lbctl.daemon.names import (
+    Known,
+    configured,
+    server_named,
+    servers_named,
+    service_named,
+)
 from lbctl.daemon.parts import Parts
 from lbctl.daemon.peer import Peer, peer_of
 from lbctl.daemon.reading import answer
@@ -20,7 +27,7 @@ from lbctl.daemon.requests import (
     RollbackRequest,
     decode,
 )
-from lbctl.errors import InvalidConfig, LbctlError, NotFound
+from lbctl.errors import InvalidConfig, LbctlError
 
 SETTLE = 30.0  # seconds that a change waits for the data path to be asked
 
@@ -81,9 +88,7 @@ class Changing:
         if not body.path or not all(body.path):
             raise BadRequest("path: names nothing", 'a path is ["services", "web", ...]')
         control = self._parts.control
-        _expect(control.has(body.path), body)
-        if body.path[:1] == ("services",) and len(body.path) > 2:
-            service_named(configured(control.world.config), body.path[1])
+        _check_names(body, configured(control.world.config))
         manner = body.manner(_by(request), self._parts.clock.now())
         return await self._settled(await control.override(body.path, body.value, manner))
 
@@ -131,12 +136,26 @@ def _says(file: Path, text: bytes) -> bool:
         return False
 
 
-def _expect(there: bool, body: OverrideRequest) -> None:
-    what = ".".join(body.path)
+def _check_names(body: OverrideRequest, known: Known) -> None:
+    """Raise where `path` names what is not there, or what is and should not be."""
+    match body.path:
+        case ("services", service):
+            _check_last(service in known, body, lambda: service_named(known, service))
+        case ("services", service, "servers", server):
+            there = server in known[service_named(known, service)]
+            name = f"{service}/{server}"
+            _check_last(there, body, lambda: server_named(known, name))
+        case ("services", service, "servers", server, *_):
+            server_named(known, f"{service}/{server}")
+        case ("services", service, *_):
+            service_named(known, service)
+
+
+def _check_last(there: bool, body: OverrideRequest, look: Callable[[], object]) -> None:
     if body.expect == "absent" and there:
-        raise Exists(f"{what}: exists already", "`lbctl set` changes it")
-    if body.expect == "present" and not there:
-        raise NotFound(f"{what}: there is no such object", "`lbctl get servers` lists them")
+        raise Exists(f"{'.'.join(body.path)}: exists already", "`lbctl set` changes it")
+    if body.expect == "present":
+        look()
 
 
 def _by(request: web.Request) -> str:

@@ -178,10 +178,6 @@ class Control:
             events = [self._taken(intent, manner)]
             return await self._change(intent, replace(manner, force=True), events)
 
-    def has(self, path: Path) -> bool:
-        """Whether there is a service or server that `path` names."""
-        return _has(self._standing.read, path)
-
     def generations(self) -> list[int]:
         return self._directory.generations()
 

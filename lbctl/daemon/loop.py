@@ -102,6 +102,7 @@ class ReconcileLoop:
             refusals = await self.plane.carry_out(step)
             self.operations += len(step.acts) - len(refusals)
         self.journal.tell(*self.reconciler.finish(step, refusals, self.clock.now()))
+        self.control.world.outside = self.reconciler.outside()
 
     def _tell_trouble(self, error: str) -> None:
         if error != self.trouble:

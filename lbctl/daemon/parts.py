@@ -15,6 +15,7 @@ from lbctl.daemon.overrides import Override
 from lbctl.daemon.plane import PlaneThread
 from lbctl.daemon.reader import ConfigReader
 from lbctl.daemon.reconcile import Reconciler
+from lbctl.daemon.routers import RouterLink
 from lbctl.daemon.sampler import Sampler
 from lbctl.daemon.shapes import (
     DatapathView,
@@ -42,6 +43,7 @@ class Parts:
     sampler: Sampler
     loop: ReconcileLoop
     keeper: WorkerKeeper
+    routers: RouterLink
     started: float
 
     def known(self) -> Known:
@@ -87,7 +89,7 @@ class Parts:
             version=__version__,
             pid=os.getpid(),
             uptime=self.clock.now() - self.started,
-            datapath=DatapathView(self.plane.name, self.plane.why, self.loop.trouble),
+            datapath=DatapathView(self.plane.name, self.plane.why, self._trouble()),
             file=str(self.file),
             generation=control.intent.generation,
             origin=control.intent.origin,
@@ -108,6 +110,9 @@ class Parts:
                 late_p99=pulse.late_p99 if pulse is not None else None,
             ),
         )
+
+    def _trouble(self) -> str:
+        return self.loop.trouble or self.sampler.error
 
     def _stuck(self) -> Iterator[StuckView]:
         for one in self.reconciler.stuck.values():

@@ -1,7 +1,6 @@
 """Who is on the other end of a Unix socket, and whether they may change anything."""
 
 import grp
-import os
 import pwd
 import socket
 import struct
@@ -10,6 +9,7 @@ from typing import Protocol
 
 GROUP = "lbctl"
 _SO_PEERGROUPS = 59  # asm-generic/socket.h; Python has no name for it
+_MOST = 1024  # bytes that socket.getsockopt returns at most: 256 groups
 _UCRED = struct.Struct("3i")  # pid, uid, gid
 
 
@@ -39,9 +39,16 @@ class Peer:
 def peer_of(connection: PeerSocket) -> Peer:
     raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
     _, uid, gid = _UCRED.unpack(raw)
-    room = 4 * (os.sysconf("SC_NGROUPS_MAX") if uid else 64)
-    extra = connection.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, room)
-    return Peer(uid, frozenset({gid, *struct.unpack(f"{len(extra) // 4}I", extra)}))
+    return Peer(uid, frozenset({gid, *_groups(connection)}))
+
+
+def _groups(connection: PeerSocket) -> tuple[int, ...]:
+    """The supplementary groups, as long as there are no more than Python can be told."""
+    try:
+        raw = connection.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, _MOST)
+    except OSError:
+        return ()
+    return struct.unpack(f"{len(raw) // 4}I", raw)
 
 
 def group_id() -> int | None:

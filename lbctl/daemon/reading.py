@@ -11,9 +11,10 @@ from lbctl.daemon.names import server_named, service_named
 from lbctl.daemon.parts import Parts
 from lbctl.daemon.reconcile import differences
 from lbctl.daemon.requests import BadRequest
+from lbctl.daemon.shapes import SwitchView
+from lbctl.dataplane.port import DataPlane, SharesKernel
 from lbctl.model import ServerName
 
-FRESH = 0.5  # seconds that counters may be old where they are what is asked for
 _encode = msgspec.json.Encoder().encode
 
 
@@ -54,13 +55,12 @@ class Reading:
         name = request.query.get("service")
         service = None if name is None else self._service(name)
         if "fresh" in request.query:
-            await self._parts.sampler.fresh(FRESH)
+            # Who waits for a drain must not see connections counted before the drain.
+            await self._parts.sampler.fresh(0.0)
         return answer(list(self._parts.show().servers(service)))
 
     async def server(self, request: web.Request) -> web.Response:
         name = self._server(request)
-        if "fresh" in request.query:
-            await self._parts.sampler.fresh(FRESH)
         return answer(self._parts.show().server(name))
 
     async def why(self, request: web.Request) -> web.Response:
@@ -95,7 +95,7 @@ class Reading:
     async def stats(self, request: web.Request) -> web.Response:
         name = request.query.get("service")
         service = None if name is None else self._service(name)
-        await self._parts.sampler.fresh(FRESH)
+        await self._parts.sampler.glance()
         return answer(self._parts.show().stats(self._parts.sampler.at, service))
 
     async def diff(self, request: web.Request) -> web.Response:
@@ -103,7 +103,8 @@ class Reading:
         parts = self._parts
         held = await parts.plane.observe(parts.clock.now())
         acts = differences(parts.control.world, held, parts.clock.now())
-        return answer({"operations": [str(act) for act in acts]})
+        _, foreign = await parts.plane.ask(_shared)
+        return answer({"operations": [str(act) for act in acts], "foreign": foreign})
 
     async def events(self, request: web.Request) -> web.StreamResponse:
         """Those kept, after number `after`; with `follow`, those to come too, one a line."""
@@ -121,12 +122,12 @@ class Reading:
     async def metrics(self, request: web.Request) -> web.Response:
         from lbctl.daemon.metrics import exposition  # its library is for those who scrape
 
-        await self._parts.sampler.fresh(FRESH)
+        await self._parts.sampler.glance()
         body = exposition(self._parts.snapshot())
         return web.Response(body=body, headers={"Content-Type": "text/plain; version=0.0.4"})
 
     async def status(self, request: web.Request) -> web.Response:
-        await self._parts.sampler.fresh(FRESH)
+        await self._parts.sampler.glance()
         return answer(self._parts.status())
 
     def _service(self, name: str) -> str:
@@ -135,6 +136,14 @@ class Reading:
     def _server(self, request: web.Request) -> ServerName:
         match = request.match_info
         return server_named(self._parts.known(), f"{match['service']}/{match['server']}")
+
+
+def _shared(plane: DataPlane) -> tuple[tuple[SwitchView, ...], tuple[str, ...]]:
+    """What a data path has from a kernel that others use as well."""
+    if not isinstance(plane, SharesKernel):
+        return (), ()
+    switches = (SwitchView(s.name, s.wanted, s.found, s.reason) for s in plane.switches())
+    return tuple(switches), tuple(str(frontend) for frontend in plane.foreign())
 
 
 def _number(text: str) -> int:

@@ -33,7 +33,7 @@ from lbctl.dataplane.plan import plan
 from lbctl.dataplane.port import AddServer, AddService, Op
 from lbctl.desired import Decision, Rule, decide, desired, serve
 from lbctl.events import AnyEvent, Drift, Refused, ServiceChanged, Taken
-from lbctl.model import Address, Frontend, ServerName, Table, VirtualService
+from lbctl.model import Address, Endpoint, Frontend, ServerName, Table, VirtualService
 from lbctl.world import World
 
 OBSERVE_EVERY = 60.0  # seconds
@@ -110,6 +110,11 @@ class Reconciler:
     def retry_now(self, now: float) -> None:
         """The kernel has news: what it refused deserves a new try at once."""
         self.stuck = {s: replace(one, retry=now) for s, one in self.stuck.items()}
+
+    def outside(self) -> set[tuple[Frontend, Endpoint]]:
+        """Where the data path refuses to take a server."""
+        acts = (one.act for one in self.stuck.values())
+        return {(act.frontend, act.endpoint) for act in acts if isinstance(act, AddServer)}
 
     @property
     def deadline(self) -> float:

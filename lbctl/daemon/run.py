@@ -27,6 +27,7 @@ from lbctl.daemon.parts import Parts
 from lbctl.daemon.plane import Opened, PlaneThread
 from lbctl.daemon.reader import ConfigReader
 from lbctl.daemon.reconcile import Reconciler
+from lbctl.daemon.routers import RouterLink
 from lbctl.daemon.sampler import EVERY, Sampler
 from lbctl.daemon.startup import stand_up
 from lbctl.daemon.state import StateDirectory
@@ -34,7 +35,8 @@ from lbctl.daemon.systemd import notify, watchdog_interval
 from lbctl.daemon.workers import WorkerKeeper
 from lbctl.errors import InvalidConfig
 from lbctl.events import DaemonStarted, DaemonStopping
-from lbctl.model import Gateway
+from lbctl.model import Config
+from lbctl.vrrp.control import PATH
 
 TEND = 10.0  # seconds between the data path's housekeepings
 EXPIRE = 1.0  # seconds that an override may outlive its time
@@ -51,6 +53,7 @@ class Options:
     pins: Path
     node: str | None = None
     datapath: str = ""
+    vrrp: Path = PATH
 
 
 def run(options: Options) -> None:
@@ -66,19 +69,19 @@ async def _run(options: Options) -> None:
         stack.enter_context(directory.locked())
         read = ConfigReader(options.node)
         standing = await stand_up(options.config, directory, journal, clock, read)
-        opener = partial(_open, options, standing.world.config.gateway)
+        opener = partial(_open, options, standing.world.config)
         plane = await stack.enter_async_context(PlaneThread(opener))
         parts = _assemble(options, standing, directory, journal, clock, read, plane)
         await _live(parts, options, stack)
 
 
-def _open(options: Options, gateway: Gateway) -> Opened:
+def _open(options: Options, config: Config) -> Opened:
     kind, _, where = options.datapath.partition(":")
     if kind == "fake":
         return open_fake(Path(where) if where else None)
     from lbctl.dataplane.select import open_dataplane  # brings in netlink
 
-    return open_dataplane(gateway, options.pins)
+    return open_dataplane(config, options.pins, options.state / "ipvs.json")
 
 
 def _assemble(
@@ -96,6 +99,9 @@ def _assemble(
     loop = ReconcileLoop(control, reconciler, plane, journal, clock)
     control.on_touched.append(loop.touched)
     control.on_changed.append(keeper.tell_changes)
+    routers = RouterLink(control, journal, clock, options.vrrp)
+    control.on_touched.append(routers.touched)
+    control.on_changed.append(routers.tell_changes)
     return Parts(
         file=options.config,
         clock=clock,
@@ -107,6 +113,7 @@ def _assemble(
         sampler=Sampler(plane, clock),
         loop=loop,
         keeper=keeper,
+        routers=routers,
         started=clock.now(),
     )
 
@@ -119,6 +126,7 @@ async def _live(parts: Parts, options: Options, stack: AsyncExitStack) -> None:
         _tell_started(parts)
         tasks = [
             group.create_task(parts.keeper.keep()),
+            group.create_task(parts.routers.keep()),
             group.create_task(_hear_kernel(parts)),
             group.create_task(_every(TEND, parts.plane.tend)),
             group.create_task(_every(EVERY, partial(parts.sampler.fresh, EVERY / 2))),

@@ -9,11 +9,13 @@ from lbctl.dataplane.port import Stats
 from lbctl.errors import DataPlaneError
 
 EVERY = 2.0  # seconds
+RECENT = 0.5
+PATIENCE = 0.2
 
 
 @dataclass
 class Sampler:
-    """latest: the last snapshot. at: when it was taken."""
+    """latest: the last snapshot. at: when it was begun."""
 
     plane: PlaneThread
     clock: Clock
@@ -21,16 +23,28 @@ class Sampler:
     at: float = float("-inf")
     error: str = ""
     _one: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _glances: set[asyncio.Task[Stats]] = field(default_factory=set)
 
     async def fresh(self, age: float) -> Stats:
-        """A snapshot at most `age` seconds old; those who ask at once share one."""
+        """A snapshot that was begun at most `age` seconds before this call (0: after it);
+        those who ask at once share one."""
+        oldest = self.clock.now() - age
         async with self._one:
-            if self.clock.now() - self.at > age:
+            if self.at < oldest:
+                begun = self.clock.now()
                 try:
                     self.latest = await self.plane.stats()
                 except DataPlaneError as error:
                     self.error = str(error)
                 else:
                     self.error = ""
-                self.at = self.clock.now()
+                self.at = begun
+        return self.latest
+
+    async def glance(self) -> Stats:
+        """A recent snapshot; an old one where the data path is busy (it may be compiling)."""
+        task = asyncio.create_task(self.fresh(RECENT))
+        self._glances.add(task)
+        task.add_done_callback(self._glances.discard)
+        await asyncio.wait({task}, timeout=PATIENCE)
         return self.latest

@@ -117,12 +117,24 @@ class ServiceDescription(msgspec.Struct, frozen=True):
     persistence: str
 
 
+class SwitchView(msgspec.Struct, frozen=True):
+    """A kernel switch that lbctl keeps set. found: null where this kernel has none such."""
+
+    name: str
+    wanted: int
+    found: int | None
+    reason: str
+
+
 class DatapathView(msgspec.Struct, frozen=True):
-    """trouble: why it does not answer; empty where it does."""
+    """trouble: why it does not answer; empty where it does. switches and foreign (listens of
+    other tools in the same table): of IPVS only, read when the status is asked for."""
 
     name: str
     why: str
     trouble: str
+    switches: tuple[SwitchView, ...] = ()
+    foreign: tuple[str, ...] = ()
 
 
 class WorkerView(msgspec.Struct, frozen=True):

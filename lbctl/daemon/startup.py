@@ -54,7 +54,7 @@ def _load(directory: StateDirectory, journal: Journal) -> Saved:
 async def _resume(
     saved: Saved, directory: StateDirectory, journal: Journal, clock: Clock, read: ReadConfig
 ) -> Standing | None:
-    """The generation that ran; without a state file, the last one that was taken."""
+    """The generation that ran, with the facts; without a state file, the newest one kept."""
     number = saved.generation or max(directory.generations(), default=0)
     if not number:
         return None
@@ -70,7 +70,11 @@ async def _resume(
         journal.tell(ConfigRefused(f"generation {number}", (str(error),), 0))
         return None
     world = World(found.config)
-    restore_facts(world, saved, clock)
+    try:
+        restore_facts(world, saved, clock)
+    except ValueError as error:
+        journal.tell(StateSetAside(str(directory.set_aside()), str(error)))
+        world = World(found.config)
     return Standing(world, Intent(text, origin, number, overrides), found, saved)
 
 

@@ -80,7 +80,10 @@ def with_facts(saved: Saved, world: World, clock: Clock) -> Saved:
 
 
 def restore_facts(world: World, saved: Saved, clock: Clock) -> None:
-    """Put the saved facts into `world`, as far as its configuration still knows them."""
+    """Put the saved facts into `world`, as far as its configuration still knows them.
+
+    Raises ValueError where a name or an address in them is none.
+    """
     moment = clock.from_wall
     names = {
         str(name): name

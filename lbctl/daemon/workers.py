@@ -42,12 +42,14 @@ class Line:
 
 @dataclass
 class WorkerKeeper:
-    """Keeps one probe worker running. pulse: its last sign of life."""
+    """Keeps one probe worker running. pulse: its last sign of life. silence: seconds
+    without one after which it is replaced."""
 
     control: Control
     journal: Journal
     clock: Clock
     command: Sequence[str] = COMMAND
+    silence: float = SILENCE
     pulse: Pulse | None = None
     pid: int | None = None
     probes: int = 0  # since this daemon started
@@ -96,11 +98,7 @@ class WorkerKeeper:
 
     @asynccontextmanager
     async def _worker(self) -> AsyncIterator[Line]:
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        with theirs:
-            process = await asyncio.create_subprocess_exec(
-                *self.command, stdin=theirs.fileno(), stdout=subprocess.DEVNULL
-            )
+        process, ours = await self._spawn()
         reader, writer = await asyncio.open_connection(sock=ours)
         self._line = Line(process, reader, writer, self.clock.now())
         self.pid = process.pid
@@ -111,6 +109,19 @@ class WorkerKeeper:
             writer.close()
             await _end(process)
 
+    async def _spawn(self) -> tuple[asyncio.subprocess.Process, socket.socket]:
+        """A worker that has its end of the line as standard input, and our end."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        with theirs:
+            try:
+                process = await asyncio.create_subprocess_exec(
+                    *self.command, stdin=theirs.fileno(), stdout=subprocess.DEVNULL
+                )
+            except BaseException:
+                ours.close()
+                raise
+        return process, ours
+
     async def _serve(self, line: Line) -> None:
         whole = self._assignment.whole(self.control.world, self.clock.now())
         line.writer.write(frame(whole))
@@ -119,10 +130,12 @@ class WorkerKeeper:
         heard = asyncio.get_running_loop().time()
         while True:
             try:
-                async with asyncio.timeout_at(heard + SILENCE):
+                async with asyncio.timeout_at(heard + self.silence):
                     data = await line.reader.read(_PIECE)
+            except ConnectionError:
+                data = b""
             except TimeoutError:
-                raise Lost(f"silent for {SILENCE:g} s") from None
+                raise Lost(f"silent for {self.silence:g} s") from None
             if not data:
                 code = await line.process.wait()
                 raise Lost(f"ended with status {code}")

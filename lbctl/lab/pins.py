@@ -1,10 +1,12 @@
 """What is pinned in a bpffs, as bpftool sees it: an outside judge of what stayed the same."""
 
 import json
+import subprocess
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from lbctl.lab import kernel
+from lbctl.lab.kernel import LabError
 
 KINDS = ("map", "prog", "link")
 
@@ -23,13 +25,11 @@ def pinned(where: Path) -> dict[str, Pinned]:
 
 
 def _identify(path: Path) -> Pinned:
-    """bpftool must be told the kind, and refuses any other."""
+    """bpftool must be told the kind, and refuses any other. Its answer counts, not its exit
+    code: bpftool 7.5 describes a link and returns 255 all the same."""
     for kind in KINDS:
-        try:
-            said = kernel.call(["bpftool", "-j", kind, "show", "pinned", str(path)])
-        except kernel.LabError as error:
-            refusal = error
-            continue
-        found = json.loads(said)
-        return Pinned(kind, int(found["id"]))
-    raise refusal
+        argv = ["bpftool", "-j", kind, "show", "pinned", str(path)]
+        done = subprocess.run(argv, capture_output=True, text=True, check=False)
+        with suppress(ValueError, KeyError):
+            return Pinned(kind, int(json.loads(done.stdout)["id"]))
+    raise LabError(f"{path}: bpftool cannot tell what this is: {done.stdout or done.stderr}")

@@ -60,7 +60,19 @@ class WebServer:
         return pid if any(one.pid == pid for one in kernel.processes(self.space)) else None
 
     def kill(self) -> None:
-        """SIGKILL, master and worker at once: connections end by reset, as in a crash."""
+        """SIGKILL, master and worker at once: connections end by reset, as in a crash.
+        Returns when both are gone."""
         if (pid := self.pid) is not None:
             os.killpg(pid, signal.SIGKILL)
-            eventually(lambda: self.pid is None)
+            eventually(lambda: not self._group(pid))
+
+    def _group(self, group: int) -> list[int]:
+        """The processes of a process group that live here."""
+        return [one.pid for one in kernel.processes(self.space) if _group_of(one.pid) == group]
+
+
+def _group_of(pid: int) -> int | None:
+    try:
+        return os.getpgid(pid)
+    except ProcessLookupError:
+        return None

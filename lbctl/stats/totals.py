@@ -56,21 +56,20 @@ def totals(
 
 
 def total(places: Iterable[tuple[Frontend, Endpoint]], stats: Stats) -> Total:
-    result = Total()
-    for place in places:
-        counters = stats.servers.get(place, NOTHING)
-        result += _with_active(counters, stats.active.get(place))
-    return result
+    """The sums over `places`."""
+    return whole(
+        _with_active(stats.servers.get(place, NOTHING), stats.active.get(place)) for place in places
+    )
+
+
+def whole(parts: Iterable[Total]) -> Total:
+    result: Total | None = None
+    for part in parts:
+        result = part if result is None else result + part
+    return Total() if result is None else result
 
 
 def _with_active(counters: Counters, active: Active | None) -> Total:
     if active is None:
         return Total(counters)
     return Total(counters, active.established, active.embryonic, active.closing, active.source)
-
-
-def whole(parts: Iterable[Total]) -> Total:
-    result = Total()
-    for part in parts:
-        result += part
-    return result

@@ -1,5 +1,8 @@
 """The demo tells the truth: it fails if a claim does, and leaves nothing either way."""
 
+import subprocess
+import sys
+
 import pytest
 
 from lbctl.lab import Lab, LabError
@@ -18,6 +21,15 @@ def break_a_promise(stage: Stage) -> None:
 def stumble(stage: Stage) -> None:
     """A step that cannot be done"""
     raise LabError("no moon tonight")
+
+
+def test_the_whole_demo() -> None:
+    name = labs.unique_name()
+    words = [sys.executable, "-m", "lbctl.cli.main", "lab", "--name", name, "demo"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "nothing is left behind" in done.stdout
+    assert name not in labs.names()
 
 
 def test_claims_that_hold_are_a_success(capsys: pytest.CaptureFixture[str]) -> None:

@@ -21,8 +21,10 @@ LAYERS: dict[str, set[str]] = {
     "cores": {
         "lbctl.config.*",
         "lbctl.dataplane",
+        "lbctl.dataplane.capabilities",
         "lbctl.dataplane.converge",
         "lbctl.dataplane.fake",
+        "lbctl.dataplane.ipvs.*",
         "lbctl.dataplane.plan",
         "lbctl.dataplane.port",
         "lbctl.dataplane.ring",
@@ -42,13 +44,27 @@ LAYERS: dict[str, set[str]] = {
         "lbctl.world",
     },
     "shells": {
-        "lbctl.dataplane.ipvs.*",  # the kernel's IPVS, by netlink
+        "lbctl.dataplane.ipvs.intent",  # the file of what is ours
+        "lbctl.dataplane.ipvs.netlink",  # the kernel's IPVS
+        "lbctl.dataplane.ipvs.nft",  # nftables, for full NAT
+        "lbctl.dataplane.ipvs.plane",
+        "lbctl.dataplane.ipvs.refusal",  # the kernel's errnos
+        "lbctl.dataplane.ipvs.sysctls",  # the kernel's switches
         "lbctl.dataplane.select",  # which data path this box can have
         "lbctl.dataplane.vips",  # VIPs on interfaces
         "lbctl.dataplane.xdp.*",  # pins, maps, the loader child
         "lbctl.gslb.board",  # answers shared between processes
         "lbctl.gslb.datagrams",  # many packets a system call
+        "lbctl.gslb.control",  # the loop that publishes
+        "lbctl.gslb.crew",  # worker processes
         "lbctl.gslb.geo",  # databases of networks
+        "lbctl.gslb.knowledge",  # databases made into tables
+        "lbctl.gslb.explain",  # over what `knowledge` read
+        "lbctl.gslb.looks",  # sites' reports, VIPs, external checks
+        "lbctl.gslb.eyes",  # the beats of those looks
+        "lbctl.gslb.metrics",
+        "lbctl.gslb.native",  # the C compiler, and what it built
+        "lbctl.gslb.tcp",
         "lbctl.gslb.sockets",
         "lbctl.gslb.worker",
         "lbctl.health.privileges",  # capabilities
@@ -65,7 +81,10 @@ LAYERS: dict[str, set[str]] = {
         "lbctl.vrrp.wire",  # the adverts' sockets
     },
     # These wire the rest together.
-    "programs": {"lbctl.daemon.*", "lbctl.cli.*", "lbctl.lab.*"},
+    "programs": {
+        *("lbctl.daemon.*", "lbctl.cli.*", "lbctl.lab.*"),
+        *("lbctl.gslb.api", "lbctl.gslb.run"),
+    },
 }
 IMPURE = {
     *("asyncio", "bcc", "logging", "os", "pyroute2", "select", "selectors", "socket"),
@@ -74,11 +93,12 @@ IMPURE = {
 # Libraries that stop at their shell.
 OWNERS = {
     "bcc": {"lbctl.dataplane.xdp.loader"},
-    "pyroute2": {"lbctl.netlink", "lbctl.dataplane.ipvs.*", "lbctl.vrrp.netlink"},
+    "pyroute2": {"lbctl.netlink", "lbctl.vrrp.netlink"},
     "scapy": set[str](),
-    "aiohttp": {"lbctl.daemon.*"},
+    "aiohttp": {"lbctl.daemon.*", "lbctl.gslb.api", "lbctl.gslb.eyes", "lbctl.gslb.looks"},
+    "dns": {"lbctl.gslb.zonefile"},
     "click": {"lbctl.cli.*"},
-    "maxminddb": {"lbctl.gslb.*"},
+    "maxminddb": {"lbctl.gslb.geo"},
     "prometheus_client": {"lbctl.daemon.*"},
     "pydantic": {"lbctl.config.*"},
     "rich": {"lbctl.cli.*", "lbctl.lab.*"},
@@ -89,6 +109,7 @@ CLI_MAY = {"lbctl", "lbctl.model", "lbctl.errors", "lbctl.cli.*", "lbctl.config.
 # Verbs that are not questions to the daemon, with the only program each may know.
 VERBS = {
     "lbctl.cli.daemon": {"lbctl.daemon.run"},
+    "lbctl.cli.gslb": {"lbctl.gslb.run"},
     "lbctl.cli.lab": {"lbctl.lab.*"},
 }
 

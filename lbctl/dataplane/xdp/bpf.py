@@ -148,10 +148,10 @@ def keys(map_: Descriptor, size: int) -> Iterator[bytes]:
         key = ctypes.create_string_buffer(following.raw, size)
 
 
-def map_memory(map_: Descriptor, size: int) -> mmap.mmap:
-    """The values of an mmapable array, live. size: of all values."""
+def map_memory(map_: Descriptor, size: int, offset: int = 0) -> mmap.mmap:
+    """`size` bytes of an mmapable array's values, live. offset: whole pages."""
     pages = (size + mmap.PAGESIZE - 1) & ~(mmap.PAGESIZE - 1)
-    return mmap.mmap(map_.fd, pages)
+    return mmap.mmap(map_.fd, pages, offset=offset)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,11 +3,11 @@ export and import of ways for a peer that shares the hash key."""
 
 import ctypes
 import math
-import mmap
 import struct
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 from lbctl.dataplane.port import Active
 from lbctl.dataplane.xdp import abi, bpf
@@ -89,8 +89,11 @@ class FlowCache:
     def __init__(self, maps: Maps, sets: int) -> None:
         self._maps = maps
         self.sets = sets
-        self._memory: mmap.mmap = maps.flow_memory(sets)
-        self._sets = (abi.FlowSet * sets).from_buffer(self._memory)
+
+    @cached_property
+    def _cells(self) -> "ctypes.Array[abi.FlowSet]":
+        """All sets, live: mapped only by who exports or imports."""
+        return (abi.FlowSet * self.sets).from_buffer(self._maps.flow_memory(self.sets))
 
     def sweep(self, program: Descriptor) -> None:
         """Forget what is too old or names a dead server; count the rest."""
@@ -130,7 +133,7 @@ class FlowCache:
 
     def __iter__(self) -> Iterator[Way]:
         layout = struct.Struct(f"={abi.FLOW_WAYS}Q{abi.FLOW_WAYS}I4x")
-        for number, cells in enumerate(layout.iter_unpack(self._memory[: self.sets * 64])):
+        for number, cells in enumerate(layout.iter_unpack(memoryview(self._cells))):
             if not any(cells[: abi.FLOW_WAYS]):
                 continue
             for word, isn in zip(cells[: abi.FLOW_WAYS], cells[abi.FLOW_WAYS :], strict=True):
@@ -141,7 +144,7 @@ class FlowCache:
         """Write a flow that a peer remembered. Only while no packet meets the set: a
         gateway imports before it is Active."""
         number, tag, isn = Way.place(key)
-        cells = self._sets[number & (self.sets - 1)]
+        cells = self._cells[number & (self.sets - 1)]
         age = tick & (1 << abi.AGE_BITS) - 1
         word = tag | server << abi.SERVER_SHIFT | state << abi.STATE_SHIFT | age
         for at, present in enumerate(cells.way):

@@ -10,7 +10,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -69,8 +69,8 @@ def run(job: Job) -> tuple[tuple[str, str], ...]:
     shape = Shape(frozenset(Feature(name) for name in job.features))
     maps = Maps(pins)
     source = {name: flatten(source_directory(), f"{name}.c") for name in (PROGRAM, SWEEP)}
-    sweep = compile_program(source[SWEEP], "lb_sweep", maps, Shape())
-    program = compile_program(source[PROGRAM], "lb", maps, shape)
+    sweep = compile_program(source[SWEEP], "lb_sweep", maps.fds, Shape())
+    program = compile_program(source[PROGRAM], "lb", maps.fds, shape)
     modes = [(name, _attach(program, pins, name, i, job.mode)) for name, i in job.interfaces]
     _replace_pin(sweep, pins / SWEEP)
     _replace_pin(program, pins / PROGRAM)
@@ -79,13 +79,15 @@ def run(job: Job) -> tuple[tuple[str, str], ...]:
     return tuple(modes)
 
 
-def compile_program(text: str, function: str, maps: Maps, shape: Shape) -> Descriptor:
+def compile_program(
+    text: str, function: str, maps: Mapping[str, Descriptor], shape: Shape
+) -> Descriptor:
     """An XDP program from C by bcc. The maps exist: they come as numbers of descriptors."""
     bpf_class = _bcc()
     find_headers(os.uname().release)
     flags = ["-DLB_LOADER_BCC", "-Wno-macro-redefined"]
     flags += [f"-D{feature}" for feature in sorted(shape.features)]
-    flags += [f"-DLB_FD_{name}={map_.fd}" for name, map_ in maps.fds.items()]
+    flags += [f"-DLB_FD_{name}={map_.fd}" for name, map_ in maps.items()]
     try:
         module = bpf_class(text=text, cflags=flags)
         loaded = module.load_func(function, bpf_class.XDP)

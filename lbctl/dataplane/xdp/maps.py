@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from ctypes import Array, Structure, sizeof
 from functools import cache
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from lbctl.dataplane.xdp import abi, bpf
 from lbctl.dataplane.xdp.bpf import Descriptor, MapFlag, MapSpec, MapType
@@ -71,7 +71,7 @@ class Maps:
 
     def __init__(self, directory: Path) -> None:
         self._stack = ExitStack()
-        self._memory: dict[str, mmap.mmap] = {}
+        self._single: dict[tuple[str, int], Structure] = {}
         self.directory = directory
         self.fds: Mapping[str, Descriptor] = self._open(directory)
         self.meta: abi.Meta = self._view("meta", abi.Meta)[0]
@@ -81,9 +81,6 @@ class Maps:
         self.servers = self._view("servers", abi.Server)
         self.listen_index = self._view("listen_index", abi.Bucket)
         self.return_index = self._view("return_index", abi.Bucket)
-        self.ring_pages = self._view("ring_pages", abi.RingPage)
-        self.old_pages = self._view("old_pages", abi.OldPage)
-        self.turns = self._view("turns", abi.Turns)
         self.cursors = self._view("cursors", abi.Cursor)
         self.flow_counts = self._view("flow_counts", abi.FlowCount)
         self.loads = self._view("loads", abi.Load)
@@ -114,8 +111,26 @@ class Maps:
     def _view(self, name: str, kind: type[Value]) -> Array[Value]:
         count = _MMAPPED[name][1]
         memory = bpf.map_memory(self.fds[name], sizeof(kind) * count)
-        self._memory[name] = memory
         return (kind * count).from_buffer(memory)
+
+    # Rings and turns are many and large, and the kernel maps every page at once: each is
+    # mapped alone, when it is first needed.
+
+    def ring_page(self, number: int) -> abi.RingPage:
+        return self._one("ring_pages", abi.RingPage, number)
+
+    def old_page(self, number: int) -> abi.OldPage:
+        return self._one("old_pages", abi.OldPage, number)
+
+    def turns(self, number: int) -> abi.Turns:
+        return self._one("turns", abi.Turns, number)
+
+    def _one(self, name: str, kind: type[Value], number: int) -> Value:
+        if (name, number) not in self._single:
+            size = sizeof(kind)
+            memory = bpf.map_memory(self.fds[name], size, offset=size * number)
+            self._single[name, number] = kind.from_buffer(memory)
+        return cast(Value, self._single[name, number])
 
     def close(self) -> None:
         """Close the descriptors. The views keep their memory until they are collected."""

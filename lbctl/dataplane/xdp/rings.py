@@ -153,7 +153,7 @@ class Rings:
     def _slot(self, span: Span, at: int, word: int) -> Slot:
         if not word & abi.SLOT_CHANGING:
             return Slot(word)
-        old = self._maps.old_pages[span.first + (at >> abi.PAGE_BITS)]
+        old = self._maps.old_page(span.first + (at >> abi.PAGE_BITS))
         server = old.slot[at & abi.PAGE_SLOTS - 1].server & ~abi.OLD_KEPT
         return Slot(word & ~abi.SLOT_CHANGING, server)
 
@@ -161,21 +161,21 @@ class Rings:
         """The old server first: the word that names both comes last."""
         number, at = span.first + (at >> abi.PAGE_BITS), at & abi.PAGE_SLOTS - 1
         if slot.old is None:
-            self._maps.ring_pages[number].slot[at] = slot.server
+            self._maps.ring_page(number).slot[at] = slot.server
             return
-        old = self._maps.old_pages[number].slot[at]
+        old = self._maps.old_page(number).slot[at]
         if not before & abi.SLOT_CHANGING:
             old.used = tick & 0xFFFF
         old.server = slot.old
-        self._maps.ring_pages[number].slot[at] = slot.server | abi.SLOT_CHANGING
+        self._maps.ring_page(number).slot[at] = slot.server | abi.SLOT_CHANGING
 
     def _pages(self, span: Span) -> Iterator[tuple[abi.RingPage, abi.OldPage]]:
         for number in range(span.first, span.first + span.pages):
-            yield self._maps.ring_pages[number], self._maps.old_pages[number]
+            yield self._maps.ring_page(number), self._maps.old_page(number)
 
     def _write_turns(self, listen: int, order: list[int]) -> None:
         """Into the half that is not in use; one store then switches."""
-        record, buffer = self._maps.listens[listen], self._maps.turns[listen]
+        record, buffer = self._maps.listens[listen], self._maps.turns(listen)
         half = 0 if record.turns & abi.TURNS_HALF else 1
         present = buffer.server[1 - half][: record.turns & (abi.TURNS_HALF - 1)]
         if order != present:
@@ -209,6 +209,6 @@ class Rings:
 
     def _free(self, span: Span) -> None:
         for number in range(span.first, span.first + span.pages):
-            page = self._maps.ring_pages[number]
+            page = self._maps.ring_page(number)
             memoryview(page).cast("B")[:] = bytes(memoryview(page).nbytes)
         self._mark(span, 0)

@@ -1,0 +1,94 @@
+"""What is measured: which packets, through which programs, in what state of the tables."""
+
+from dataclasses import dataclass, replace
+from enum import Enum, auto
+
+from scapy.layers.inet import IP, TCP, UDP
+from scapy.layers.l2 import Ether
+from scapy.packet import Packet, Raw, raw
+
+from bench.prog import stand
+from bench.prog.stand import CLIENT_MAC, ENDLESS, GATEWAY_MAC, SERVERS, Packets, first_port
+from lbctl.model import Listen
+
+FLOWS = {1: "1 flow", 4096: "4k flows", 65536: "64k flows"}
+
+
+class State(Enum):
+    """How the tables are before a timed run."""
+
+    WARM = auto()  # every flow has been through this program just before
+    RECORDED = auto()  # our flow cache holds every flow, established
+    EMPTY = auto()  # our flow cache is empty; the textbook's is full of other flows
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """ours: names of shapes. others: programs of the textbook. count: packets a run."""
+
+    name: str
+    packets: Packets
+    ours: tuple[str, ...]
+    others: tuple[str, ...] = ()
+    state: State = State.WARM
+    verdict: str = "forward"
+    count: int = 131072
+
+    @property
+    def endless(self) -> bool:
+        return self.packets.flows == ENDLESS
+
+
+def _frame(packet: Packet) -> bytes:
+    """64 bytes, checksums filled in."""
+    return raw(packet / Raw(bytes(64 - len(packet))))
+
+
+def _to_listen(text: str, flags: str = "A") -> bytes:
+    listen = Listen.parse(text)
+    ip = Ether(src=CLIENT_MAC, dst=GATEWAY_MAC) / IP(src="198.18.0.0", dst=str(listen.address))
+    if listen.proto == "udp":
+        return _frame(ip / UDP(sport=0, dport=listen.port, len=30))
+    return _frame(ip / TCP(sport=0, dport=listen.port, flags=flags))
+
+
+def _from_server(text: str) -> bytes:
+    address, mac = next(iter(SERVERS.items()))
+    ip = Ether(src=mac, dst=GATEWAY_MAC) / IP(src=address, dst="198.18.0.0")
+    return _frame(ip / TCP(sport=first_port(text), dport=0, flags="A"))
+
+
+SYN_RR = Packets(_to_listen(stand.RR, "S"))
+ACK_RR = Packets(_to_listen(stand.RR))
+OPERATIONS = tuple(
+    name for name in stand.TEXTBOOK_PROGRAMS if name not in ("textbook", "op_insert")
+)
+
+
+def cases() -> list[Case]:
+    found = []
+    for flows, label in FLOWS.items():
+        mh, udp, rr, back = (
+            Packets(frame, flows)
+            for frame in (
+                _to_listen(stand.MH),
+                _to_listen(stand.UDP),
+                _to_listen(stand.RR),
+                _from_server(stand.MH),
+            )
+        )
+        operations = OPERATIONS if flows != 4096 else ()
+        found += [
+            Case(f"mh established, {label}", mh, ("lean", "all"), ("textbook", *operations)),
+            Case(f"rr established, {label}", rr, ("flows", "all"), state=State.RECORDED),
+            Case(f"mh UDP, {label}", udp, ("lean", "all"), ("textbook",)),
+            Case(f"return, {label}", replace(back, reply=True), ("lean", "all"), verdict="return"),
+        ]
+    syn = Packets(_to_listen(stand.MH, "S"), ENDLESS)
+    syn_rr = replace(SYN_RR, flows=ENDLESS)
+    return [
+        *found,
+        Case("mh new SYN", syn, ("lean", "all"), ("textbook", "op_insert"), State.EMPTY),
+        # Few enough that the empty cache does not fill up.
+        Case("rr new SYN", syn_rr, ("flows", "all"), state=State.EMPTY, count=32768),
+    ]

@@ -1,0 +1,127 @@
+"""A gateway at work in the lab, driven as an operator would: through the CLI."""
+
+import json
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from lbctl.errors import Exit
+from lbctl.lab import Lab, eventually, kernel
+from lbctl.lab.lab import GatewayHost, Process
+from lbctl.lab.load import Pace, failures, send
+from lbctl.lab.pins import pinned
+
+pytestmark = pytest.mark.lab
+
+VIP = "http://192.0.2.10:80/"
+CONFIG = """\
+apiVersion: lbctl/v1
+gateway: {front: front, back: back, datapath: xdp}
+services:
+  web:
+    listen: 192.0.2.10:80/tcp
+    scheduler: rr
+    check: {type: http, path: /}
+    servers: {app1: 198.51.100.11:80, app2: 198.51.100.12:80, app3: 198.51.100.13:80}
+"""
+# What packets and probes write by themselves.
+COUNTERS = {"server_stats", "verdicts", "flows", "flow_counts", "cursors", "wanted"}
+LARGE = {"small_rings", "large_rings", "turns"}  # of these, the first entry: the one listen's
+
+
+@pytest.fixture(scope="module")
+def gateway(lab: Lab) -> GatewayHost:
+    lab.gateway.config(CONFIG)
+    return lab.gateway
+
+
+@contextmanager
+def running(gateway: GatewayHost) -> Iterator[Process]:
+    """A daemon that answers, with every server seen; stopped as a service manager would."""
+    daemon = gateway.daemon()
+    try:
+        eventually(lambda: healths(gateway) == {"up"}, timeout=40)
+        yield daemon
+    finally:
+        daemon.kill(signal.SIGTERM)
+        assert daemon.wait() == 0
+
+
+def healths(gateway: GatewayHost) -> set[str]:
+    done = gateway.lbctl("get", "servers", "-j", check=False)
+    return {row["health"] for row in json.loads(done.stdout)} if done.returncode == 0 else set()
+
+
+def dumps(pins: Path) -> dict[str, object]:
+    """Contents of the maps that only the control plane writes, as bpftool reads them."""
+    maps = {name for name, one in pinned(pins).items() if one.kind == "map"}
+    return {name: json.loads(kernel.call(_dump(name, pins / name))) for name in maps - COUNTERS}
+
+
+def _dump(name: str, pin: Path) -> list[str]:
+    if name in LARGE:
+        return ["bpftool", "-j", "map", "lookup", "pinned", str(pin), "key", *"0000"]
+    return ["bpftool", "-j", "map", "dump", "pinned", str(pin)]
+
+
+def writes(gateway: GatewayHost) -> dict[str, int]:
+    found: dict[str, int] = json.loads(gateway.lbctl("get", "status", "-j").stdout)["writes"]
+    return {kind: count for kind, count in found.items() if count}
+
+
+def test_a_start_with_the_same_file_writes_nothing(gateway: GatewayHost) -> None:
+    with running(gateway):
+        pass
+    objects, contents = pinned(gateway.pins), dumps(gateway.pins)
+    with running(gateway):
+        assert writes(gateway) == {}
+        assert pinned(gateway.pins) == objects
+        assert dumps(gateway.pins) == contents
+
+
+def test_the_data_path_serves_while_no_process_of_ours_runs(lab: Lab, gateway: GatewayHost) -> None:
+    with running(gateway):
+        pass
+    assert not failures(send(lab.client, VIP, Pace(total=30)))
+
+
+def test_daemon_and_worker_are_small_and_hold_no_compiler(gateway: GatewayHost) -> None:
+    with running(gateway) as daemon:
+        ours = [one.pid for one in gateway.processes()]
+        assert daemon.pid in ours
+        resident = 0
+        for pid in ours:
+            status = Path(f"/proc/{pid}/status").read_text()
+            resident += int(status.partition("VmRSS:")[2].split()[0])
+            maps = Path(f"/proc/{pid}/maps").read_text()
+            assert not [line for line in maps.splitlines() if "bcc" in line or "LLVM" in line]
+        assert resident < 120 * 1024, f"{resident} KiB"
+
+
+def test_a_server_that_nobody_finds_stays_on_its_status_and_the_rest_is_applied(
+    lab: Lab, gateway: GatewayHost
+) -> None:
+    with running(gateway):
+        more = CONFIG.replace("check: {type: http, path: /}", "check: none")
+        more = more.replace("servers: {", "servers: {ghost: 198.51.100.99:80, ")
+        done = gateway.lbctl("apply", gateway.config(more), check=False)
+        assert done.returncode == Exit.PARTIAL, done.stderr
+        assert "198.51.100.99 does not answer on back" in done.stdout + done.stderr
+        assert "198.51.100.99 does not answer on back" in gateway.lbctl("why", "web/ghost").stdout
+        assert not failures(send(lab.client, VIP, Pace(total=30)))
+        gateway.lbctl("apply", gateway.config(CONFIG))
+
+
+def test_a_hook_that_is_taken_is_told_with_the_command_that_frees_it(
+    gateway: GatewayHost, tmp_path: Path
+) -> None:
+    with running(gateway):
+        places = ["--state", tmp_path, "--pins", gateway.pins.with_name("other")]
+        words = ["daemon", "--config", gateway.file, "--socket", tmp_path / "socket", *places]
+        done = gateway.lbctl(*words, check=False)
+        assert done.returncode == Exit.FAILED
+        assert "front: program" in done.stderr
+        assert "ip link set front xdp off" in done.stderr

@@ -1,0 +1,372 @@
+"""Every verb against a real daemon: what it prints, what it changes, how it ends."""
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from lbctl.errors import Exit
+from lbctl.lab.waiting import eventually
+
+from .conftest import Daemon
+
+
+def schedule(daemon: Daemon) -> list[tuple[str, ...]]:
+    return [
+        (row["name"], row["state"], row["admin"], row["weight"])
+        for row in daemon.client.get("servers")
+    ]
+
+
+# --- asking -----------------------------------------------------------------------------
+
+
+def test_tables_fit_a_terminal_and_say_what_is_so(steady: Daemon) -> None:
+    services = steady.run("get", "services")
+    assert services.code == 0
+    head, row = services.out.splitlines()
+    assert head.split() == ["NAME", "LISTEN", "SCHED", "STATE", "UP", "CONNS", "WHY"]
+    assert row.split() == ["web", "192.0.2.10:80/tcp", "rr", "serving", "2/2", "0", "-"]
+    servers = steady.run("get", "servers").out.splitlines()
+    assert [line.split()[2:4] for line in servers[1:]] == [["serving", "1"], ["serving", "1"]]
+    assert "\x1b" not in services.out
+
+
+@pytest.mark.parametrize(
+    "verb",
+    [
+        "get services",
+        "get servers",
+        "get servers web",
+        "get status",
+        "get overrides",
+        "get events",
+        "get generations",
+        "get config",
+        "describe web",
+        "describe web/app1",
+        "why web/app1",
+        "stats --interval 0",
+        "export",
+        "diff",
+    ],
+)
+def test_every_question_has_an_answer_for_programs_and_one_for_people(
+    steady: Daemon, verb: str
+) -> None:
+    for_people = steady.run(*verb.split())
+    assert for_people.code == 0, for_people.err
+    for_programs = steady.run(*verb.split(), "-j")
+    assert for_programs.json is not None
+    assert steady.run("-j", *verb.split()).out.splitlines()[0] == for_programs.out.splitlines()[0]
+
+
+def test_why_walks_the_rules_and_shows_the_evidence(daemon: Daemon) -> None:
+    daemon.servers["app1"].stop()
+    daemon.until(app1="down", app2="serving")
+    why = daemon.run("why", "web/app1").out
+    assert "=> health: down: 2 of 2 probes: connection refused" in why
+    assert "ready: nobody ordered anything else" in why
+    assert "last transitions:" in why
+    answer = daemon.run("why", "web/app1", "-j").json
+    assert answer["reasons"][-1]["decided"]
+    assert [one["weight"] for one in answer["transitions"]][-2:] == [1, None]
+
+
+def test_export_is_a_file_that_apply_takes_without_a_change(daemon: Daemon) -> None:
+    daemon.run("weight", "web/app1", "3")
+    exported = daemon.home / "exported.yaml"
+    exported.write_text(daemon.run("export").out)
+    assert daemon.run("validate", str(exported)).code == 0
+    assert daemon.run("diff", str(exported)).out == ""
+
+
+def test_monitor_shows_events_as_they_come(daemon: Daemon) -> None:
+    command = [*daemon.lbctl, "monitor", "-j", "--after", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as follower:
+        assert follower.stdout is not None
+        first = json.loads(follower.stdout.readline())
+        assert first["number"] == 1
+        assert first["event"]["kind"] == "config_taken"
+        daemon.run("drain", "web/app1", "--reason", "watch me")
+        texts = [first["text"]]
+        while "web/app1: drain ordered by root: watch me" not in texts:
+            texts.append(json.loads(follower.stdout.readline())["text"])
+        follower.terminate()
+
+
+# --- changing ---------------------------------------------------------------------------
+
+
+def test_drain_and_ready_change_the_schedule_at_once(daemon: Daemon) -> None:
+    done = daemon.run("drain", "web/app1", "--reason", "disk")
+    assert done.code == 0
+    assert done.out.splitlines()[0] == "web/app1: draining"
+    assert daemon.states()["web/app1"] == "draining"
+    assert "drain ordered by root: disk" in daemon.run("get", "servers").out
+    assert daemon.run("drain", "web/app1", "--reason", "disk").out == "nothing to do\n"
+    assert daemon.run("ready", "web/app1").code == 0
+    assert daemon.states()["web/app1"] == "serving"
+
+
+def test_an_order_ends_when_its_time_is_over(daemon: Daemon) -> None:
+    daemon.run("drain", "web/app1", "--for", "500ms")
+    daemon.until(app1="serving", app2="serving")
+    assert "web/app1: drain ended (its time is over)" in daemon.log
+
+
+def test_a_server_in_maintenance_is_not_checked(daemon: Daemon) -> None:
+    assert daemon.client.get("status")["worker"]["checks"] == 2
+    daemon.run("maint", "web/app1")
+    assert daemon.client.get("status")["worker"]["checks"] == 1
+    daemon.servers["app1"].stop()
+    daemon.run("ready", "web/app1")
+    daemon.until(app1="down", app2="serving")
+
+
+@pytest.mark.parametrize(
+    "verb",
+    ["drain web/app2", "maint web/app2", "weight web/app2 0", "del server web/app2", "drain web"],
+)
+def test_the_last_server_is_not_taken_without_force(daemon: Daemon, verb: str) -> None:
+    daemon.run("drain", "web/app1")
+    refused = daemon.run(*verb.split())
+    assert refused.code == Exit.REFUSED
+    assert "no server would be left" in refused.err
+    assert "--force" in refused.err
+    assert daemon.states()["web/app2"] == "serving"
+    assert daemon.run(*verb.split(), "--dry-run").code == Exit.REFUSED
+    assert daemon.run(*verb.split(), "--force").code == 0
+    assert daemon.states()["web/app2"] != "serving"
+
+
+@pytest.mark.parametrize(
+    "verb",
+    [
+        "drain web/app1",
+        "maint web/app1",
+        "weight web/app1 9",
+        "set web scheduler=wrr",
+        "add server web/app3 127.0.0.1:9",
+        "add service dns --listen 192.0.2.11:53/udp --server a=127.0.0.1:9 --check none",
+        "del server web/app1",
+        "del service web",
+    ],
+)
+def test_a_dry_run_shows_and_changes_nothing(steady: Daemon, verb: str) -> None:
+    before = schedule(steady), steady.operations()
+    shown = steady.run(*verb.split(), "--dry-run")
+    assert shown.code == 0, shown.err
+    first, *rest = shown.out.splitlines()
+    assert first.startswith("dry run: ")
+    assert rest
+    assert (schedule(steady), steady.operations()) == before
+    assert steady.client.get("overrides") == []
+
+
+def test_a_server_is_added_weighed_and_removed_live(daemon: Daemon) -> None:
+    address = f"127.0.0.1:{daemon.servers['app3'].port}"
+    added = daemon.run("add", "server", "web/app3", address, "--weight", "2", "--reason", "sale")
+    assert added.code == 0, added.err
+    daemon.until(app1="serving", app2="serving", app3="serving")
+    assert daemon.run("weight", "web/app3", "4").code == 0
+    again = daemon.run("add", "server", "web/app3", address)
+    assert (again.code, "exists already" in again.err) == (Exit.FAILED, True)
+    changes = [row["change"] for row in daemon.client.get("overrides")]
+    assert changes == [
+        f'services.web.servers.app3 = {{"address":"{address}","weight":2}}',
+        "services.web.servers.app3.weight = 4",
+    ]
+    assert daemon.run("del", "server", "web/app3").code == 0
+    assert daemon.client.get("overrides") == []
+    daemon.until(app1="serving", app2="serving", app3="leaving")
+
+
+def test_a_live_change_is_taken_back(daemon: Daemon) -> None:
+    daemon.run("weight", "web/app1", "9")
+    [override] = daemon.client.get("overrides")
+    assert override["by"] == "root"
+    assert daemon.run("unset", str(override["id"])).code == 0
+    assert [row["configured"] for row in daemon.client.get("servers")] == [1, 1]
+
+
+def test_a_live_change_ends_when_its_time_is_over(daemon: Daemon) -> None:
+    daemon.run("weight", "web/app1", "9", "--for", "300ms")
+    eventually(lambda: daemon.client.get("overrides") == [])
+    assert [row["configured"] for row in daemon.client.get("servers")] == [1, 1]
+
+
+def test_a_live_change_stays_on_top_of_a_new_file_and_is_shown_when_stale(daemon: Daemon) -> None:
+    daemon.run("weight", "web/app2", "9")
+    daemon.file.write_text(daemon.yaml(app1=1, app3=1))
+    applied = daemon.run("apply")
+    assert applied.code == 0
+    assert "override 1 is about something that is gone (`lbctl unset 1` drops it)" in applied.err
+    assert [row["stale"] for row in daemon.client.get("overrides")] == [True]
+
+
+def test_a_service_is_added_and_removed_live(daemon: Daemon) -> None:
+    port = daemon.servers["app3"].port
+    verb = "add service api --listen 192.0.2.11:80/tcp --scheduler rr --check none"
+    assert daemon.run(*verb.split(), "--server", f"a=127.0.0.1:{port}").code == 0
+    assert [row["name"] for row in daemon.client.get("services")] == ["web", "api"]
+    assert daemon.run("del", "service", "api").code == 0
+    assert [row["name"] for row in daemon.client.get("services")] == ["web"]
+
+
+# --- whole files ------------------------------------------------------------------------
+
+
+def test_apply_shows_what_it_did_and_rollback_undoes_it(daemon: Daemon) -> None:
+    file = daemon.home / "new.yaml"
+    file.write_text(daemon.yaml("wrr", app1=3, app2=1))
+    tried = daemon.run("diff", str(file))
+    assert tried.code == Exit.FAILED
+    assert "config: services.web.scheduler: rr -> wrr" in tried.out
+    applied = daemon.run("apply", str(file), "--wait")
+    assert applied.code == 0
+    assert applied.out.splitlines()[0] == f"{file} runs as generation 2"
+    assert "  192.0.2.10:80/tcp: set scheduler wrr" in applied.out.splitlines()
+    assert daemon.run("apply", str(file)).out == "nothing to do\n"
+    assert daemon.run("rollback").out.splitlines()[0] == "generation 1 runs"
+    assert daemon.client.get("services")[0]["scheduler"] == "rr"
+    assert daemon.run("rollback").code == Exit.FAILED
+    assert daemon.run("rollback", "--to", "2").code == 0
+    assert daemon.client.get("services")[0]["scheduler"] == "wrr"
+
+
+def test_apply_wait_ends_with_8_where_a_server_gets_no_verdict(daemon: Daemon) -> None:
+    file = daemon.home / "slow.yaml"
+    slow = "{type: tcp, interval: 600s, timeout: 500s, fast_interval: 500s}"
+    text = daemon.yaml()
+    file.write_text(text.replace(text.split("check: ")[1].splitlines()[0], slow))
+    waited = daemon.run("apply", str(file), "--wait", "--timeout", "0.5")
+    assert waited.code == Exit.TIMEOUT
+    assert "no verdict yet on web/app" in waited.err
+
+
+BAD_FILES = {
+    "garbage": os.urandom(2000),
+    "too large": b"#" * (50 << 20),
+    "another version": b"apiVersion: lbctl/v9\n",
+    "not a mapping": b"[1, 2]\n",
+    "empty": b"",
+}
+
+
+@pytest.mark.parametrize("kind", [*BAD_FILES, "weight", "unknown key", "no such file"])
+@pytest.mark.parametrize("verb", ["apply", "validate", "diff"])
+def test_an_invalid_file_changes_nothing_and_ends_with_3(
+    steady: Daemon, kind: str, verb: str
+) -> None:
+    file = steady.home / "bad.yaml"
+    good = steady.yaml(app1=1, app2=1)
+    match kind:
+        case "weight":
+            file.write_text(steady.yaml(app1=70000))
+        case "unknown key":
+            file.write_text(good.replace("scheduler:", "schedular:"))
+        case "no such file":
+            pass
+        case _:
+            file.write_bytes(BAD_FILES[kind])
+    refused = steady.run(verb, str(file))
+    assert refused.code == Exit.INVALID
+    assert str(file) in refused.err
+    assert "Traceback" not in refused.err
+    assert steady.client.get("status")["generation"] == 1
+    assert steady.states() == {"web/app1": "serving", "web/app2": "serving"}
+
+
+def test_what_the_kernel_refuses_stays_on_its_status_and_the_rest_is_applied(
+    daemon: Daemon,
+) -> None:
+    bad = f"127.0.0.1:{daemon.servers['app1'].port}"
+    daemon.refuse(bad)
+    file = daemon.home / "new.yaml"
+    file.write_text(daemon.yaml(app1=5, app2=5))
+    applied = daemon.run("apply", str(file))
+    assert applied.code == Exit.PARTIAL
+    assert f"refused by the data path, and tried again: 192.0.2.10:80/tcp: set {bad}" in applied.err
+    rows = daemon.client.get("servers")
+    assert [len(row["problems"]) for row in rows] == [1, 0]
+    assert "REFUSED: " in daemon.run("get", "servers").out
+    assert daemon.run("diff").code == Exit.FAILED
+    daemon.refuse()
+    eventually(lambda: not daemon.client.get("servers")[0]["problems"], timeout=10)
+    assert daemon.run("diff").code == 0
+
+
+# --- waiting for a drain ----------------------------------------------------------------
+
+
+def test_drain_waits_until_no_connection_is_left(daemon: Daemon) -> None:
+    daemon.active(app1=3, app2=5)
+    command = [*daemon.lbctl, "drain", "web/app1", "--wait"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as waiting:
+        assert waiting.stderr is not None
+        assert waiting.stderr.readline() == b"web/app1: 3 connections remain\n"
+        daemon.active(app1=1, app2=5)
+        assert waiting.stderr.readline() == b"web/app1: 1 connections remain\n"
+        assert waiting.poll() is None
+        daemon.active(app1=0, app2=5)
+        assert waiting.stderr.readline() == b"web/app1: no connection is left\n"
+        assert waiting.wait(timeout=20) == 0
+
+
+def test_drain_gives_up_waiting_with_8_and_goes_on_draining(daemon: Daemon) -> None:
+    daemon.active(app1=3)
+    waited = daemon.run("drain", "web/app1", "--wait", "--timeout", "0.6")
+    assert waited.code == Exit.TIMEOUT
+    assert "3 connections remain; it goes on draining" in waited.err
+    assert daemon.states()["web/app1"] == "draining"
+
+
+# --- what goes wrong --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("verb", "code", "says"),
+    [
+        ("drain wbe/app1", Exit.FAILED, "did you mean 'web'?"),
+        ("drain web/ap1", Exit.FAILED, "did you mean 'app1'?"),
+        ("weight web/ap1 3", Exit.FAILED, "did you mean 'app1'?"),
+        ("del server web/ap1", Exit.FAILED, "did you mean 'app1'?"),
+        ("add server wbe/app9 192.0.2.1", Exit.FAILED, "did you mean 'web'?"),
+        ("describe wbe", Exit.FAILED, "did you mean 'web'?"),
+        ("why web/ap1", Exit.FAILED, "did you mean 'app1'?"),
+        ("why web", Exit.USAGE, "is not SERVICE/SERVER"),
+        ("weight web/app1 70000", Exit.INVALID, "override services.web.servers.app1.weight:"),
+        ("weight web/app1 x", Exit.USAGE, "'x' is not a valid integer"),
+        ("set web schedular=rr", Exit.INVALID, "did you mean 'scheduler'?"),
+        ("set web scheduler", Exit.USAGE, "is not NAME=VALUE"),
+        ("drain web/app1 --for ever", Exit.USAGE, "is not a duration"),
+        ("unset 99", Exit.FAILED, "there is none with this number"),
+        ("frobnicate", Exit.USAGE, "No such verb 'frobnicate'"),
+        ("drian web/app1", Exit.USAGE, "Did you mean 'drain'?"),
+        ("rollback --to 77", Exit.FAILED, "generation 77: it is not kept"),
+    ],
+)
+def test_mistakes_are_named_with_their_mend(
+    steady: Daemon, verb: str, code: Exit, says: str
+) -> None:
+    wrong = steady.run(*verb.split())
+    assert (wrong.code, wrong.out) == (code, "")
+    assert says in wrong.err
+    assert "Traceback" not in wrong.err
+    assert steady.client.get("overrides") == []
+
+
+def test_without_a_daemon_the_command_that_starts_it_is_named(tmp_path: Path, stopped) -> None:
+    alone = stopped.run("get", "services")
+    assert alone.code == Exit.UNREACHABLE
+    assert "no daemon runs here" in alone.err
+    assert f"`lbctl daemon --config /etc/lbctl/lbctl.yaml --socket {stopped.socket}`" in alone.err
+    as_json = json.loads(stopped.run("get", "services", "-j").err)
+    assert as_json["exit_code"] == Exit.UNREACHABLE
+
+
+def test_validate_needs_no_daemon(stopped: Daemon) -> None:
+    assert stopped.run("validate", str(stopped.file)).out.endswith("good (1 services, 2 servers)\n")

@@ -1,0 +1,125 @@
+"""The keeper of the probe worker, with workers that die, hang, talk garbage or do well."""
+
+import asyncio
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from lbctl.daemon.control import Control, Manner
+from lbctl.daemon.workers import WorkerKeeper
+from lbctl.health.judge import Health
+
+from .test_control import FILE, Desk
+
+SPEAK = """
+import json, socket, sys, time
+line = socket.socket(fileno=0)
+def say(**message):
+    body = json.dumps(message).encode()
+    line.sendall(len(body).to_bytes(4, "big") + body)
+def hear():
+    size = int.from_bytes(line.recv(4, socket.MSG_WAITALL), "big")
+    return json.loads(line.recv(size, socket.MSG_WAITALL))
+whole = hear()
+"""
+WELL = (
+    SPEAK
+    + """
+say(kind="pulse", jobs=len(whole["start"]), probes=2, late_p99=0.0)
+for job in whole["start"]:
+    say(kind="verdict", id=job["id"], health="down", evidence=job["endpoint"], took=0.1)
+line.recv(1)
+"""
+)
+BAD = {
+    "dies": ("import sys; sys.exit(3)", "ended with status 3"),
+    "is silent": (SPEAK + "time.sleep(60)", "silent for 0.2 s"),
+    "talks garbage": (SPEAK + "line.sendall(b'\\xff' * 8); time.sleep(60)", "a message of"),
+    "says what is not its to say": (
+        SPEAK + "say(kind='quorum', service='web', holds=True); time.sleep(60)",
+        "sent Quorum, which is not its to send",
+    ),
+}
+
+
+class Kept:
+    """A keeper whose worker is a few lines of Python."""
+
+    def __init__(self, desk: Desk, control: Control, script: str) -> None:
+        self.desk = desk
+        self.control = control
+        self.keeper = WorkerKeeper(
+            control, desk.journal, desk.time.clock, (sys.executable, "-c", script), silence=0.2
+        )
+
+    async def until(self, said: str) -> None:
+        async with asyncio.timeout(20):
+            async for record in self.desk.journal.follow(0):
+                if said in record.text:
+                    return
+
+
+def story(home: Path, script: str, work: Callable) -> None:
+    async def run() -> None:
+        desk = Desk(home, FILE)
+        kept = Kept(desk, await desk.open(), script)
+        keeping = asyncio.create_task(kept.keeper.keep())
+        try:
+            await work(kept)
+        finally:
+            keeping.cancel()
+            await asyncio.gather(keeping, return_exceptions=True)
+
+    asyncio.run(run())
+
+
+def test_verdicts_become_sightings_and_pulses_are_counted(tmp_path: Path) -> None:
+    async def work(kept: Kept) -> None:
+        await kept.until("web/app2: down (198.51.100.2:8080)")
+        sightings = kept.control.world.sightings.values()
+        assert [seen.health for seen in sightings] == [Health.DOWN, Health.DOWN]
+        assert kept.keeper.probes == 2
+        assert kept.keeper.checks == 2
+
+    story(tmp_path, WELL, work)
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_a_bad_worker_is_replaced_with_growing_delay(tmp_path: Path, kind: str) -> None:
+    script, says = BAD[kind]
+
+    async def work(kept: Kept) -> None:
+        await kept.until("starting another in 1.0 s")
+        lost = [text for text in kept.desk.told if "starting another" in text]
+        assert lost[0].startswith("probe worker: ")
+        assert says in lost[0]
+        assert "starting another in 0.5 s" in lost[0]
+
+    story(tmp_path, script, work)
+
+
+def test_a_worker_that_cannot_be_started_is_told(tmp_path: Path) -> None:
+    async def work(kept: Kept) -> None:
+        kept.keeper.command = ("/nonexistent",)
+        await kept.until("No such file or directory")
+
+    story(tmp_path, WELL, work)
+
+
+def test_changes_reach_the_worker(tmp_path: Path) -> None:
+    script = WELL.replace(
+        "line.recv(1)",
+        'change = hear(); say(kind="verdict", id=change["start"][0]["id"], health="up", '
+        "evidence=f\"cancelled {change['cancel']}\", took=0.0); line.recv(1)",
+    )
+
+    async def work(kept: Kept) -> None:
+        await kept.until("probe worker: started")
+        kept.control.on_changed.append(kept.keeper.tell_changes)
+        new = FILE.replace("app2: 198.51.100.2", "app3: 198.51.100.3").encode()
+        await kept.control.take_file(new, "new", Manner())
+        await kept.until("web/app3: up (cancelled [2])")
+
+    story(tmp_path, script, work)
