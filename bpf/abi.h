@@ -17,7 +17,7 @@
 
 #include <linux/types.h>
 
-#define LB_ABI 2		/* raised with every change of layout */
+#define LB_ABI 3		/* raised with every change of layout */
 
 #define LB_PORTS 8		/* interfaces of a gateway */
 #define LB_OWN 16		/* addresses of its own, per family */
@@ -32,7 +32,7 @@
 #define LB_WAYS 4		/* of an index bucket: one cache line */
 #define LB_PROBES 4		/* buckets in a row that a key may lie in */
 #define LB_FLOW_WAYS 5		/* of a flow set: one cache line */
-#define LB_SWEEP_SETS 32 	/* flow sets that one run of the sweep looks at */
+#define LB_SWEEP_SETS 32	/* flow sets that one run of the sweep looks at */
 #define LB_SWEEP_SLOTS_AT_ONCE 512
 #define LB_BUSY_TICKS 2		/* an old slot used in so many ticks is busy */
 #define LB_STATES 12		/* room for enum lb_flow_state */
@@ -41,18 +41,20 @@ struct lb_addr {
 	__u32 w[4];
 };
 
-/* An interface. vrids: the virtual routers whose MAC is ours here, a bit each. */
+/* The virtual routers whose MAC is ours on an interface, a bit each. */
 struct lb_port {
-	__u8 mac[6];
-	__u16 pad;
 	__u8 vrids4[32];	/* 00-00-5E-00-01-{VRID} */
 	__u8 vrids6[32];	/* 00-00-5E-00-02-{VRID} */
 };
 
-/* Everything about the gateway itself: one value. */
+/*
+ * Everything about the gateway itself: one value. Its first two cache lines are all that
+ * most packets need of it.
+ */
 struct lb_gateway {
-	__u64 key[2];		/* of the flow hash: secret, shared with the peer */
+	__u64 key[4];		/* of the flow hash: secret, shared with the peer */
 	__u32 ifindex[LB_PORTS]; /* of port[]; 0: none */
+	__u64 mac[LB_PORTS];	/* of port[]: six bytes as in a frame, behind two of zero */
 	__u32 flow_mask;	/* number of flow sets, less one */
 	__u32 tick_shift;	/* jiffies >> tick_shift: about four seconds */
 	__u32 tick_ahead;	/* added to that: tests let time pass with it */
@@ -143,10 +145,10 @@ enum lb_server_state {
 /* A server behind one listen: all that a packet to or from it needs, one cache line. */
 struct lb_server {
 	struct lb_addr addr;
-	__u16 port;
-	__u16 listen;
 	__u8 dmac[6];		/* next hop */
 	__u8 smac[6];
+	__u16 port;
+	__u16 listen;
 	__u16 out;		/* index in gateway.port and in the device map */
 	__u16 mtu;
 	__u16 l3_delta;		/* checksum of listen address -> server address */
@@ -159,15 +161,16 @@ struct lb_server {
 	__u8 pad[14];
 };
 
+/* The twelve bytes of two MAC addresses, dmac and smac or a frame's, as they are copied. */
+struct lb_macs {
+	__u32 w[3];
+};
+
 /*
  * A slot of a ring: the server's index, and LB_SLOT_CHANGING while the slot has an old
  * server as well (the transition rule: transition.h).
  */
 #define LB_SLOT_CHANGING 0x8000
-
-struct lb_ring_page {
-	__u16 slot[LB_PAGE_SLOTS];
-};
 
 /*
  * The other half of a slot that changes, read only then. server: the one whose unrecorded
@@ -179,10 +182,6 @@ struct lb_ring_page {
 struct lb_old_slot {
 	__u16 server;
 	__u16 used;
-};
-
-struct lb_old_page {
-	struct lb_old_slot slot[LB_PAGE_SLOTS];
 };
 
 /* New flows in turn: one half is in use while the other is written. */
@@ -269,13 +268,22 @@ struct lb_load {
 	__u64 open;
 };
 
-/* in: from clients to the server; out: back. */
+/* in: from clients to the server; out: back. One cache line. */
 struct lb_server_stats {
 	__u64 packets_in;
 	__u64 bytes_in;
 	__u64 packets_out;
 	__u64 bytes_out;
 	__u64 connections;
+	__u64 pad[3];
+};
+
+#define LB_VERDICT_ROOM 64	/* more than there are: later verdicts fit without a new map */
+
+/* All that one CPU counts. */
+struct lb_cpu_block {
+	__u64 verdict[LB_VERDICT_ROOM];
+	struct lb_server_stats server[LB_SERVERS];
 };
 
 /* A neighbour that a packet wanted and that the kernel does not know. */
@@ -329,8 +337,9 @@ _Static_assert(sizeof(struct lb_listen) == 64, "a listen is one cache line");
 _Static_assert(sizeof(struct lb_server) == 64, "a server is one cache line");
 _Static_assert(LB_SERVERS <= LB_SLOT_CHANGING, "a slot's server leaves room for its flag");
 _Static_assert(sizeof(struct lb_flow_set) == 64, "a flow set is one cache line");
+_Static_assert(sizeof(struct lb_server_stats) == 64, "counters are one cache line");
+_Static_assert(__builtin_offsetof(struct lb_server, dmac) % 4 == 0, "copied by words");
+_Static_assert(__builtin_offsetof(struct lb_gateway, flow_mask) == 128, "two cache lines");
 _Static_assert(sizeof(struct lb_gateway) % 8 == 0, "array values are rounded up to 8");
-
-#define LB_VERDICT_ROOM 64	/* counters: later verdicts fit without a new map */
 
 #endif

@@ -11,40 +11,39 @@
 struct lb_ctx {
 	struct xdp_md *xdp;
 	const struct lb_gateway *gw;
+	struct lb_cpu_block *count;
 	struct lb_packet packet;
-	__u64 addresses;	/* as lb_flow_hash() wants them */
-	__u64 ports;
-	__u8 proto;
-	__u8 tcp_flags;		/* 0 for UDP */
-	__u8 fresh;		/* begins a flow, as far as anybody can tell */
-	__u16 length;		/* of the IP packet */
+	int port;		/* which of the gateway's it came in on */
+	int fresh;		/* it begins a flow, as far as anybody can tell */
 	int action;		/* XDP_* once the verdict is FORWARD or RETURN */
 };
 
 static inline int lb_is_syn(const struct lb_ctx *c)
 {
-	return (c->tcp_flags & (LB_TCP_SYN | LB_TCP_ACK | LB_TCP_RST | LB_TCP_FIN)) == LB_TCP_SYN;
+	return (c->packet.tcp_flags & (LB_TCP_SYN | LB_TCP_ACK | LB_TCP_RST | LB_TCP_FIN)) ==
+	       LB_TCP_SYN;
 }
 
 static inline __u32 lb_seq(const struct lb_ctx *c)
 {
-	return c->packet.tcp ? lb_swap32(c->packet.tcp->seq) : 0;
+	const struct lb_tcp *tcp = (const struct lb_tcp *)c->packet.l4;
+
+	return c->packet.proto == IPPROTO_TCP ? lb_swap32(tcp->seq) : 0;
 }
 
 /* Bytes after the TCP header, as the headers say. */
 static inline int lb_has_payload(const struct lb_ctx *c)
 {
-	__u32 headers;
+	const struct lb_tcp *tcp = (const struct lb_tcp *)c->packet.l4;
 
-	if (!c->packet.tcp)
+	if (c->packet.proto != IPPROTO_TCP)
 		return 0;
-	headers = c->packet.ip->ihl * 4 + (c->packet.tcp->offset >> 4) * 4;
-	return c->length > headers;
+	return c->packet.length > c->packet.ip->ihl * 4 + (tcp->offset >> 4) * 4;
 }
 
 static inline int lb_alive(__u32 index)
 {
-	struct lb_server *server = LB_LOOKUP(servers, &index);
+	struct lb_server *server = lb_servers(index);
 
 	return server && server->state == LB_SERVER_ALIVE;
 }

@@ -56,8 +56,7 @@ static inline int lb_way_expired(const struct lb_gateway *gw, __u64 word, __u32 
 static inline void lb_flow_find(const struct lb_gateway *gw, __u64 hash, __u32 tick,
 				struct lb_place *place)
 {
-	__u32 index = (__u32)hash & gw->flow_mask;
-	struct lb_flow_set *set = LB_LOOKUP(flows, &index);
+	struct lb_flow_set *set = lb_flows((__u32)hash);
 	int i;
 
 	place->set = set;

@@ -16,12 +16,14 @@
  */
 static inline __u64 lb_hash(const struct lb_ctx *c, const struct lb_listen *listen)
 {
-	__u64 hash = lb_flow_hash(c->gw->key[0], c->gw->key[1], c->addresses, c->ports);
+	const struct iphdr *ip = c->packet.ip;
+	__u64 hash = lb_flow_hash(c->gw->key, ip->saddr, ip->daddr, c->packet.l4->ports,
+				  c->packet.proto);
 	__u64 client;
 
 	if (!lb_unlikely(listen->flags & LB_LISTEN_SOURCE))
 		return hash;
-	client = lb_flow_hash(c->gw->key[0], c->gw->key[1], c->addresses, 0);
+	client = lb_flow_hash(c->gw->key, ip->saddr, ip->daddr, 0, 0);
 	return (client >> 48 << 48) | (hash & ((1ULL << 48) - 1));
 }
 
@@ -29,7 +31,7 @@ static inline __u64 lb_hash(const struct lb_ctx *c, const struct lb_listen *list
 /* The next server in turn. The sequence of wrr holds each server as often as it weighs. */
 static inline __u32 lb_next_turn(const struct lb_listen *listen, __u32 index)
 {
-	struct lb_cursor *cursor = LB_LOOKUP(cursors, &index);
+	struct lb_cursor *cursor = lb_cursors(index);
 	struct lb_turns *sequence = LB_LOOKUP(turns, &index);
 	__u32 length = listen->turns & (LB_TURNS_HALF - 1);
 	__u32 half = listen->turns & LB_TURNS_HALF ? 1 : 0;
@@ -61,7 +63,7 @@ static inline __u32 lb_state_after(__u32 state, __u8 flags)
 static inline __u32 lb_unremembered(const struct lb_ctx *c, const struct lb_slot *slot,
 				    __u32 tick)
 {
-	if (!slot->old || c->proto == IPPROTO_UDP)
+	if (!slot->old || c->packet.proto == IPPROTO_UDP)
 		return slot->server;
 	return lb_unrecorded(c, slot->old, slot->server, tick);
 }
@@ -88,11 +90,11 @@ static inline __u32 lb_remembered(struct lb_ctx *c, const struct lb_listen *list
 		} else {
 			if (!lb_continues(c, &place))
 				return lb_unremembered(c, slot, tick);
-			lb_flow_touch(&place, lb_state_after(state, c->tcp_flags), tick);
+			lb_flow_touch(&place, lb_state_after(state, c->packet.tcp_flags), tick);
 			return server;
 		}
 	}
-	if (c->proto == IPPROTO_TCP && (!syn || lb_has_payload(c)))
+	if (c->packet.proto == IPPROTO_TCP && (!syn || lb_has_payload(c)))
 		return lb_unremembered(c, slot, tick);
 	c->fresh = 1;
 	server = lb_next_turn(listen, index);
@@ -112,14 +114,14 @@ static inline __u32 lb_choose(struct lb_ctx *c, const struct lb_listen *listen, 
 	struct lb_slot slot;
 
 	c->fresh = lb_is_syn(c);
-	if (!lb_slot(listen, hash, &slot))
+	if (!lb_find_slot(listen, hash, &slot))
 		return 0;
 #ifdef LB_FLOWS
 	if (listen->flags & LB_LISTEN_MEMORY)
-		return lb_remembered(c, listen, index, hash, &slot);
+		return lb_remembered(c, listen, index, lb_mix(hash), &slot);
 #endif
 	if (lb_unlikely(slot.old))
-		return lb_changing(c, index, hash, slot.server, slot.old);
+		return lb_changing(c, index, lb_mix(hash), slot.server, slot.old);
 	return slot.server;
 }
 
@@ -128,9 +130,9 @@ static inline __u32 lb_choose(struct lb_ctx *c, const struct lb_listen *listen, 
 static inline __u64 lb_return_hash(const struct lb_gateway *gw, __u32 client,
 				   __u16 client_port, const struct lb_server *server, __u8 proto)
 {
-	return lb_flow_hash(gw->key[0], gw->key[1], (__u64)client << 32 | server->addr.w[0],
-			    1ULL << 63 | (__u64)client_port << 32 | (__u64)server->port << 16 |
-				    proto);
+	__u32 ports = (__u32)server->port << 16 | client_port;
+
+	return lb_mix(~lb_flow_hash(gw->key, client, server->addr.w[0], ports, proto));
 }
 
 /* Notes that this flow's replies are this listen's. 0: no room for a new flow. */
@@ -141,9 +143,10 @@ static inline int lb_record_return(const struct lb_ctx *c, const struct lb_serve
 	struct lb_place place;
 	__u64 hash, word;
 
-	if (c->proto == IPPROTO_TCP && !lb_is_syn(c))
+	if (c->packet.proto == IPPROTO_TCP && !lb_is_syn(c))
 		return 1;
-	hash = lb_return_hash(c->gw, c->packet.ip->saddr, c->packet.l4->source, server, c->proto);
+	hash = lb_return_hash(c->gw, c->packet.ip->saddr, c->packet.l4->source, server,
+			      c->packet.proto);
 	word = lb_way_make(hash, index, LB_FLOW_RETURN, tick);
 	lb_flow_find(c->gw, hash, tick, &place);
 	if (!place.way)

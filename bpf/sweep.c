@@ -24,12 +24,12 @@
 static inline int lb_superfluous(const struct lb_server *server, __u64 word, int mark)
 {
 	__u32 state = lb_way_state(word), number = server->listen;
-	struct lb_listen *listen = LB_LOOKUP(listens, &number);
+	struct lb_listen *listen = lb_listens(number);
 	struct lb_slot slot;
 
 	if (state == LB_FLOW_RETURN || state == LB_FLOW_FRAGMENT || state == LB_FLOW_CLIENT)
 		return 0;
-	if (!listen || listen->flags & LB_LISTEN_MEMORY || !lb_slot(listen, word, &slot))
+	if (!listen || listen->flags & LB_LISTEN_MEMORY || !lb_find_slot(listen, word, &slot))
 		return 0;
 	if (!slot.old)
 		return 1;
@@ -48,8 +48,8 @@ static inline void lb_sweep_way(const struct lb_gateway *gw, __u64 *way, __u32 t
 
 	if (!word)
 		return;
-	server = LB_LOOKUP(servers, &index);
-	count = LB_LOOKUP(flow_counts, &index);
+	server = lb_servers(index);
+	count = lb_flow_counts(index);
 	if (server && count && state < LB_STATES && server->state == LB_SERVER_ALIVE &&
 	    !lb_way_expired(gw, word, tick) && !lb_superfluous(server, word, counting))
 		count->in_state[state] += counting;
@@ -62,10 +62,9 @@ static inline void lb_sweep_flows(const struct lb_gateway *gw, __u32 first, int 
 	__u32 i, w, tick = lb_tick(gw);
 
 	for (i = 0; i < LB_SWEEP_SETS; i++) {
-		__u32 index = first + i;
-		struct lb_flow_set *set = LB_LOOKUP(flows, &index);
+		struct lb_flow_set *set = lb_flows(first + i);
 
-		if (!set)
+		if (!set || first + i >= LB_FLOW_SETS)
 			break;
 #pragma unroll
 		for (w = 0; w < LB_FLOW_WAYS; w++)
@@ -76,7 +75,7 @@ static inline void lb_sweep_flows(const struct lb_gateway *gw, __u32 first, int 
 /* The old server is there still: for whom, and when it was last used. */
 static inline void lb_count_old(__u32 server, __u32 used, __u32 tick)
 {
-	struct lb_flow_count *count = LB_LOOKUP(flow_counts, &server);
+	struct lb_flow_count *count = lb_flow_counts(server);
 
 	if (!count)
 		return;
@@ -107,19 +106,15 @@ static inline int lb_sweep_slot(__u16 *slot, struct lb_old_slot *old, __u32 tick
 
 static inline int lb_sweep_slots(const struct lb_gateway *gw, const struct lb_sweep_job *job)
 {
-	__u32 number = job->first >> LB_PAGE_BITS, first = job->first & (LB_PAGE_SLOTS - 1);
-	struct lb_ring_page *page = LB_LOOKUP(ring_pages, &number);
-	struct lb_old_page *old = LB_LOOKUP(old_pages, &number);
 	__u32 i, tick = lb_tick(gw), changing = 0, settled = 0;
 
-	if (!page || !old)
-		return 0;
 	for (i = 0; i < LB_SWEEP_SLOTS_AT_ONCE; i++) {
-		__u32 at = (first + i) & (LB_PAGE_SLOTS - 1);
+		__u16 *slot = lb_ring_slots(job->first + i);
+		struct lb_old_slot *old = lb_old_slots(job->first + i);
 
-		if (!(page->slot[at] & LB_SLOT_CHANGING))
+		if (!slot || !old || !(*slot & LB_SLOT_CHANGING))
 			continue;
-		if (lb_sweep_slot(&page->slot[at], &old->slot[at], tick, job->idle))
+		if (lb_sweep_slot(slot, old, tick, job->idle))
 			changing++;
 		else
 			settled++;
@@ -131,9 +126,8 @@ LB_PROGRAM(lb_sweep)(struct xdp_md *xdp)
 {
 	struct lb_sweep_job *job = (void *)(long)xdp->data;
 	struct lb_gateway *gw;
-	__u32 zero = 0;
 
-	gw = LB_LOOKUP(gateway, &zero);
+	gw = lb_gateway(0);
 	if (!gw || (void *)(job + 1) > (void *)(long)xdp->data_end)
 		return 0;
 	if (job->kind == LB_SWEEP_SLOTS)

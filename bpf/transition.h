@@ -54,7 +54,7 @@ static inline __u32 lb_unrecorded(const struct lb_ctx *c, struct lb_old_slot *ol
 static inline __u32 lb_changing_udp(const struct lb_ctx *c, struct lb_place *place, __u32 listen,
 				    __u64 hash, __u32 owner, __u32 stable, __u32 tick)
 {
-	struct lb_cursor *cursor = LB_LOOKUP(cursors, &listen);
+	struct lb_cursor *cursor = lb_cursors(listen);
 
 	if (stable == owner || !cursor || cursor->udp_records >= c->gw->udp_records)
 		return owner;
@@ -81,7 +81,7 @@ static inline __u32 lb_changing(const struct lb_ctx *c, __u32 listen, __u64 hash
 		lb_flow_touch(&place, state, tick);
 		return lb_way_server(place.word);
 	}
-	if (c->proto == IPPROTO_UDP)
+	if (c->packet.proto == IPPROTO_UDP)
 		return lb_changing_udp(c, &place, listen, hash, owner, stable, tick);
 	if (!place.way && lb_is_syn(c) && !owner)
 		return 0; /* all drain: nobody takes what is new */
@@ -99,23 +99,20 @@ struct lb_slot {
 };
 
 /* Finds a flow's slot. 0: there is none. */
-static inline int lb_slot(const struct lb_listen *listen, __u64 hash, struct lb_slot *slot)
+static inline int lb_find_slot(const struct lb_listen *listen, __u64 hash, struct lb_slot *slot)
 {
 	__u32 ring = listen->ring;
-	__u32 index = (__u32)(hash >> (ring >> LB_RING_SHIFT & 63));
-	__u32 number = (ring & LB_RING_PAGE) + (index >> LB_PAGE_BITS);
-	struct lb_ring_page *page = LB_LOOKUP(ring_pages, &number);
-	struct lb_old_page *old;
+	__u32 number = ((ring & LB_RING_PAGE) << LB_PAGE_BITS) +
+		       (__u32)(hash >> (ring >> LB_RING_SHIFT & 63));
+	const __u16 *found = lb_ring_slots(number);
 
-	if (!page)
+	if (!found)
 		return 0;
 	slot->old = 0;
-	slot->server = page->slot[index & (LB_PAGE_SLOTS - 1)];
+	slot->server = *found;
 	if (lb_unlikely(slot->server & LB_SLOT_CHANGING)) {
 		slot->server &= ~LB_SLOT_CHANGING;
-		old = LB_LOOKUP(old_pages, &number);
-		if (old)
-			slot->old = &old->slot[index & (LB_PAGE_SLOTS - 1)];
+		slot->old = lb_old_slots(number);
 	}
 	return 1;
 }

@@ -85,11 +85,11 @@ class Stand:
         """The slot and the flow set of a client's port."""
         if port not in self._places:
             addresses = _word(CLIENT) << 32 | abi.word4(self.listen.address)
-            ports = abi.port(port) << 32 | abi.port(self.listen.port) << 16
+            ports = abi.port(self.listen.port) << 16 | abi.port(port)
             proto = 17 if self.udp else 6
-            hash_ = abi.flow_hash(self.maps.gateway.key, addresses, ports | proto)
+            hash_ = abi.flow_hash(self.maps.gateway.key, addresses, ports, proto)
             sets = self.maps.gateway.flow_mask
-            self._places[port] = hash_ >> 64 - abi.PAGE_BITS, hash_ & sets
+            self._places[port] = hash_ >> 64 - abi.PAGE_BITS, abi.mix(hash_) & sets
         return self._places[port]
 
     def send(self, port: int, flags: int, seq: int, payload: bytes = b"") -> str | None:

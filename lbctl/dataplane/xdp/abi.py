@@ -13,7 +13,7 @@ from typing import ClassVar
 
 from lbctl.model import Address
 
-ABI = 2
+ABI = 3
 PORTS = 8
 OWN = 16
 LISTENS = 2048
@@ -121,13 +121,9 @@ class Addr(Structure):
 
 
 class Port(Structure):
-    mac: Array[c_uint8]
-    pad: int
     vrids4: Array[c_uint8]
     vrids6: Array[c_uint8]
     _fields_: ClassVar[Sequence[Field]] = [
-        ("mac", c_uint8 * 6),
-        ("pad", c_uint16),
         ("vrids4", c_uint8 * 32),
         ("vrids6", c_uint8 * 32),
     ]
@@ -136,6 +132,7 @@ class Port(Structure):
 class Gateway(Structure):
     key: Array[c_uint64]
     ifindex: Array[c_uint32]
+    mac: Array[c_uint64]
     flow_mask: int
     tick_shift: int
     tick_ahead: int
@@ -145,8 +142,9 @@ class Gateway(Structure):
     own6: Array[Addr]
     port: Array[Port]
     _fields_: ClassVar[Sequence[Field]] = [
-        ("key", c_uint64 * 2),
+        ("key", c_uint64 * 4),
         ("ifindex", c_uint32 * PORTS),
+        ("mac", c_uint64 * PORTS),
         ("flow_mask", c_uint32),
         ("tick_shift", c_uint32),
         ("tick_ahead", c_uint32),
@@ -205,10 +203,10 @@ class Listen(Structure):
 
 class Server(Structure):
     addr: Addr
-    port: int
-    listen: int
     dmac: Array[c_uint8]
     smac: Array[c_uint8]
+    port: int
+    listen: int
     out: int
     mtu: int
     l3_delta: int
@@ -221,10 +219,10 @@ class Server(Structure):
     pad: Array[c_uint8]
     _fields_: ClassVar[Sequence[Field]] = [
         ("addr", Addr),
-        ("port", c_uint16),
-        ("listen", c_uint16),
         ("dmac", c_uint8 * 6),
         ("smac", c_uint8 * 6),
+        ("port", c_uint16),
+        ("listen", c_uint16),
         ("out", c_uint16),
         ("mtu", c_uint16),
         ("l3_delta", c_uint16),
@@ -327,12 +325,23 @@ class ServerStats(Structure):
     packets_out: int
     bytes_out: int
     connections: int
+    pad: Array[c_uint64]
     _fields_: ClassVar[Sequence[Field]] = [
         ("packets_in", c_uint64),
         ("bytes_in", c_uint64),
         ("packets_out", c_uint64),
         ("bytes_out", c_uint64),
         ("connections", c_uint64),
+        ("pad", c_uint64 * 3),
+    ]
+
+
+class CpuBlock(Structure):
+    verdict: Array[c_uint64]
+    server: Array[ServerStats]
+    _fields_: ClassVar[Sequence[Field]] = [
+        ("verdict", c_uint64 * VERDICT_ROOM),
+        ("server", ServerStats * SERVERS),
     ]
 
 
@@ -374,6 +383,11 @@ def port(number: int) -> int:
     return htons(number)
 
 
+def mac(address: bytes) -> int:
+    """A MAC address as the program compares it: gateway.mac."""
+    return int.from_bytes(b"\0\0" + address, "little")
+
+
 def host_port(word: int) -> int:
     return ntohs(word)
 
@@ -391,14 +405,16 @@ def index_hash(key: int, buckets: int) -> int:
     return (key * 0x9E3779B97F4A7C15 & MASK64) >> 40 & (buckets - 1)
 
 
-def flow_hash(key: Sequence[int], addresses: int, ports: int) -> int:
-    """hash.h, lb_flow_hash."""
-    x = (addresses ^ key[0]) * 0x9E3779B97F4A7C15 & MASK64
-    x ^= x >> 32
-    x = (x + (ports ^ key[1])) & MASK64
-    x = (x ^ x >> 30) * 0xBF58476D1CE4E5B9 & MASK64
-    x = (x ^ x >> 27) * 0x94D049BB133111EB & MASK64
-    return x ^ x >> 31
+def flow_hash(key: Sequence[int], addresses: int, ports: int, proto: int) -> int:
+    """hash.h, lb_flow_hash. key: four numbers."""
+    first = (key[0] + (addresses >> 32)) * (key[1] + (addresses & 0xFFFFFFFF))
+    return first + (key[2] + ports) * (key[3] + proto) & MASK64
+
+
+def mix(x: int) -> int:
+    """hash.h, lb_mix."""
+    low = (x ^ x >> 32) * 0xBF58476D1CE4E5B9 & MASK64
+    return x >> 32 << 32 | (low ^ low >> 32) & 0xFFFFFFFF
 
 
 def fold(total: int) -> int:

@@ -6,7 +6,6 @@ is whole before packets find its listen, and a server dies only when no ring nam
 
 import secrets
 import select
-import struct
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from ipaddress import IPv4Network
@@ -31,6 +30,7 @@ from lbctl.dataplane.port import (
 from lbctl.dataplane.xdp import abi, bpf, maps, nic
 from lbctl.dataplane.xdp.abi import FlowState, SchedulerCode
 from lbctl.dataplane.xdp.bpf import Descriptor
+from lbctl.dataplane.xdp.counters import counters_of
 from lbctl.dataplane.xdp.flows import Clock, FlowCache
 from lbctl.dataplane.xdp.hops import NextHops
 from lbctl.dataplane.xdp.maps import Maps
@@ -51,8 +51,6 @@ from lbctl.model import (
     VirtualService,
 )
 from lbctl.netlink import TAG, Netlink
-
-STATS_SIZE = 40
 
 
 class XdpPlane:
@@ -118,19 +116,14 @@ class XdpPlane:
         servers: dict[tuple[Frontend, Endpoint], Counters] = {}
         active: dict[tuple[Frontend, Endpoint], Active] = {}
         for listen, endpoint, number in self._registry.servers():
-            servers[listen, endpoint] = self._counters(number)
+            servers[listen, endpoint] = self._maps.counters.of_server(number)
             active[listen, endpoint] = self._active(listen, number)
-        verdicts = {
-            name: sum(struct.unpack(f"={maps.possible_cpus()}Q", self._maps.per_cpu(*at)))
-            for i, name in enumerate(abi.VERDICTS)
-            if (at := ("verdicts", i, 8))
-        }
         past: dict[Frontend, Counters] = {
-            listen: _counters_of(self._maps.past[number])
+            listen: counters_of(self._maps.past[number])
             for listen, number in self._registry.listens.items()
         }
         writes = {**self.writes, "programs": self._program.loads}
-        return Stats(servers, active, verdicts, writes, past)
+        return Stats(servers, active, self._maps.counters.verdicts(), writes, past)
 
     def export_flows(self) -> Iterator[Flow]:
         where = {number: (listen, e) for listen, e, number in self._registry.servers()}
@@ -177,7 +170,7 @@ class XdpPlane:
         self._sweep()
         dead = {(n, e) for n, group in self._registry.dead.items() for e in group}
         for number, endpoint in dead & self._swept:
-            past = self._counters(self._registry.dead[number][endpoint])
+            past = self._maps.counters.of_server(self._registry.dead[number][endpoint])
             self._registry.free_server(number, endpoint, past)
         self._swept = dead
         for listen, number in list(self._registry.gone.items()):
@@ -360,7 +353,7 @@ class XdpPlane:
         """Interfaces, own addresses and clock: written only where they differ."""
         fresh = abi.Gateway.from_buffer_copy(self._maps.gateway)
         if not any(fresh.key):
-            fresh.key[:] = [secrets.randbits(64), secrets.randbits(64)]
+            fresh.key[:] = [secrets.randbits(64) for _ in fresh.key]
             fresh.flow_mask = _flow_sets(self._gateway.flow_cache) - 1
         fresh.tick_shift = self._clock.shift
         fresh.timeout[:] = [*self._clock.timeouts()]
@@ -370,8 +363,8 @@ class XdpPlane:
         fresh.own4[:] = [*words, *[0] * (abi.OWN - len(words))]
         ports = [link.index for link in self._hops.ports]
         fresh.ifindex[:] = [*ports, *[0] * (abi.PORTS - len(ports))]
-        for port, link in zip(fresh.port, self._hops.ports, strict=False):
-            port.mac[:] = list(link.mac)
+        macs = [abi.mac(link.mac) for link in self._hops.ports]
+        fresh.mac[:] = [*macs, *[0] * (abi.PORTS - len(macs))]
         if bytes(fresh) != bytes(self._maps.gateway):
             memoryview(self._maps.gateway).cast("B")[:] = bytes(fresh)
             self.writes["gateway"] += 1
@@ -417,14 +410,6 @@ class XdpPlane:
 
     # --- numbers ----------------------------------------------------------------------
 
-    def _counters(self, server: int) -> Counters:
-        raw = self._maps.per_cpu("server_stats", server, STATS_SIZE)
-        cells = [
-            _counters_of(abi.ServerStats.from_buffer_copy(raw, at))
-            for at in range(0, len(raw), STATS_SIZE)
-        ]
-        return sum(cells, Counters())
-
     def _active(self, listen: Listen, server: int) -> Active:
         code = SchedulerCode(self._maps.listens[self._registry.listens[listen]].scheduler)
         if code.name.lower() in MEMORY:
@@ -461,12 +446,6 @@ class _Batch:
         self.settle.discard(number)
         self.services.pop(number, None)
         self.dying = {(n, endpoint) for n, endpoint in self.dying if n != number}
-
-
-def _counters_of(cell: abi.ServerStats) -> Counters:
-    return Counters(
-        cell.connections, cell.packets_in, cell.packets_out, cell.bytes_in, cell.bytes_out
-    )
 
 
 def _flow_sets(flows: int) -> int:

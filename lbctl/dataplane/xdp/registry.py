@@ -131,7 +131,7 @@ class Registry:
             if not self._free_servers:
                 raise DataPlaneError(f"{endpoint}: all {abi.SERVERS - 1} servers are in use")
             server = self._free_servers.pop()
-            self._maps.clear_per_cpu("server_stats", server, 40)
+            self._maps.counters.clear(server)
         record, listen = self._maps.servers[server], self._maps.listens[number]
         record.addr.w[0] = abi.word4(endpoint.address)
         record.port = abi.port(endpoint.port)
