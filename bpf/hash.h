@@ -23,13 +23,15 @@ static inline __u64 lb_flow_hash(const __u64 *key, __u32 source, __u32 dest, __u
 }
 
 /*
- * The same number with both halves mixed, for those who take bits from its bottom too. It
- * maps no two numbers to one.
+ * The same with both halves mixed, for those who take bits from its bottom too: a flow's
+ * way has its tag from the top, where the ring's slot is from as well, and its set from
+ * the bottom.
  */
 static inline __u64 lb_mix(__u64 x)
 {
-	x = (x ^ (x >> 32)) * LB_ODD_B;
-	return x ^ (x >> 29);
+	__u64 low = (x ^ (x >> 32)) * LB_ODD_B;
+
+	return (x >> 32 << 32) | (__u32)(low ^ (low >> 32));
 }
 
 /* The first bucket of an index key; `buckets` is a power of two. */

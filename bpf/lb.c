@@ -8,7 +8,6 @@
  *
  * The features that a configuration does not use are left out when it is compiled:
  *   LB_FLOWS   schedulers with memory, or a server that several listens share
- *   LB_LARGE   a ring of the large class
  *   LB_DIRECT  prefixes that servers talk to untranslated
  * LB_ALL has them all.
  */
@@ -18,57 +17,17 @@
 #include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>
 #endif
-#include "abi.h"
-#include "hash.h"
-#include "maps.h"
-#include "nat.h"
-#include "parse.h"
-#include "flows.h"
-
 #ifdef LB_ALL
 #define LB_FLOWS
-#define LB_LARGE
 #define LB_DIRECT
 #endif
+#include "abi.h"
+#include "context.h"
+#include "index.h"
+#include "nat.h"
+#include "schedule.h"
 
 #define LB_AF_INET 2
-
-/* What one packet brings along through the functions below. */
-struct lb_ctx {
-	struct xdp_md *xdp;
-	const struct lb_gateway *gw;
-	struct lb_cpu_block *count;
-	struct lb_packet packet;
-	int port;		/* which of the gateway's it came in on */
-	int action;		/* XDP_* once the verdict is FORWARD or RETURN */
-};
-
-/* The way of a key in an index of `buckets` buckets; NULL if it is not there. */
-#define LB_DEFINE_FIND(name, index, buckets)                                    \
-	static inline const struct lb_way *name(__u64 key)                      \
-	{                                                                       \
-		__u32 first = lb_index_hash(key, buckets);                      \
-		int probe, i;                                                   \
-                                                                                \
-		_Pragma("nounroll")                                             \
-		for (probe = 0; probe < LB_PROBES; probe++) {                   \
-			const struct lb_bucket *bucket = index(first + probe);  \
-                                                                                \
-			if (!bucket)                                            \
-				return 0;                                       \
-			_Pragma("unroll")                                       \
-			for (i = 0; i < LB_WAYS; i++) {                         \
-				if (bucket->way[i].key == key)                  \
-					return &bucket->way[i];                 \
-				if (bucket->way[i].key == LB_KEY_EMPTY)         \
-					return 0;                               \
-			}                                                       \
-		}                                                               \
-		return 0;                                                       \
-	}
-
-LB_DEFINE_FIND(lb_find_listen, lb_listen_index, LB_LISTEN_BUCKETS)
-LB_DEFINE_FIND(lb_find_server, lb_return_index, LB_RETURN_BUCKETS)
 
 /* --- which packets are ours --------------------------------------------------------- */
 
@@ -141,137 +100,6 @@ static inline enum lb_verdict lb_portless(const struct lb_gateway *gw, const str
 
 /* --- client to server --------------------------------------------------------------- */
 
-static inline __u32 lb_ring_server(const struct lb_listen *listen, __u64 hash)
-{
-	__u32 ring = listen->ring;
-	struct lb_small_ring *small;
-
-#ifdef LB_LARGE
-	if (ring & LB_RING_LARGE) {
-		struct lb_large_ring *large;
-
-		ring &= ~LB_RING_LARGE;
-		large = LB_LOOKUP(large_rings, &ring);
-		return large ? large->slot[hash >> 48] & ~LB_SLOT_CHANGING : 0;
-	}
-#endif
-	small = lb_small_rings(ring);
-	return small ? small->slot[hash >> 51] & ~LB_SLOT_CHANGING : 0;
-}
-
-static inline int lb_is_syn(__u8 flags)
-{
-	return (flags & (LB_TCP_SYN | LB_TCP_ACK | LB_TCP_RST | LB_TCP_FIN)) == LB_TCP_SYN;
-}
-
-static inline int lb_alive(__u32 index)
-{
-	struct lb_server *server = lb_servers(index);
-
-	return server && server->state == LB_SERVER_ALIVE;
-}
-
-#ifdef LB_FLOWS
-static inline int lb_remembers(const struct lb_listen *listen)
-{
-	return listen->scheduler == LB_SCHED_RR || listen->scheduler == LB_SCHED_WRR;
-}
-
-/* The next server in turn. The sequence of wrr holds each server as often as it weighs. */
-static inline __u32 lb_next_turn(const struct lb_listen *listen, __u32 index)
-{
-	struct lb_cursor *cursor = lb_cursors(index);
-	struct lb_turns *sequence = LB_LOOKUP(turns, &index);
-	__u32 length = listen->turns & (LB_TURNS_HALF - 1);
-	__u32 half = listen->turns & LB_TURNS_HALF ? 1 : 0;
-	__u32 turn;
-
-	if (!cursor || !sequence || !length)
-		return 0;
-	turn = (__u32)__sync_fetch_and_add(&cursor->next, 1) % length;
-	return sequence->server[half][turn & (LB_TURNS - 1)];
-}
-
-/* What a client's packet makes of its flow's state. */
-static inline __u32 lb_state_after(__u32 state, __u8 flags)
-{
-	if (state == LB_FLOW_UDP)
-		return state;
-	if (flags & LB_TCP_RST)
-		return LB_FLOW_CLOSED;
-	if (state == LB_FLOW_CLOSED)
-		return state;
-	if (flags & LB_TCP_FIN)
-		return state == LB_FLOW_FIN_SERVER ? LB_FLOW_CLOSED : LB_FLOW_FIN_CLIENT;
-	if (state == LB_FLOW_EMBRYONIC && !(flags & LB_TCP_SYN))
-		return LB_FLOW_ESTABLISHED;
-	return state;
-}
-
-/*
- * Schedulers with memory. A flow that finds no room, and a packet in the middle of a flow
- * that nobody remembers, go where the ring says: a full cache turns rr into mh, it breaks
- * nothing.
- */
-static inline __u32 lb_remembered(const struct lb_ctx *c, const struct lb_listen *listen,
-				  __u32 index, __u64 hash, int *fresh)
-{
-	__u32 tick = lb_tick(c->gw);
-	struct lb_place place;
-	__u32 server, state;
-	int syn = lb_is_syn(c->packet.tcp_flags);
-	__u64 mixed = lb_mix(hash);
-
-	lb_flow_find(c->gw, mixed, tick, &place);
-	if (place.way) {
-		state = lb_way_state(place.word);
-		server = lb_way_server(place.word);
-		if (lb_alive(server) && !(syn && state == LB_FLOW_CLOSED)) {
-			lb_flow_touch(&place, lb_state_after(state, c->packet.tcp_flags), tick);
-			return server;
-		}
-		/* A dead server's flow, or a new one in the place of one that ended. */
-		__sync_val_compare_and_swap(place.way, place.word, 0);
-	}
-	if (c->packet.proto == IPPROTO_TCP && !syn)
-		return lb_ring_server(listen, hash);
-	*fresh = 1;
-	server = lb_next_turn(listen, index);
-	state = syn ? LB_FLOW_EMBRYONIC : LB_FLOW_UDP;
-	if (server && lb_flow_put(c->gw, &place, lb_way_make(mixed, server, state, tick), tick))
-		return server;
-	return lb_ring_server(listen, hash);
-}
-
-/* A hash of its own for the way back of a shared server's flow. */
-static inline __u64 lb_return_hash(const struct lb_gateway *gw, __u32 client,
-				   __u16 client_port, const struct lb_server *server, __u8 proto)
-{
-	__u32 ports = (__u32)server->port << 16 | client_port;
-
-	return lb_mix(~lb_flow_hash(gw->key, client, server->addr.w[0], ports, proto));
-}
-
-/* Notes that this flow's replies are this listen's. 0: no room for a new flow. */
-static inline int lb_record_return(const struct lb_ctx *c, const struct lb_server *server,
-				   __u32 index)
-{
-	__u32 tick = lb_tick(c->gw);
-	struct lb_place place;
-	__u64 hash, word;
-
-	if (c->packet.proto == IPPROTO_TCP && !lb_is_syn(c->packet.tcp_flags))
-		return 1;
-	hash = lb_return_hash(c->gw, c->packet.ip->saddr, c->packet.l4->source, server, c->packet.proto);
-	word = lb_way_make(hash, index, LB_FLOW_RETURN, tick);
-	lb_flow_find(c->gw, hash, tick, &place);
-	if (!place.way)
-		return lb_flow_put(c->gw, &place, word, tick);
-	__sync_val_compare_and_swap(place.way, place.word, word);
-	return 1;
-}
-#endif
-
 static inline int lb_out(const struct lb_ctx *c, __u32 port)
 {
 	if (port == (__u32)c->port)
@@ -286,13 +114,13 @@ static inline struct lb_server_stats *lb_stats(const struct lb_ctx *c, __u32 ser
 
 /* Counts a packet and sends it to its server. */
 static inline enum lb_verdict lb_deliver(struct lb_ctx *c, const struct lb_server *server,
-					 __u32 index, int fresh)
+					 __u32 index)
 {
 	struct lb_server_stats *stats = lb_stats(c, index);
 
 	stats->packets_in++;
 	stats->bytes_in += c->packet.length;
-	if (fresh)
+	if (c->fresh)
 		stats->connections++;
 	lb_nat_forward(&c->packet, server);
 	c->action = lb_out(c, server->out);
@@ -302,25 +130,14 @@ static inline enum lb_verdict lb_deliver(struct lb_ctx *c, const struct lb_serve
 static inline enum lb_verdict lb_forward(struct lb_ctx *c, __u32 index)
 {
 	const struct lb_listen *listen = lb_listens(index);
-	const struct iphdr *ip = c->packet.ip;
 	const struct lb_server *server;
-	int fresh = lb_is_syn(c->packet.tcp_flags);
 	__u32 chosen;
-	__u64 hash;
 
 	if (!listen)
 		return LB_DROP_BROKEN;
-	if (ip->ttl <= 1)
+	if (c->packet.ip->ttl <= 1)
 		return LB_DROP_TTL;
-	hash = lb_flow_hash(c->gw->key, ip->saddr, ip->daddr, c->packet.l4->ports,
-			    c->packet.proto);
-#ifdef LB_FLOWS
-	if (lb_remembers(listen)) {
-		fresh = 0;
-		chosen = lb_remembered(c, listen, index, hash, &fresh);
-	} else
-#endif
-		chosen = lb_ring_server(listen, hash);
+	chosen = lb_choose(c, listen, index);
 	server = lb_servers(chosen);
 	if (!server || server->state != LB_SERVER_ALIVE) /* nor is number 0 */
 		return LB_DROP_NO_SERVER;
@@ -330,7 +147,7 @@ static inline enum lb_verdict lb_forward(struct lb_ctx *c, __u32 index)
 	if (server->flags & LB_SERVER_RECORD && !lb_record_return(c, server, chosen))
 		return LB_DROP_RETURN_FULL;
 #endif
-	return lb_deliver(c, server, chosen, fresh);
+	return lb_deliver(c, server, chosen);
 }
 
 /* --- server to client --------------------------------------------------------------- */
@@ -451,7 +268,7 @@ static inline enum lb_verdict lb_return(struct lb_ctx *c, const struct lb_way *w
 	if (verdict != LB_RETURN)
 		return verdict;
 #ifdef LB_FLOWS
-	if (c->packet.tcp_flags & (LB_TCP_FIN | LB_TCP_RST) && lb_remembers(listen))
+	if (c->packet.tcp_flags & (LB_TCP_FIN | LB_TCP_RST) && listen->flags & LB_LISTEN_MEMORY)
 		lb_server_ends(c, listen);
 #endif
 	stats = lb_stats(c, index);

@@ -14,6 +14,7 @@
 #include <linux/types.h>
 
 #define lb_swap16(x) ((__u16)__builtin_bswap16(x)) /* little endian machines only */
+#define lb_swap32(x) ((__u32)__builtin_bswap32(x))
 
 #define LB_IP_PLAIN 0x45 /* the first byte: version 4, no options */
 #define LB_IP_MF 0x2000
