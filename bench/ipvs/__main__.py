@@ -49,9 +49,9 @@ def on_ipvs_kernel():
 
 
 def inside(report, found):
-    adm = report.case("ipvsadm -R, CPU", found["ipvsadm_cpu"], "s").median
-    whole = report.case("ours, whole process, CPU", found["process_cpu"], "s").median
-    ours = report.case("ours, in the daemon, CPU", found["restore_cpu"], "s").median
+    adm = report.case("ipvsadm -R, CPU", found["ipvsadm_cpu"], "s").p20
+    whole = report.case("ours, whole process, CPU", found["process_cpu"], "s").p20
+    ours = report.case("ours, in the daemon, CPU", found["daemon_cpu"], "s").p20
     report.case("read back and compare, CPU", [found["look_cpu"]], "s")
     report.case("a changed weight", found["weight_latency"], "s")
     report.case("keepalived's reload", found["keepalived_reload"], "s")

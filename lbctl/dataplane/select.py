@@ -47,5 +47,5 @@ def _open(
     datapath: Datapath, config: Config, pins: Path, intent: Path, netlink: Netlink
 ) -> DataPlane:
     if datapath is Datapath.IPVS:
-        return IpvsPlane(intent)
+        return IpvsPlane(intent, pair=bool(config.routers))
     return XdpPlane(config.gateway, pins, netlink)

@@ -74,6 +74,9 @@ LAYERS: dict[str, set[str]] = {
         "lbctl.netlink",  # links, addresses and neighbours
         "lbctl.vrrp.addresses",  # addresses come and go
         "lbctl.vrrp.control",  # the daemon's socket
+        "lbctl.vrrp.errand",  # work that must not delay the loop
+        "lbctl.vrrp.helper",  # the child that runs hooks and scripts
+        "lbctl.vrrp.host",  # one loop over all virtual routers
         "lbctl.vrrp.netlink",  # the macvlan and its addresses
         "lbctl.vrrp.places",  # interfaces by name
         "lbctl.vrrp.realtime",  # scheduling class and locked memory
@@ -84,6 +87,7 @@ LAYERS: dict[str, set[str]] = {
     "programs": {
         *("lbctl.daemon.*", "lbctl.cli.*", "lbctl.lab.*"),
         *("lbctl.gslb.api", "lbctl.gslb.run"),
+        "lbctl.vrrp.run",
     },
 }
 IMPURE = {
@@ -105,12 +109,17 @@ OWNERS = {
     "yaml": {"lbctl.config.*"},
 }
 # The command line asks the daemon over its socket; of lbctl it knows only the words.
-CLI_MAY = {"lbctl", "lbctl.model", "lbctl.errors", "lbctl.cli.*", "lbctl.config.*", "lbctl.stats.*"}
+CLI_MAY = {
+    *("lbctl", "lbctl.model", "lbctl.errors", "lbctl.messages"),
+    *("lbctl.cli.*", "lbctl.config.*", "lbctl.stats.*"),
+}
 # Verbs that are not questions to the daemon, with the only program each may know.
 VERBS = {
     "lbctl.cli.daemon": {"lbctl.daemon.run"},
     "lbctl.cli.gslb": {"lbctl.gslb.run"},
+    "lbctl.cli.ha": {"lbctl.vrrp.control"},
     "lbctl.cli.lab": {"lbctl.lab.*"},
+    "lbctl.cli.vrrp": {"lbctl.vrrp.run"},
 }
 
 

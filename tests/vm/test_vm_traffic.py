@@ -23,6 +23,7 @@ from lbctl.dataplane.ipvs.plane import IpvsPlane
 from lbctl.lab.waiting import eventually
 from lbctl.model import (
     Destination,
+    Encapsulation,
     Endpoint,
     Family,
     Forwarding,
@@ -31,6 +32,7 @@ from lbctl.model import (
     Proto,
     Scheduler,
     Table,
+    Tunnel,
     VirtualService,
 )
 from tests.vm.namespaces import Host, cable
@@ -353,3 +355,28 @@ def test_a_peers_connections_are_known_here_and_go_on_here(site, tmp_path):
         balanced.close()
         first.close()
     site.undo(Mode.NAT, Family.IPV4)
+
+
+@pytest.mark.long
+def test_a_gue_tunnel_reaches_its_server(site, tmp_path):
+    """IPIP inside UDP, taken apart by the server's kernel (fou, then tunl0)."""
+    subprocess.run(["modprobe", "fou"], check=True)
+    site.prepare(Mode.TUN, Family.IPV4)
+    for server in site.servers:
+        server.ip("fou add port 6080 gue")
+    with site.g1.inside():
+        plane = IpvsPlane(tmp_path / "ipvs.json")
+        balanced = Balanced(site, plane, Mode.TUN, Family.IPV4)
+        tunnel = Forwarding(Mode.TUN, Tunnel(Encapsulation.GUE, 6080))
+        servers = {endpoint: Destination(1, tunnel) for endpoint in balanced.endpoints}
+        table = Table({balanced.listen: VirtualService(Scheduler("rr"), servers)})
+        assert converge(plane, table).refused == ()
+        assert sorted(balanced.who(4)) == [1, 1, 2, 2]
+        near, far, source = balanced.connect_to(1)
+        echo(near, far)
+        assert source == bare(balanced.back, 100)
+        balanced.close()
+        plane.close()
+    for server in site.servers:
+        server.ip("fou del port 6080")
+    site.undo(Mode.TUN, Family.IPV4)
