@@ -5,18 +5,26 @@
 
 #include <linux/types.h>
 
+/*
+ * The delta of a TTL that is one lower. The TTL is the first byte of its word, so on a
+ * little endian machine m' = m - 1, and ~m + m' is the same for every m.
+ */
+#define LB_CSUM_TTL 0xfffe
+
+/*
+ * The halves of `sum` added, with the carry around. The product holds their sum twice, one
+ * above the other, so that the carry out of the lower goes into the upper.
+ */
 static inline __u16 lb_csum_fold(__u32 sum)
 {
-	sum = (sum & 0xffff) + (sum >> 16);
-	sum = (sum & 0xffff) + (sum >> 16);
-	return (__u16)sum;
+	return (__u16)(sum * 0x100010001ULL >> 32);
 }
 
 /*
  * The checksum after words whose sum is `from` became words whose sum is `to`:
- * HC' = ~(~HC + ~m + m'). `delta` is ~m + m', folded.
+ * HC' = ~(~HC + ~m + m'). `delta` is ~m + m', or a sum of such.
  */
-static inline __u16 lb_csum_apply(__u16 check, __u16 delta)
+static inline __u16 lb_csum_apply(__u16 check, __u32 delta)
 {
 	return (__u16)~lb_csum_fold((__u32)(__u16)~check + delta);
 }
@@ -27,19 +35,11 @@ static inline __u16 lb_csum_undo(__u16 delta)
 	return (__u16)~delta;
 }
 
-/* A TTL one lower: the first byte of its word, in network order. */
-static inline __u16 lb_csum_ttl(__u16 check)
-{
-	__u32 sum = check + 0x0001U; /* ~m + m' for m' = m - 0x0100, on little endian */
-
-	return (__u16)(sum + (sum >= 0xffff));
-}
-
 /*
  * UDP: 0 says that there is no checksum, and one that comes to 0 is sent as 0xffff
  * (RFC 768).
  */
-static inline __u16 lb_csum_udp(__u16 check, __u16 delta)
+static inline __u16 lb_csum_udp(__u16 check, __u32 delta)
 {
 	__u16 sum;
 

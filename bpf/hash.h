@@ -7,26 +7,31 @@
 
 #define LB_ODD_A 0x9e3779b97f4a7c15ULL
 #define LB_ODD_B 0xbf58476d1ce4e5b9ULL
-#define LB_ODD_C 0x94d049bb133111ebULL
 
-/* splitmix64's finalizer: every input bit reaches every output bit. */
-static inline __u64 lb_mix(__u64 x)
+/*
+ * A flow as a number whose upper half is well mixed: ring slots are taken from its top.
+ * key: four secret random numbers. ports: both, as they lie in the packet.
+ *
+ * Pair-multiply-shift (Thorup, "High Speed Hashing for Integers and Strings"): whoever
+ * chooses two flows without knowing the key, they share their upper 32 bits no more often
+ * than by chance. The two multiplications do not wait for each other.
+ */
+static inline __u64 lb_flow_hash(const __u64 *key, __u32 source, __u32 dest, __u32 ports,
+				 __u8 proto)
 {
-	x = (x ^ (x >> 30)) * LB_ODD_B;
-	x = (x ^ (x >> 27)) * LB_ODD_C;
-	return x ^ (x >> 31);
+	return (key[0] + source) * (key[1] + dest) + (key[2] + ports) * (key[3] + proto);
 }
 
 /*
- * A flow as a number. addresses: source << 32 | destination; ports: source port << 32 |
- * destination port << 16 | protocol. The key goes in before each multiplication.
+ * The same with both halves mixed, for those who take bits from its bottom too: a flow's
+ * way has its tag from the top, where the ring's slot is from as well, and its set from
+ * the bottom.
  */
-static inline __u64 lb_flow_hash(__u64 key0, __u64 key1, __u64 addresses, __u64 ports)
+static inline __u64 lb_mix(__u64 x)
 {
-	__u64 x = (addresses ^ key0) * LB_ODD_A;
+	__u64 low = (x ^ (x >> 32)) * LB_ODD_B;
 
-	x ^= x >> 32;
-	return lb_mix(x + (ports ^ key1));
+	return (x >> 32 << 32) | (__u32)(low ^ (low >> 32));
 }
 
 /* The first bucket of an index key; `buckets` is a power of two. */

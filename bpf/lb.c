@@ -8,7 +8,6 @@
  *
  * The features that a configuration does not use are left out when it is compiled:
  *   LB_FLOWS   schedulers with memory, or a server that several listens share
- *   LB_LARGE   a ring of the large class
  *   LB_DIRECT  prefixes that servers talk to untranslated
  * LB_ALL has them all.
  */
@@ -18,70 +17,17 @@
 #include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>
 #endif
-#include "abi.h"
-#include "hash.h"
-#include "maps.h"
-#include "nat.h"
-#include "parse.h"
-#include "flows.h"
-
 #ifdef LB_ALL
 #define LB_FLOWS
-#define LB_LARGE
 #define LB_DIRECT
 #endif
+#include "abi.h"
+#include "context.h"
+#include "index.h"
+#include "nat.h"
+#include "schedule.h"
 
 #define LB_AF_INET 2
-
-/* What one packet brings along through the functions below. */
-struct lb_ctx {
-	struct xdp_md *xdp;
-	const struct lb_gateway *gw;
-	struct lb_packet packet;
-	__u64 addresses;	/* as lb_flow_hash() wants them */
-	__u64 ports;
-	__u8 proto;
-	__u8 tcp_flags;		/* 0 for UDP */
-	__u16 length;		/* of the IP packet */
-	int action;		/* XDP_* once the verdict is FORWARD or RETURN */
-};
-
-enum lb_index { LB_INDEX_LISTENS, LB_INDEX_RETURNS };
-
-static inline struct lb_bucket *lb_bucket(enum lb_index index, __u32 i)
-{
-	if (index == LB_INDEX_LISTENS)
-		return LB_LOOKUP(listen_index, &i);
-	return LB_LOOKUP(return_index, &i);
-}
-
-static inline const struct lb_way *lb_find(enum lb_index index, __u64 key)
-{
-	__u32 buckets = index == LB_INDEX_LISTENS ? LB_LISTEN_BUCKETS : LB_RETURN_BUCKETS;
-	__u32 first = lb_index_hash(key, buckets);
-	int probe, i;
-
-#pragma unroll
-	for (probe = 0; probe < LB_PROBES; probe++) {
-		struct lb_bucket *bucket = lb_bucket(index, (first + probe) & (buckets - 1));
-
-		if (!bucket)
-			return 0;
-#pragma unroll
-		for (i = 0; i < LB_WAYS; i++) {
-			if (bucket->way[i].key == key)
-				return &bucket->way[i];
-			if (bucket->way[i].key == LB_KEY_EMPTY)
-				return 0;
-		}
-	}
-	return 0;
-}
-
-static inline struct lb_server_stats *lb_stats(__u32 server)
-{
-	return LB_LOOKUP(server_stats, &server);
-}
 
 /* --- which packets are ours --------------------------------------------------------- */
 
@@ -96,14 +42,11 @@ static inline int lb_port_index(const struct lb_gateway *gw, __u32 ifindex)
 	return -1;
 }
 
-/* The interface's own MAC, or that of a virtual router that is ours (RFC 9568, 7.3). */
-static inline int lb_mac_is_ours(const struct lb_port *port, const __u8 *mac)
+/* That of a virtual router which is ours on this interface (RFC 9568, 7.3)? */
+static inline int lb_mac_is_virtual(const struct lb_port *port, const __u8 *mac)
 {
-	const __u16 *a = (const __u16 *)mac, *b = (const __u16 *)port->mac;
 	__u8 vrid = mac[5];
 
-	if (a[0] == b[0] && a[1] == b[1] && a[2] == b[2])
-		return 1;
 	if (mac[0] || mac[1] || mac[2] != 0x5e || mac[3])
 		return 0;
 	if (mac[4] == 1)
@@ -111,6 +54,17 @@ static inline int lb_mac_is_ours(const struct lb_port *port, const __u8 *mac)
 	if (mac[4] == 2)
 		return port->vrids6[vrid >> 3] >> (vrid & 7) & 1;
 	return 0;
+}
+
+/* Is the frame for us? Its first eight bytes are the destination and two to be cut off. */
+static inline int lb_mac_is_ours(const struct lb_ctx *c)
+{
+	const struct lb_eth *eth = c->packet.eth;
+	__u32 port = c->port & (LB_PORTS - 1);
+
+	if (*(const __u64 *)eth << 16 == c->gw->mac[port])
+		return 1;
+	return lb_mac_is_virtual(&c->gw->port[port], (const __u8 *)eth->dest);
 }
 
 static inline int lb_is_own4(const struct lb_gateway *gw, __u32 address)
@@ -137,191 +91,63 @@ static inline int lb_is_direct4(__u32 address)
 static inline enum lb_verdict lb_portless(const struct lb_gateway *gw, const struct iphdr *ip,
 					  enum lb_verdict ours)
 {
-	if (lb_find(LB_INDEX_LISTENS, lb_key4(ip->daddr, 0, 0)))
+	if (lb_find_listen(lb_key4(ip->daddr, 0, 0)))
 		return ours;
-	if (lb_find(LB_INDEX_RETURNS, lb_key4(ip->saddr, 0, 0)) && !lb_is_own4(gw, ip->daddr))
+	if (lb_find_server(lb_key4(ip->saddr, 0, 0)) && !lb_is_own4(gw, ip->daddr))
 		return ours;
 	return LB_PASS_OTHER;
 }
 
 /* --- client to server --------------------------------------------------------------- */
 
-static inline __u32 lb_ring_server(const struct lb_listen *listen, __u64 hash)
-{
-	__u32 ring = listen->ring;
-	struct lb_small_ring *small;
-
-#ifdef LB_LARGE
-	if (ring & LB_RING_LARGE) {
-		struct lb_large_ring *large;
-
-		ring &= ~LB_RING_LARGE;
-		large = LB_LOOKUP(large_rings, &ring);
-		return large ? large->slot[hash >> 48] & ~LB_SLOT_CHANGING : 0;
-	}
-#endif
-	small = LB_LOOKUP(small_rings, &ring);
-	return small ? small->slot[hash >> 51] & ~LB_SLOT_CHANGING : 0;
-}
-
-static inline int lb_is_syn(__u8 flags)
-{
-	return (flags & (LB_TCP_SYN | LB_TCP_ACK | LB_TCP_RST | LB_TCP_FIN)) == LB_TCP_SYN;
-}
-
-static inline int lb_alive(__u32 index)
-{
-	struct lb_server *server = LB_LOOKUP(servers, &index);
-
-	return server && server->state == LB_SERVER_ALIVE;
-}
-
-#ifdef LB_FLOWS
-static inline int lb_remembers(const struct lb_listen *listen)
-{
-	return listen->scheduler == LB_SCHED_RR || listen->scheduler == LB_SCHED_WRR;
-}
-
-/* The next server in turn. The sequence of wrr holds each server as often as it weighs. */
-static inline __u32 lb_next_turn(const struct lb_listen *listen, __u32 index)
-{
-	struct lb_cursor *cursor = LB_LOOKUP(cursors, &index);
-	struct lb_turns *sequence = LB_LOOKUP(turns, &index);
-	__u32 length = listen->turns & (LB_TURNS_HALF - 1);
-	__u32 half = listen->turns & LB_TURNS_HALF ? 1 : 0;
-	__u32 turn;
-
-	if (!cursor || !sequence || !length)
-		return 0;
-	turn = (__u32)__sync_fetch_and_add(&cursor->next, 1) % length;
-	return sequence->server[half][turn & (LB_TURNS - 1)];
-}
-
-/* What a client's packet makes of its flow's state. */
-static inline __u32 lb_state_after(__u32 state, __u8 flags)
-{
-	if (state == LB_FLOW_UDP)
-		return state;
-	if (flags & LB_TCP_RST)
-		return LB_FLOW_CLOSED;
-	if (state == LB_FLOW_CLOSED)
-		return state;
-	if (flags & LB_TCP_FIN)
-		return state == LB_FLOW_FIN_SERVER ? LB_FLOW_CLOSED : LB_FLOW_FIN_CLIENT;
-	if (state == LB_FLOW_EMBRYONIC && !(flags & LB_TCP_SYN))
-		return LB_FLOW_ESTABLISHED;
-	return state;
-}
-
-/*
- * Schedulers with memory. A flow that finds no room, and a packet in the middle of a flow
- * that nobody remembers, go where the ring says: a full cache turns rr into mh, it breaks
- * nothing.
- */
-static inline __u32 lb_remembered(const struct lb_ctx *c, const struct lb_listen *listen,
-				  __u32 index, __u64 hash, int *fresh)
-{
-	__u32 tick = lb_tick(c->gw);
-	struct lb_place place;
-	__u32 server, state;
-	int syn = lb_is_syn(c->tcp_flags);
-
-	lb_flow_find(c->gw, hash, tick, &place);
-	if (place.way) {
-		state = lb_way_state(place.word);
-		server = lb_way_server(place.word);
-		if (lb_alive(server) && !(syn && state == LB_FLOW_CLOSED)) {
-			lb_flow_touch(&place, lb_state_after(state, c->tcp_flags), tick);
-			return server;
-		}
-		/* A dead server's flow, or a new one in the place of one that ended. */
-		__sync_val_compare_and_swap(place.way, place.word, 0);
-	}
-	if (c->proto == IPPROTO_TCP && !syn)
-		return lb_ring_server(listen, hash);
-	*fresh = 1;
-	server = lb_next_turn(listen, index);
-	state = syn ? LB_FLOW_EMBRYONIC : LB_FLOW_UDP;
-	if (server && lb_flow_put(c->gw, &place, lb_way_make(hash, server, state, tick), tick))
-		return server;
-	return lb_ring_server(listen, hash);
-}
-
-/* A hash of its own for the way back of a shared server's flow. */
-static inline __u64 lb_return_hash(const struct lb_gateway *gw, __u32 client,
-				   __u16 client_port, const struct lb_server *server, __u8 proto)
-{
-	return lb_flow_hash(gw->key[0], gw->key[1], (__u64)client << 32 | server->addr.w[0],
-			    1ULL << 63 | (__u64)client_port << 32 | (__u64)server->port << 16 |
-				    proto);
-}
-
-/* Notes that this flow's replies are this listen's. 0: no room for a new flow. */
-static inline int lb_record_return(const struct lb_ctx *c, const struct lb_server *server,
-				   __u32 index)
-{
-	__u32 tick = lb_tick(c->gw);
-	struct lb_place place;
-	__u64 hash, word;
-
-	if (c->proto == IPPROTO_TCP && !lb_is_syn(c->tcp_flags))
-		return 1;
-	hash = lb_return_hash(c->gw, c->packet.ip->saddr, c->packet.l4->source, server, c->proto);
-	word = lb_way_make(hash, index, LB_FLOW_RETURN, tick);
-	lb_flow_find(c->gw, hash, tick, &place);
-	if (!place.way)
-		return lb_flow_put(c->gw, &place, word, tick);
-	__sync_val_compare_and_swap(place.way, place.word, word);
-	return 1;
-}
-#endif
-
 static inline int lb_out(const struct lb_ctx *c, __u32 port)
 {
-	if (c->gw->ifindex[port & (LB_PORTS - 1)] == c->xdp->ingress_ifindex)
+	if (port == (__u32)c->port)
 		return XDP_TX;
 	return bpf_redirect_map(LB_HANDLE(tx_ports), port, 0);
 }
 
+static inline struct lb_server_stats *lb_stats(const struct lb_ctx *c, __u32 server)
+{
+	return &c->count->server[server & (LB_SERVERS - 1)];
+}
+
+/* Counts a packet and sends it to its server. */
+static inline enum lb_verdict lb_deliver(struct lb_ctx *c, const struct lb_server *server,
+					 __u32 index)
+{
+	struct lb_server_stats *stats = lb_stats(c, index);
+
+	stats->packets_in++;
+	stats->bytes_in += c->packet.length;
+	if (c->fresh)
+		stats->connections++;
+	lb_nat_forward(&c->packet, server);
+	c->action = lb_out(c, server->out);
+	return LB_FORWARD;
+}
+
 static inline enum lb_verdict lb_forward(struct lb_ctx *c, __u32 index)
 {
-	struct lb_listen *listen = LB_LOOKUP(listens, &index);
-	struct lb_server_stats *stats;
-	struct lb_server *server;
-	int fresh = lb_is_syn(c->tcp_flags);
-	__u64 hash;
+	const struct lb_listen *listen = lb_listens(index);
+	const struct lb_server *server;
 	__u32 chosen;
 
 	if (!listen)
 		return LB_DROP_BROKEN;
 	if (c->packet.ip->ttl <= 1)
 		return LB_DROP_TTL;
-	hash = lb_flow_hash(c->gw->key[0], c->gw->key[1], c->addresses, c->ports);
-#ifdef LB_FLOWS
-	if (lb_remembers(listen)) {
-		fresh = 0;
-		chosen = lb_remembered(c, listen, index, hash, &fresh);
-	} else
-#endif
-		chosen = lb_ring_server(listen, hash);
-	server = LB_LOOKUP(servers, &chosen);
-	if (!chosen || !server || server->state != LB_SERVER_ALIVE)
+	chosen = lb_choose(c, listen, index);
+	server = lb_servers(chosen);
+	if (!server || server->state != LB_SERVER_ALIVE) /* nor is number 0 */
 		return LB_DROP_NO_SERVER;
-	if (c->length > server->mtu)
+	if (c->packet.length > server->mtu)
 		return LB_DROP_TOO_BIG;
 #ifdef LB_FLOWS
 	if (server->flags & LB_SERVER_RECORD && !lb_record_return(c, server, chosen))
 		return LB_DROP_RETURN_FULL;
 #endif
-	stats = lb_stats(chosen);
-	if (!stats)
-		return LB_DROP_BROKEN;
-	stats->packets_in++;
-	stats->bytes_in += c->length;
-	stats->connections += fresh;
-	lb_nat_forward(&c->packet, server);
-	c->action = lb_out(c, server->out);
-	return LB_FORWARD;
+	return lb_deliver(c, server, chosen);
 }
 
 /* --- server to client --------------------------------------------------------------- */
@@ -330,7 +156,7 @@ static inline enum lb_verdict lb_forward(struct lb_ctx *c, __u32 index)
 /* Several listens reach this server: the one whose flow was recorded, or else the oldest. */
 static inline __u32 lb_shared_server(const struct lb_ctx *c, __u32 oldest)
 {
-	struct lb_server *server = LB_LOOKUP(servers, &oldest);
+	struct lb_server *server = lb_servers(oldest);
 	__u32 tick = lb_tick(c->gw);
 	struct lb_place place;
 
@@ -338,7 +164,7 @@ static inline __u32 lb_shared_server(const struct lb_ctx *c, __u32 oldest)
 		return oldest;
 	lb_flow_find(c->gw,
 		     lb_return_hash(c->gw, c->packet.ip->daddr, c->packet.l4->dest, server,
-				    c->proto),
+				    c->packet.proto),
 		     tick, &place);
 	if (!place.way || !lb_alive(lb_way_server(place.word)))
 		return oldest;
@@ -354,15 +180,14 @@ static inline void lb_server_ends(const struct lb_ctx *c, const struct lb_listen
 	__u32 state;
 	__u64 hash;
 
-	hash = lb_flow_hash(c->gw->key[0], c->gw->key[1],
-			    (__u64)c->packet.ip->daddr << 32 | listen->addr.w[0],
-			    (__u64)c->packet.l4->dest << 32 | (__u64)listen->port << 16 |
-				    c->proto);
+	hash = lb_mix(lb_flow_hash(c->gw->key, c->packet.ip->daddr, listen->addr.w[0],
+				   (__u32)listen->port << 16 | c->packet.l4->dest,
+				   c->packet.proto));
 	lb_flow_find(c->gw, hash, tick, &place);
 	if (!place.way)
 		return;
 	state = lb_way_state(place.word);
-	if (c->tcp_flags & LB_TCP_RST || state == LB_FLOW_FIN_CLIENT)
+	if (c->packet.tcp_flags & LB_TCP_RST || state == LB_FLOW_FIN_CLIENT)
 		state = LB_FLOW_CLOSED;
 	else if (state != LB_FLOW_CLOSED)
 		state = LB_FLOW_FIN_SERVER;
@@ -390,8 +215,8 @@ static inline enum lb_verdict lb_route(struct lb_ctx *c, __u32 source)
 	int port;
 
 	fib.family = LB_AF_INET;
-	fib.l4_protocol = c->proto;
-	fib.tot_len = c->length;
+	fib.l4_protocol = c->packet.proto;
+	fib.tot_len = c->packet.length;
 	fib.ipv4_src = source;
 	fib.ipv4_dst = ip->daddr;
 	fib.ifindex = c->xdp->ingress_ifindex;
@@ -406,7 +231,8 @@ static inline enum lb_verdict lb_route(struct lb_ctx *c, __u32 source)
 	default:
 		return LB_DROP_NO_ROUTE;
 	}
-	lb_set_macs(c->packet.eth, fib.dmac, fib.smac);
+	lb_copy_mac(c->packet.eth->dest, fib.dmac);
+	lb_copy_mac(c->packet.eth->source, fib.smac);
 	port = lb_port_index(c->gw, fib.ifindex);
 	c->action = port < 0 ? bpf_redirect(fib.ifindex, 0) : lb_out(c, port);
 	return LB_RETURN;
@@ -418,7 +244,7 @@ static inline enum lb_verdict lb_return(struct lb_ctx *c, const struct lb_way *w
 	struct lb_listen *listen;
 	struct lb_server *server;
 	enum lb_verdict verdict;
-	__u32 index = way->value, behind;
+	__u32 index = way->value;
 
 	if (lb_is_own4(c->gw, c->packet.ip->daddr))
 		return LB_PASS_OWN;
@@ -432,23 +258,22 @@ static inline enum lb_verdict lb_return(struct lb_ctx *c, const struct lb_way *w
 	if (way->flags & LB_WAY_SHARED)
 		index = lb_shared_server(c, index);
 #endif
-	server = LB_LOOKUP(servers, &index);
+	server = lb_servers(index);
 	if (!server)
 		return LB_DROP_BROKEN;
-	behind = server->listen;
-	listen = LB_LOOKUP(listens, &behind);
-	stats = lb_stats(index);
-	if (!listen || !stats)
+	listen = lb_listens(server->listen);
+	if (!listen)
 		return LB_DROP_BROKEN;
 	verdict = lb_route(c, listen->addr.w[0]);
 	if (verdict != LB_RETURN)
 		return verdict;
 #ifdef LB_FLOWS
-	if (c->tcp_flags & (LB_TCP_FIN | LB_TCP_RST) && lb_remembers(listen))
+	if (c->packet.tcp_flags & (LB_TCP_FIN | LB_TCP_RST) && listen->flags & LB_LISTEN_MEMORY)
 		lb_server_ends(c, listen);
 #endif
+	stats = lb_stats(c, index);
 	stats->packets_out++;
-	stats->bytes_out += c->length;
+	stats->bytes_out += c->packet.length;
 	lb_nat_return(&c->packet, server, listen);
 	return LB_RETURN;
 }
@@ -461,18 +286,21 @@ static inline enum lb_verdict lb_transport(struct lb_ctx *c)
 	const struct lb_l4 *l4 = c->packet.l4;
 	const struct lb_way *way;
 
-	c->proto = c->packet.tcp ? IPPROTO_TCP : IPPROTO_UDP;
-	c->tcp_flags = c->packet.tcp ? c->packet.tcp->flags : 0;
-	c->length = lb_swap16(ip->tot_len);
-	c->addresses = (__u64)ip->saddr << 32 | ip->daddr;
-	c->ports = (__u64)l4->source << 32 | (__u64)l4->dest << 16 | c->proto;
-	way = lb_find(LB_INDEX_LISTENS, lb_key4(ip->daddr, l4->dest, c->proto));
+	way = lb_find_listen(lb_key4(ip->daddr, l4->dest, c->packet.proto));
 	if (way)
 		return lb_forward(c, way->value);
-	way = lb_find(LB_INDEX_RETURNS, lb_key4(ip->saddr, l4->source, c->proto));
+	way = lb_find_server(lb_key4(ip->saddr, l4->source, c->packet.proto));
 	if (way)
 		return lb_return(c, way);
 	return LB_PASS_OTHER;
+}
+
+/* A frame for another machine, or on an interface that is none of the gateway's. */
+static inline enum lb_verdict lb_foreign(const struct lb_ctx *c)
+{
+	if (!lb_may_hold_ip(c->packet.eth))
+		return LB_PASS_NOT_IP;
+	return c->port < 0 ? LB_PASS_OTHER : LB_PASS_FOREIGN_MAC;
 }
 
 static inline enum lb_verdict lb_judge(struct lb_ctx *c)
@@ -481,19 +309,17 @@ static inline enum lb_verdict lb_judge(struct lb_ctx *c)
 		.at = (void *)(long)c->xdp->data,
 		.end = (void *)(long)c->xdp->data_end,
 	};
-	enum lb_parsed parsed = lb_parse(&cursor, &c->packet);
-	int port;
 
-	if (parsed == LB_PARSED_NOT_IP)
+	if (!lb_parse_eth(&cursor, &c->packet))
 		return LB_PASS_NOT_IP;
-	port = lb_port_index(c->gw, c->xdp->ingress_ifindex);
-	if (port < 0)
-		return LB_PASS_OTHER;
-	if (!lb_mac_is_ours(&c->gw->port[port & (LB_PORTS - 1)], c->packet.eth->h_dest))
-		return LB_PASS_FOREIGN_MAC;
-	switch (parsed) {
+	c->port = lb_port_index(c->gw, c->xdp->ingress_ifindex);
+	if (c->port < 0 || !lb_mac_is_ours(c))
+		return lb_foreign(c);
+	switch (lb_parse(&cursor, &c->packet)) {
 	case LB_PARSED_OK:
 		return lb_transport(c);
+	case LB_PARSED_NOT_IP:
+		return LB_PASS_NOT_IP;
 	case LB_PARSED_VLAN:
 		return LB_PASS_VLAN;
 	case LB_PARSED_MALFORMED:
@@ -518,19 +344,17 @@ static inline int lb_action(const struct lb_ctx *c, enum lb_verdict verdict)
 
 LB_PROGRAM(lb)(struct xdp_md *xdp)
 {
-	__u32 zero = 0;
-	struct lb_ctx c = { .xdp = xdp, .gw = LB_LOOKUP(gateway, &zero) };
+	struct lb_ctx c = {
+		.xdp = xdp,
+		.gw = lb_gateway(0),
+		.count = lb_cpu_blocks(bpf_get_smp_processor_id()),
+	};
 	enum lb_verdict verdict;
-	__u64 *count;
-	__u32 at;
 
-	if (!c.gw)
+	if (!c.gw || !c.count)
 		return XDP_PASS;
 	verdict = lb_judge(&c);
-	at = verdict;
-	count = LB_LOOKUP(verdicts, &at);
-	if (count)
-		(*count)++;
+	c.count->verdict[verdict & (LB_VERDICT_ROOM - 1)]++;
 	return lb_action(&c, verdict);
 }
 

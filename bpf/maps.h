@@ -9,10 +9,22 @@
 
 #include "abi.h"
 
+/* How many the maps were made for: the loader reads it from them. Powers of two. */
+#ifndef LB_CPUS
+#define LB_CPUS 256
+#endif
+#ifndef LB_FLOW_SETS
+#define LB_FLOW_SETS 16384
+#endif
+
 #ifdef LB_LOADER_BCC
 
+#define LB_WHOLE(name, value_type, entries)                                             \
+	static inline value_type *lb_##name(__u32 i)                                    \
+	{                                                                               \
+		return (value_type *)bpf_pseudo_fd(2, LB_FD_##name) + (i & ((entries) - 1)); \
+	}
 #define LB_MMAPABLE(name, value_type, entries)
-#define LB_PERCPU(name, value_type, entries)
 #define LB_HANDLE(name) ((void *)bpf_pseudo_fd(1, LB_FD_##name))
 #define LB_LOOKUP(name, key) bpf_map_lookup_elem_(bpf_pseudo_fd(1, LB_FD_##name), key)
 #define LB_PROGRAM(name) int name
@@ -27,10 +39,20 @@
 		__uint(max_entries, entries);                 \
 		__uint(map_flags, flags_set);                 \
 	} name SEC(".maps")
+#define LB_WHOLE(name, value_type, entries)                                     \
+	struct lb_all_##name {                                                  \
+		value_type at[entries];                                         \
+	};                                                                      \
+	LB_DEFINE(name, BPF_MAP_TYPE_ARRAY, struct lb_all_##name, 1, BPF_F_MMAPABLE); \
+	static inline value_type *lb_##name(__u32 i)                            \
+	{                                                                       \
+		__u32 zero = 0;                                                 \
+		struct lb_all_##name *all = bpf_map_lookup_elem(&name, &zero);  \
+                                                                                \
+		return all ? &all->at[i & ((entries) - 1)] : 0;                 \
+	}
 #define LB_MMAPABLE(name, value_type, entries) \
 	LB_DEFINE(name, BPF_MAP_TYPE_ARRAY, value_type, entries, BPF_F_MMAPABLE)
-#define LB_PERCPU(name, value_type, entries) \
-	LB_DEFINE(name, BPF_MAP_TYPE_PERCPU_ARRAY, value_type, entries, 0)
 #define LB_HANDLE(name) ((void *)&name)
 #define LB_LOOKUP(name, key) bpf_map_lookup_elem(&name, key)
 #define LB_PROGRAM(name) SEC("xdp") int name
@@ -57,18 +79,24 @@ struct {
 
 #endif
 
-LB_MMAPABLE(gateway, struct lb_gateway, 1);
-LB_MMAPABLE(listen_index, struct lb_bucket, LB_LISTEN_BUCKETS);
-LB_MMAPABLE(return_index, struct lb_bucket, LB_RETURN_BUCKETS);
-LB_MMAPABLE(listens, struct lb_listen, LB_LISTENS);
-LB_MMAPABLE(servers, struct lb_server, LB_SERVERS);
-LB_MMAPABLE(small_rings, struct lb_small_ring, LB_SMALL_RINGS);
-LB_MMAPABLE(large_rings, struct lb_large_ring, LB_LARGE_RINGS);
+/*
+ * Records by number, all of them in one map value, so that no lookup is called: a number is
+ * cut to the size of its kind, a power of two, and lb_servers(i) is an address.
+ */
+LB_WHOLE(gateway, struct lb_gateway, 1)
+LB_WHOLE(listen_index, struct lb_bucket, LB_LISTEN_BUCKETS)
+LB_WHOLE(return_index, struct lb_bucket, LB_RETURN_BUCKETS)
+LB_WHOLE(listens, struct lb_listen, LB_LISTENS)
+LB_WHOLE(servers, struct lb_server, LB_SERVERS)
+LB_WHOLE(cursors, struct lb_cursor, LB_LISTENS)
+LB_WHOLE(ring_slots, __u16, LB_PAGES * LB_PAGE_SLOTS)
+LB_WHOLE(old_slots, struct lb_old_slot, LB_PAGES * LB_PAGE_SLOTS)
+LB_WHOLE(flow_counts, struct lb_flow_count, LB_SERVERS)
+LB_WHOLE(loads, struct lb_load, LB_SERVERS)
+LB_WHOLE(cpu_blocks, struct lb_cpu_block, LB_CPUS)
+LB_WHOLE(flows, struct lb_flow_set, LB_FLOW_SETS)
+
+/* Values of their own. */
 LB_MMAPABLE(turns, struct lb_turns, LB_LISTENS);
-LB_MMAPABLE(cursors, struct lb_cursor, LB_LISTENS);
-LB_MMAPABLE(flows, struct lb_flow_set, 1); /* as many as configured: gateway.flow_mask */
-LB_MMAPABLE(flow_counts, struct lb_flow_count, LB_SERVERS);
-LB_PERCPU(server_stats, struct lb_server_stats, LB_SERVERS);
-LB_PERCPU(verdicts, __u64, LB_VERDICT_ROOM);
 
 #endif

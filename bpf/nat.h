@@ -7,34 +7,43 @@
 #include "csum.h"
 #include "parse.h"
 
-static inline void lb_set_macs(struct ethhdr *eth, const __u8 *dest, const __u8 *source)
+/* macs: dmac and smac, twelve bytes at a multiple of four. */
+static inline void lb_set_macs(struct lb_eth *eth, const void *macs)
 {
-	__builtin_memcpy(eth->h_dest, dest, ETH_ALEN);
-	__builtin_memcpy(eth->h_source, source, ETH_ALEN);
+	*(struct lb_macs *)eth = *(const struct lb_macs *)macs;
 }
 
-static inline void lb_lower_ttl(struct iphdr *ip)
+static inline void lb_copy_mac(__u16 *to, const void *from)
 {
-	ip->check = lb_csum_ttl(ip->check);
+	const __u16 *words = from;
+
+	to[0] = words[0];
+	to[1] = words[1];
+	to[2] = words[2];
+}
+
+/* delta: of the addresses. */
+static inline void lb_fix_ip(struct iphdr *ip, __u16 delta)
+{
+	ip->check = lb_csum_apply(ip->check, delta + LB_CSUM_TTL);
 	ip->ttl--;
 }
 
 /* The checksum of the transport, which covers the addresses too (RFC 9293, 3.1; RFC 768). */
 static inline void lb_fix_l4(struct lb_packet *packet, __u16 delta)
 {
-	if (packet->tcp)
-		packet->tcp->check = lb_csum_apply(packet->tcp->check, delta);
-	else if (packet->udp)
-		packet->udp->check = lb_csum_udp(packet->udp->check, delta);
+	if (packet->proto == IPPROTO_UDP)
+		*packet->check = lb_csum_udp(*packet->check, delta);
+	else
+		*packet->check = lb_csum_apply(*packet->check, delta);
 }
 
 /* Client to server: the destination becomes the server. */
 static inline void lb_nat_forward(struct lb_packet *packet, const struct lb_server *server)
 {
-	lb_set_macs(packet->eth, server->dmac, server->smac);
-	lb_lower_ttl(packet->ip);
+	lb_set_macs(packet->eth, server->dmac);
+	lb_fix_ip(packet->ip, server->l3_delta);
 	packet->ip->daddr = server->addr.w[0];
-	packet->ip->check = lb_csum_apply(packet->ip->check, server->l3_delta);
 	packet->l4->dest = server->port;
 	lb_fix_l4(packet, server->l4_delta);
 }
@@ -43,9 +52,8 @@ static inline void lb_nat_forward(struct lb_packet *packet, const struct lb_serv
 static inline void lb_nat_return(struct lb_packet *packet, const struct lb_server *server,
 				 const struct lb_listen *listen)
 {
-	lb_lower_ttl(packet->ip);
+	lb_fix_ip(packet->ip, lb_csum_undo(server->l3_delta));
 	packet->ip->saddr = listen->addr.w[0];
-	packet->ip->check = lb_csum_apply(packet->ip->check, lb_csum_undo(server->l3_delta));
 	packet->l4->source = listen->port;
 	lb_fix_l4(packet, lb_csum_undo(server->l4_delta));
 }

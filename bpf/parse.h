@@ -14,7 +14,9 @@
 #include <linux/types.h>
 
 #define lb_swap16(x) ((__u16)__builtin_bswap16(x)) /* little endian machines only */
+#define lb_swap32(x) ((__u32)__builtin_bswap32(x))
 
+#define LB_IP_PLAIN 0x45 /* the first byte: version 4, no options */
 #define LB_IP_MF 0x2000
 #define LB_IP_OFFSET 0x1fff
 
@@ -23,6 +25,13 @@
 #define LB_TCP_RST 0x04
 #define LB_TCP_ACK 0x10
 
+/* linux/if_ether.h has it packed, and then it is read byte by byte. */
+struct lb_eth {
+	__u16 dest[3];
+	__u16 source[3];
+	__u16 proto;
+};
+
 struct lb_cursor_at {
 	void *at;
 	void *end;
@@ -30,8 +39,13 @@ struct lb_cursor_at {
 
 /* The first bytes of every transport we know. */
 struct lb_l4 {
-	__u16 source;
-	__u16 dest;
+	union {
+		struct {
+			__u16 source;
+			__u16 dest;
+		};
+		__u32 ports;
+	};
 };
 
 struct lb_tcp {
@@ -66,11 +80,13 @@ enum lb_parsed {
 };
 
 struct lb_packet {
-	struct ethhdr *eth;
+	struct lb_eth *eth;
 	struct iphdr *ip;
 	struct lb_l4 *l4;
-	struct lb_tcp *tcp;	/* set for TCP */
-	struct lb_udp *udp;	/* set for UDP */
+	__u16 *check;		/* the transport's checksum */
+	__u16 length;		/* of the IP packet */
+	__u8 proto;		/* TCP or UDP */
+	__u8 tcp_flags;		/* 0 for UDP */
 };
 
 /* The next `size` bytes, or NULL where the packet ends before. */
@@ -84,32 +100,43 @@ static inline void *lb_pull(struct lb_cursor_at *cursor, __u64 size)
 	return start;
 }
 
-static inline enum lb_parsed lb_parse_l4(struct lb_cursor_at *cursor, __u8 proto,
+/* room: the bytes that the IP header leaves for the transport, which must hold its header. */
+static inline enum lb_parsed lb_parse_l4(struct lb_cursor_at *cursor, __u32 room,
 					 struct lb_packet *packet)
 {
-	struct lb_cursor_at ports = *cursor;
+	if (packet->ip->protocol == IPPROTO_TCP) {
+		struct lb_tcp *tcp = lb_pull(cursor, sizeof(*tcp));
 
-	if (proto == IPPROTO_TCP) {
-		packet->tcp = lb_pull(cursor, sizeof(*packet->tcp));
-		if (!packet->tcp)
+		if (!tcp || room < sizeof(*tcp))
 			return LB_PARSED_TRUNCATED;
-	} else if (proto == IPPROTO_UDP) {
-		packet->udp = lb_pull(cursor, sizeof(*packet->udp));
-		if (!packet->udp)
+		packet->proto = IPPROTO_TCP;
+		packet->l4 = (struct lb_l4 *)tcp;
+		packet->check = &tcp->check;
+		packet->tcp_flags = tcp->flags;
+	} else if (packet->ip->protocol == IPPROTO_UDP) {
+		struct lb_udp *udp = lb_pull(cursor, sizeof(*udp));
+
+		if (!udp || room < sizeof(*udp))
 			return LB_PARSED_TRUNCATED;
+		packet->proto = IPPROTO_UDP;
+		packet->l4 = (struct lb_l4 *)udp;
+		packet->check = &udp->check;
+		packet->tcp_flags = 0;
 	} else {
-		return proto == IPPROTO_ICMP ? LB_PARSED_ICMP : LB_PARSED_OTHER_PROTO;
+		return packet->ip->protocol == IPPROTO_ICMP ? LB_PARSED_ICMP :
+							      LB_PARSED_OTHER_PROTO;
 	}
-	packet->l4 = lb_pull(&ports, sizeof(*packet->l4));
-	return packet->l4 ? LB_PARSED_OK : LB_PARSED_TRUNCATED;
+	return LB_PARSED_OK;
 }
 
-/* The bytes that the IP header leaves for the transport must hold its header. */
-static inline int lb_l4_fits(__u16 total, __u16 header, __u8 proto)
+/* How long the IP header is; 0 if it is none. */
+static inline __u32 lb_ip_header(const struct iphdr *ip)
 {
-	__u16 need = proto == IPPROTO_TCP ? sizeof(struct lb_tcp) : sizeof(struct lb_udp);
+	const __u8 *first = (const __u8 *)ip;
 
-	return total >= header + need;
+	if (*first == LB_IP_PLAIN)
+		return sizeof(*ip);
+	return ip->version == 4 && ip->ihl > 5 ? ip->ihl * 4 : 0;
 }
 
 static inline enum lb_parsed lb_parse_ipv4(struct lb_cursor_at *cursor,
@@ -117,36 +144,42 @@ static inline enum lb_parsed lb_parse_ipv4(struct lb_cursor_at *cursor,
 {
 	void *start = cursor->at;
 	struct iphdr *ip = lb_pull(cursor, sizeof(*ip));
-	__u16 header, total;
-	__u8 proto;
+	__u32 header, total;
 
-	if (!ip || ip->version != 4)
+	if (!ip)
 		return LB_PARSED_MALFORMED;
-	header = ip->ihl * 4;
+	header = lb_ip_header(ip);
 	total = lb_swap16(ip->tot_len);
-	if (header < sizeof(*ip) || total < header)
+	if (!header || total < header)
 		return LB_PARSED_MALFORMED;
 	packet->ip = ip;
-	proto = ip->protocol;
+	packet->length = total;
 	if (start + total > cursor->end)
 		return LB_PARSED_TRUNCATED;
 	if (ip->frag_off & lb_swap16(LB_IP_MF | LB_IP_OFFSET))
 		return LB_PARSED_FRAGMENT;
 	if (header > sizeof(*ip) && !lb_pull(cursor, (header - sizeof(*ip)) & 0x3f))
 		return LB_PARSED_TRUNCATED;
-	if ((proto == IPPROTO_TCP || proto == IPPROTO_UDP) && !lb_l4_fits(total, header, proto))
-		return LB_PARSED_TRUNCATED;
-	return lb_parse_l4(cursor, proto, packet);
+	return lb_parse_l4(cursor, total - header, packet);
 }
 
+/* The frame's own header, which says whose it is. */
+static inline int lb_parse_eth(struct lb_cursor_at *cursor, struct lb_packet *packet)
+{
+	packet->eth = lb_pull(cursor, sizeof(*packet->eth));
+	return packet->eth != 0;
+}
+
+static inline int lb_may_hold_ip(const struct lb_eth *eth)
+{
+	return eth->proto == lb_swap16(ETH_P_IP) || eth->proto == lb_swap16(ETH_P_IPV6) ||
+	       eth->proto == lb_swap16(ETH_P_8021Q) || eth->proto == lb_swap16(ETH_P_8021AD);
+}
+
+/* What follows it. */
 static inline enum lb_parsed lb_parse(struct lb_cursor_at *cursor, struct lb_packet *packet)
 {
-	struct ethhdr *eth = lb_pull(cursor, sizeof(*eth));
-
-	if (!eth)
-		return LB_PARSED_NOT_IP;
-	packet->eth = eth;
-	switch (eth->h_proto) {
+	switch (packet->eth->proto) {
 	case lb_swap16(ETH_P_IP):
 		return lb_parse_ipv4(cursor, packet);
 	case lb_swap16(ETH_P_IPV6):

@@ -8,7 +8,15 @@ from scapy.layers.l2 import Ether
 from scapy.packet import Packet, Raw, raw
 
 from bench.prog import stand
-from bench.prog.stand import CLIENT_MAC, ENDLESS, GATEWAY_MAC, SERVERS, Packets, first_port
+from bench.prog.stand import (
+    CLIENT_MAC,
+    ENDLESS,
+    GATEWAY_MAC,
+    OPERATIONS,
+    SERVERS,
+    Packets,
+    first_port,
+)
 from lbctl.model import Listen
 
 FLOWS = {1: "1 flow", 4096: "4k flows", 65536: "64k flows"}
@@ -49,7 +57,7 @@ def _to_listen(text: str, flags: str = "A") -> bytes:
     ip = Ether(src=CLIENT_MAC, dst=GATEWAY_MAC) / IP(src="198.18.0.0", dst=str(listen.address))
     if listen.proto == "udp":
         return _frame(ip / UDP(sport=0, dport=listen.port, len=30))
-    return _frame(ip / TCP(sport=0, dport=listen.port, flags=flags))
+    return _frame(ip / TCP(sport=0, dport=listen.port, flags=flags, seq=flags != "S"))
 
 
 def _from_server(text: str) -> bytes:
@@ -60,9 +68,6 @@ def _from_server(text: str) -> bytes:
 
 SYN_RR = Packets(_to_listen(stand.RR, "S"))
 ACK_RR = Packets(_to_listen(stand.RR))
-OPERATIONS = tuple(
-    name for name in stand.TEXTBOOK_PROGRAMS if name not in ("textbook", "op_insert")
-)
 
 
 def cases() -> list[Case]:

@@ -39,13 +39,8 @@ SHAPES = {
     "flows": Shape(frozenset({Feature.FLOWS})),
     "all": Shape(frozenset(Feature)),
 }
-TEXTBOOK_PROGRAMS = (
-    "textbook",
-    *(
-        f"op_{name}"
-        for name in ("vip", "flow", "backend", "vip_stats", "backend_stats", "all", "insert")
-    ),
-)
+OPERATIONS = ("op_vip", "op_flow", "op_backend", "op_vip_stats", "op_backend_stats", "op_all")
+TEXTBOOK_PROGRAMS = ("textbook", *OPERATIONS, "op_insert")
 VIP_KEY, VIP, BACKEND = struct.Struct("=4s2sBx"), struct.Struct("=III"), struct.Struct("=4s2s6s6s")
 ENDLESS = 1 << 32  # flows: none comes twice
 TEMPLATE = struct.Struct("=64sIIIIII")

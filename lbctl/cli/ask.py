@@ -22,7 +22,10 @@ def get() -> None:
 @pass_context
 def services(context: Context, name: str | None) -> None:
     """Services, with how many of their servers take new flows."""
-    rows = [row for row in context.client.get("services") if name in (None, row["name"])]
+    if name is None:
+        rows = context.client.get("services")
+    else:
+        rows = [context.client.get("services", name)["service"]]
     if context.json:
         return show_json(rows)
     cells = [

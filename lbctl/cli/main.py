@@ -33,6 +33,7 @@ VERBS: dict[str, tuple[str, str, str]] = {
     "ipvsadm": ("ipvsadm.command", "ipvsadm", "ipvsadm's words for what lbctl runs."),
     "ha": ("ha", "ha", "Virtual routers: who is active and why; hand over."),
     "vrrp": ("vrrp", "vrrp", "Run the virtual routers, in the foreground."),
+    "gslb": ("gslb", "gslb", "DNS that sends each user to the right site."),
     "daemon": ("daemon", "daemon", "Run the daemon, in the foreground."),
     "lab": ("lab", "lab", "A load balancer, a client and servers in namespaces."),
 }

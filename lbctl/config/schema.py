@@ -39,6 +39,8 @@ from lbctl.config.fields import (
     Where,
     within,
 )
+from lbctl.config.gslb_schema import GslbSection
+from lbctl.config.gslb_schema import keys_at as gslb_keys_at
 from lbctl.config.ha import NotifySection, RouterSection, TrackSection
 from lbctl.config.shorthand import Raw, is_duration, long_form
 from lbctl.config.strict import STRICT
@@ -337,6 +339,8 @@ class File(Section):
     """What every service takes unless it says otherwise."""
     services: dict[Name, ServiceSection] = {}
     """The services, by name."""
+    gslb: GslbSection | None = None
+    """DNS answers for several sites; read by `lbctl gslb`."""
     virtual_routers: dict[Name, RouterSection] = {}
     """The virtual routers (VRRP), by name."""
 
@@ -368,6 +372,8 @@ def keys_at(path: tuple[str | int, ...], kind: str | None) -> list[str]:
             section = PersistenceSection
         case (*_, "drain"):
             section = DrainSection
+        case ("gslb", *rest):
+            return gslb_keys_at(rest)
         case _:
             return []
     return list(section.model_fields)

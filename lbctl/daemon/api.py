@@ -101,7 +101,8 @@ def _listener(path: Path) -> socket.socket:
             os.chown(path, -1, group)
         path.chmod(0o660)
     except OSError as error:
-        raise LbctlError(
+        kind = NotPermitted if isinstance(error, PermissionError) else LbctlError
+        raise kind(
             f"{path}: cannot listen here: {error.strerror or error}",
             "run as root, or give --socket a path that is yours",
         ) from None

@@ -45,6 +45,7 @@ from lbctl.world import Admin, Order, Sighting, Target, World
 ReadConfig = Callable[[bytes, str, Sequence[Override]], Awaitable[Read]]
 SAVE_EVERY = 1.0  # seconds
 SAVE_RETRY = 10.0
+OTHER_GATEWAY = "gateway: what changed there holds once the daemon is started again"
 
 
 @dataclass(frozen=True)
@@ -126,6 +127,7 @@ class Control:
         self._save_after = clock.now()
         self._looked = clock.now()
         self.save_error = ""
+        self._gateway = standing.world.config.gateway  # what the data path was opened for
 
     @property
     def world(self) -> World:
@@ -141,7 +143,7 @@ class Control:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        return self._standing.read.warnings
+        return self._warnings(self._standing.read)
 
     @property
     def origins(self) -> dict[int, str]:
@@ -320,8 +322,12 @@ class Control:
             changes=changed,
             generation=intent.generation,
             stale=tuple(one.id for one in read.stale),
-            warnings=read.warnings,
+            warnings=self._warnings(read),
         )
+
+    def _warnings(self, read: Read) -> tuple[str, ...]:
+        other = read.config.gateway != self._gateway
+        return (*read.warnings, OTHER_GATEWAY) if other else read.warnings
 
     def _finish(
         self,

@@ -128,7 +128,7 @@ async def _live(parts: Parts, options: Options, stack: AsyncExitStack) -> None:
             group.create_task(parts.keeper.keep()),
             group.create_task(parts.routers.keep()),
             group.create_task(_hear_kernel(parts)),
-            group.create_task(_every(TEND, parts.plane.tend)),
+            group.create_task(_every(TEND, parts.loop.tend)),
             group.create_task(_every(EVERY, partial(parts.sampler.fresh, EVERY / 2))),
             group.create_task(_every(EXPIRE, parts.control.drop_expired)),
             group.create_task(_watchdog(parts)),
@@ -174,13 +174,11 @@ async def _reload(parts: Parts) -> None:
 
 
 async def _hear_kernel(parts: Parts) -> None:
-    """Take the kernel's news in as they come; what it refused may be possible now."""
+    """Take the kernel's news in as they come."""
     descriptor = parts.plane.fileno()
     while descriptor is not None:
         await _readable(descriptor)
-        if await parts.plane.catch_up():
-            parts.reconciler.retry_now(parts.clock.now())
-            parts.loop.wake()
+        await parts.loop.hear()
 
 
 async def _readable(descriptor: int) -> None:

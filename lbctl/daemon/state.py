@@ -21,7 +21,7 @@ import msgspec
 
 from lbctl.daemon.clock import Clock
 from lbctl.daemon.overrides import Override
-from lbctl.errors import LbctlError, NotFound
+from lbctl.errors import LbctlError, NotFound, NotPermitted
 from lbctl.model import AnyProbe, Endpoint, Server, ServerName
 from lbctl.world import Leaving, Order, Sighting, Target, World
 
@@ -154,7 +154,8 @@ class StateDirectory:
             (self.path / "generations").mkdir(parents=True, exist_ok=True)
             handle = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
-            raise LbctlError(
+            kind = NotPermitted if isinstance(error, PermissionError) else LbctlError
+            raise kind(
                 f"{self.path}: cannot keep state here: {error.strerror}",
                 "run as root, or give --state a directory that is yours",
             ) from None

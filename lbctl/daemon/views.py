@@ -19,7 +19,7 @@ from lbctl.daemon.shapes import (
 from lbctl.dataplane.port import Stats
 from lbctl.desired import Decision, Rule
 from lbctl.model import Endpoint, Listen, Server, ServerName, Service
-from lbctl.stats.totals import Total, totals, whole
+from lbctl.stats.totals import Total, service_total, totals, whole
 from lbctl.world import Admin, World, target_of
 
 UNCHECKED = "unchecked"
@@ -100,7 +100,7 @@ class Show:
         return StatsView(
             at=at,
             age=max(0.0, self._now - at),
-            services={name: _sums(whole(t for _, t in parts)) for name, parts in rows.items()},
+            services={name: _sums(self._service_total(name, part)) for name, part in rows.items()},
             servers={str(d.name): _sums(t) for parts in rows.values() for d, t in parts},
             verdicts=dict(self._stats.verdicts),
             writes=dict(self._stats.writes),
@@ -111,6 +111,10 @@ class Show:
     def _rows(self, name: str) -> list[tuple[Decision, Total]]:
         service = self._world.config.services[name]
         return totals(service, self._reconciler.decisions.get(name, ()), self._stats)
+
+    def _service_total(self, name: str, rows: Iterable[tuple[Decision, Total]]) -> Total:
+        service = self._world.config.services[name]
+        return service_total(service, (total for _, total in rows), self._stats)
 
     def _server(self, one: Decision, sums: Total) -> ServerView:
         service = self._world.config.services[one.name.service]

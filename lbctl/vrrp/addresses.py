@@ -44,21 +44,30 @@ class Addresses:
         family = 4 if self.router.family is Family.IPV4 else 6
         return f"vr{family}-{self.parent.index}-{self.router.vrid}"
 
+    def prepare(self) -> None:
+        """A takeover is near: half of its time is setting the macvlan up."""
+        if self._macvlan and not self._up:
+            self._errands.wait()  # it may be on its way down
+            self._kernel.do(netlink.set_up(self._index, True))
+            self._up = True
+
+    def relax(self) -> None:
+        """The takeover did not come."""
+        if not self._held:
+            self.drop()
+
     def take(self) -> str | None:
         """Hold exactly the router's addresses; what is in the way, if anything."""
-        self._errands.wait()  # it may be on its way down
-        self._up = True
+        self.prepare()
         wanted = set(self.router.addresses)
         missing = [address for address in self.router.addresses if address not in self._held]
         surplus = self._held - wanted
-        requests = [netlink.set_up(self._index, True)] if self._macvlan else []
-        fixed = len(requests)
-        requests += [netlink.add_address(self._index, address) for address in missing]
+        requests = [netlink.add_address(self._index, address) for address in missing]
         requests += [netlink.delete_address(self._index, address) for address in surplus]
         results = self._kernel.do(*requests)
         self._held -= surplus
-        troubles = [f"{self.device}: {error}" for error in results[:fixed] if error]
-        for address, error in zip(missing, results[fixed:], strict=False):
+        troubles = []
+        for address, error in zip(missing, results, strict=False):
             if error is None:
                 self._held.add(address)
             elif (trouble := self._trouble(address, error)) is not None:

@@ -27,7 +27,8 @@ from lbctl.vrrp.wire import Wire
 PACKETS = 32  # read per wake-up and router: adverts leave on time also under a flood
 BACKLOG = 256  # read before a takeover: the Active's advert may be among them
 NEWS = 32
-EARLY = 0.0003  # seconds; a sleeping processor takes half of that to wake up
+EARLY = 0.0005  # seconds; a sleeping processor takes a third of that to wake up
+LAST_LOOK = 0.00005  # seconds before a takeover
 RETRY = 10.0  # seconds until something that was in the way is tried again
 
 Telling = Callable[[str, Change | Tell | Dropped], None]
@@ -101,11 +102,19 @@ class Host:
     def _await(self, takeover: float) -> None:
         """Be awake when it is time, and hear first what has come meanwhile: a gateway that
         stalled has the Active's adverts in its socket, and no reason to take over."""
-        while self._clock() < takeover:
+        names = [n for n in self.node.waiting_until(takeover) if n in self._gear]
+        for name in names:
+            self._gear[name].addresses.prepare()
+        while self._clock() < takeover - LAST_LOOK:
             pass
-        for name in self.node.waiting_until(takeover):
+        for name in names:
             if name in self._gear:
                 self._receive(name, BACKLOG)
+        heard = set(names) - set(self.node.waiting_until(takeover))
+        for name in heard & self._gear.keys():
+            self._gear[name].addresses.relax()
+        while not heard and self._clock() < takeover:
+            pass
 
     def configure(self, routers: Mapping[str, Router], real_time: bool) -> None:
         """Run these and no others."""
@@ -204,7 +213,7 @@ class Host:
         try:
             for heard in gear.wire.receive(limit):
                 try:
-                    effects = self.node.receive(name, heard, now)
+                    effects = self.node.receive(name, heard, now - heard.age)
                 except Dropped as dropped:
                     self._tell(name, dropped)
                     continue

@@ -39,12 +39,14 @@ class Count(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Packet:
-    """What arrived, with what its IP header said. payload: from the VRRP header on."""
+    """What arrived, with what its IP header said. payload: from the VRRP header on. age:
+    seconds since the kernel had it."""
 
     source: Address
     destination: Address
     ttl: int
     payload: bytes
+    age: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

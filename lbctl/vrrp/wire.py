@@ -9,6 +9,7 @@ import ctypes
 import socket
 import struct
 import sys
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from ipaddress import IPv4Address, IPv6Address, ip_address
@@ -18,7 +19,9 @@ from lbctl.vrrp import frames, packet
 from lbctl.vrrp.packet import GROUP4, GROUP6, PROTOCOL, TTL, Advert
 from lbctl.vrrp.receive import Packet
 
-_SO_ATTACH_FILTER, _SO_BINDTOIFINDEX, _SO_MEMINFO = 26, 62, 55
+_SO_ATTACH_FILTER, _SO_BINDTOIFINDEX, _SO_MEMINFO, _SO_TIMESTAMPNS = 26, 62, 55, 35
+_STAMP = struct.Struct("=qq")  # struct timespec
+_LONGEST_WAIT = 0.005  # seconds; what waited longer met a stall, or a step of the clock
 _IP_MULTICAST_ALL = 49
 _DROPS = 8  # SK_MEMINFO_DROPS, the ninth of nine 32-bit numbers
 _RECEIVE_BUFFER = 256 << 10
@@ -29,6 +32,9 @@ _LD_BYTE_X, _LD_BYTE, _LD_WORD = 0x50, 0x30, 0x20
 _LDX_IP_HEADER, _JUMP_IF, _RETURN = 0xB1, 0x15, 0x06
 _NETWORK_HEADER = 0xFFF00000  # SKF_NET_OFF: offsets from the IP header
 _SOURCE6 = 8
+
+
+Ancillary = list[tuple[int, int, bytes]]
 
 
 class Wire:
@@ -45,6 +51,8 @@ class Wire:
             self._out = socket.socket(
                 socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC, 0
             )
+            if router.peers:  # else the kernel may send from a virtual address
+                self._raw.bind((str(own), 0, *self._scope(own)))
             self._out.bind((socket.if_indextoname(index), 0))
             self._announcements = [frames.announcement(mac, a) for a in router.addresses]
         except OSError:
@@ -66,7 +74,8 @@ class Wire:
                 data, ancillary, _, sender = self._raw.recvmsg(_LONGEST, 128)
             except BlockingIOError:
                 return
-            yield _packet6(data, ancillary, sender) if self._six else _packet4(data)
+            age = _age(ancillary)
+            yield _packet6(data, ancillary, sender, age) if self._six else _packet4(data, age)
 
     def send(self, advert: Advert, form: ChecksumForm) -> None:
         """To the group, or to each peer; the last error is raised after all were tried."""
@@ -76,9 +85,8 @@ class Wire:
         failure: OSError | None = None
         for peer in self.router.peers:
             data = packet.encode(advert, self.own, peer, form)
-            scope = (0, self.index if peer.is_link_local else 0) if self._six else ()
             try:
-                self._raw.sendto(data, (str(peer), 0, *scope))
+                self._raw.sendto(data, (str(peer), 0, *self._scope(peer)))
             except OSError as error:
                 failure = error
         if failure is not None:
@@ -97,6 +105,12 @@ class Wire:
                 self._stray += 1
         numbers = self._strays.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, 36)
         return self._stray + int(struct.unpack("=9I", numbers)[_DROPS])
+
+    def _scope(self, address: Address) -> tuple[int, ...]:
+        """The rest of an IPv6 socket address: flow label and interface."""
+        if not self._six:
+            return ()
+        return 0, self.index if address.is_link_local else 0
 
     def _frame(self, advert: Advert, form: ChecksumForm) -> bytes:
         """Adverts repeat: each is built once."""
@@ -121,6 +135,7 @@ def _raw_socket(router: Router, index: int, strays: bool = False) -> socket.sock
         _attach(one, _filter(router.vrid, router.peers, six, strays))
         one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 0 if strays else _RECEIVE_BUFFER)
         one.setsockopt(socket.SOL_SOCKET, _SO_BINDTOIFINDEX, index)
+        one.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
         (_prepare6 if six else _prepare4)(one, index)
     except OSError:
         one.close()
@@ -143,15 +158,26 @@ def _prepare6(one: socket.socket, index: int) -> None:
     one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_JOIN_GROUP, request)
 
 
-def _packet4(data: bytes) -> Packet:
+def _age(ancillary: Ancillary) -> float:
+    """How long a packet has waited for us, which the Active's successor must not add to its
+    own wait. The kernel stamps with the wall clock only; a step of that makes it 0."""
+    for level, kind, value in ancillary:
+        if level == socket.SOL_SOCKET and kind == _SO_TIMESTAMPNS:
+            seconds, nanoseconds = _STAMP.unpack(value)
+            age = time.clock_gettime_ns(time.CLOCK_REALTIME) / 1e9 - (seconds + nanoseconds / 1e9)
+            return age if 0 <= age <= _LONGEST_WAIT else 0.0
+    return 0.0
+
+
+def _packet4(data: bytes, age: float) -> Packet:
     """A raw IPv4 socket gives the IP header too, and checks its lengths before."""
     header = (data[0] & 0xF) * 4
     source, destination = IPv4Address(data[12:16]), IPv4Address(data[16:20])
-    return Packet(source, destination, data[8], data[header:])
+    return Packet(source, destination, data[8], data[header:], age)
 
 
 def _packet6(
-    data: bytes, ancillary: list[tuple[int, int, bytes]], sender: tuple[str, int, int, int]
+    data: bytes, ancillary: Ancillary, sender: tuple[str, int, int, int], age: float
 ) -> Packet:
     limit, destination = -1, GROUP6
     for level, kind, value in ancillary:
@@ -162,7 +188,7 @@ def _packet6(
         elif kind == socket.IPV6_PKTINFO:
             destination = IPv6Address(value[:16])
     source = ip_address(sender[0].partition("%")[0])
-    return Packet(source, destination, limit, data)
+    return Packet(source, destination, limit, data, age)
 
 
 # --- the filter -------------------------------------------------------------------------

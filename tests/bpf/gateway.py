@@ -22,6 +22,7 @@ from lbctl.netlink import Netlink
 
 CLONE_NEWNET = 0x40000000
 
+LINKS = ("front", "front-peer", "back", "back-peer")
 FRONT_MAC = "02:00:00:00:00:01"
 BACK_MAC = "02:00:00:00:00:02"
 CLIENT_MAC = "02:00:00:00:02:64"
@@ -69,7 +70,9 @@ def make_links(own: str = "198.51.100.1", servers: Iterable[int] = range(11, 19)
         "link add back type veth peer name back-peer",
         f"link set front address {FRONT_MAC}",
         f"link set back address {BACK_MAC}",
-        *(f"link set {name} up" for name in ("front", "front-peer", "back", "back-peer")),
+        # Without link-local addresses nobody solicits anything: only our packets are counted.
+        *(f"link set {name} addrgenmode none" for name in LINKS),
+        *(f"link set {name} up" for name in LINKS),
         "address add 192.0.2.1/24 dev front",
         f"address add {own}/24 dev back",
         f"neighbour add {CLIENT} lladdr {CLIENT_MAC} dev front",
@@ -95,13 +98,13 @@ class PacketGateway:
         self.pins = pins
         self.plane = XdpPlane(gateway, pins, self.netlink)
         links = {link.name: link.index for link in self.netlink.links()}
-        self._ifindex = {name: links[name] for name in gateway.interfaces}
+        self.ifindex = {name: links[name] for name in gateway.interfaces}
 
     def send(self, packet: Ether | bytes, interface: str = "front") -> Seen:
         frame = packet if isinstance(packet, bytes) else raw(packet)
         before = self.plane.stats().verdicts
         with bpf.opened(self.pins / "lb") as program:
-            run = bpf.run_program(program, frame, ifindex=self._ifindex[interface])
+            run = bpf.run_program(program, frame, ifindex=self.ifindex[interface])
         after = self.plane.stats().verdicts
         changed = [name for name in after if after[name] != before[name]]
         assert len(changed) == 1, f"one verdict for each packet, not {changed}"

@@ -377,7 +377,8 @@ def test_round_robin_takes_turns_and_remembers(gateway: PacketGateway) -> None:
         return server_of(gateway.send(client("192.0.2.11") / TCP(sport=port, dport=80, flags="S")))
 
     def ack(port: int) -> str:
-        return server_of(gateway.send(client("192.0.2.11") / TCP(sport=port, dport=80, flags="A")))
+        segment = TCP(sport=port, dport=80, flags="A", seq=1)
+        return server_of(gateway.send(client("192.0.2.11") / segment))
 
     first = [syn(port) for port in range(41000, 41020)]
     assert first.count("198.51.100.13") == 10

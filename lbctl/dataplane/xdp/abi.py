@@ -13,37 +13,45 @@ from typing import ClassVar
 
 from lbctl.model import Address
 
-ABI = 1
+ABI = 3
 PORTS = 8
 OWN = 16
 LISTENS = 2048
 SERVERS = 16384
-SMALL_RINGS = 2048
-SMALL_SLOTS = 8192
-LARGE_RINGS = 32
-LARGE_SLOTS = 65536
+PAGES = 4096
+PAGE_BITS = 11
+PAGE_SLOTS = 1 << PAGE_BITS
 TURNS = 1024
 LISTEN_BUCKETS = 2048
 RETURN_BUCKETS = 8192
 WAYS = 4
 PROBES = 4
-FLOW_WAYS = 8
-SWEEP_SETS = 128
+FLOW_WAYS = 5
+SWEEP_SETS = 32
+SWEEP_SLOTS_AT_ONCE = 512
+BUSY_TICKS = 2
+STATES = 12
 
 KEY_EMPTY = 0
 KEY_GONE = 1
 WAY_SHARED = 1
 LISTEN_ONESHOT = 1
 LISTEN_GONE = 2
-RING_LARGE = 0x80000000
+LISTEN_MEMORY = 4
+LISTEN_SOURCE = 8
+RING_SHIFT = 16
+RING_PAGE = 0xFFFF
+SLOT_CHANGING = 0x8000
+OLD_KEPT = 0x8000
 TURNS_HALF = 0x10000
 SERVER_RECORD = 1
 
-AGE_BITS = 9
-STATE_SHIFT = 9
-SERVER_SHIFT = 12
+AGE_BITS = 11
+STATE_SHIFT = 11
+STATE_MASK = 15
+SERVER_SHIFT = 15
 SERVER_MASK = 0x7FFF
-TAG_SHIFT = 27
+TAG_SHIFT = 30
 
 VERDICTS = (
     "forward",
@@ -100,6 +108,8 @@ class FlowState(IntEnum):
     CLOSED = 5
     UDP = 6
     RETURN = 7
+    FRAGMENT = 8
+    CLIENT = 9
 
 
 Field = tuple[str, type]
@@ -111,13 +121,9 @@ class Addr(Structure):
 
 
 class Port(Structure):
-    mac: Array[c_uint8]
-    pad: int
     vrids4: Array[c_uint8]
     vrids6: Array[c_uint8]
     _fields_: ClassVar[Sequence[Field]] = [
-        ("mac", c_uint8 * 6),
-        ("pad", c_uint16),
         ("vrids4", c_uint8 * 32),
         ("vrids6", c_uint8 * 32),
     ]
@@ -126,18 +132,24 @@ class Port(Structure):
 class Gateway(Structure):
     key: Array[c_uint64]
     ifindex: Array[c_uint32]
+    mac: Array[c_uint64]
     flow_mask: int
     tick_shift: int
+    tick_ahead: int
+    udp_records: int
     timeout: Array[c_uint16]
     own4: Array[c_uint32]
     own6: Array[Addr]
     port: Array[Port]
     _fields_: ClassVar[Sequence[Field]] = [
-        ("key", c_uint64 * 2),
+        ("key", c_uint64 * 4),
         ("ifindex", c_uint32 * PORTS),
+        ("mac", c_uint64 * PORTS),
         ("flow_mask", c_uint32),
         ("tick_shift", c_uint32),
-        ("timeout", c_uint16 * 8),
+        ("tick_ahead", c_uint32),
+        ("udp_records", c_uint32),
+        ("timeout", c_uint16 * STATES),
         ("own4", c_uint32 * OWN),
         ("own6", Addr * OWN),
         ("port", Port * PORTS),
@@ -191,10 +203,10 @@ class Listen(Structure):
 
 class Server(Structure):
     addr: Addr
-    port: int
-    listen: int
     dmac: Array[c_uint8]
     smac: Array[c_uint8]
+    port: int
+    listen: int
     out: int
     mtu: int
     l3_delta: int
@@ -207,10 +219,10 @@ class Server(Structure):
     pad: Array[c_uint8]
     _fields_: ClassVar[Sequence[Field]] = [
         ("addr", Addr),
-        ("port", c_uint16),
-        ("listen", c_uint16),
         ("dmac", c_uint8 * 6),
         ("smac", c_uint8 * 6),
+        ("port", c_uint16),
+        ("listen", c_uint16),
         ("out", c_uint16),
         ("mtu", c_uint16),
         ("l3_delta", c_uint16),
@@ -224,14 +236,20 @@ class Server(Structure):
     ]
 
 
-class SmallRing(Structure):
+class RingPage(Structure):
     slot: Array[c_uint16]
-    _fields_: ClassVar[Sequence[Field]] = [("slot", c_uint16 * SMALL_SLOTS)]
+    _fields_: ClassVar[Sequence[Field]] = [("slot", c_uint16 * PAGE_SLOTS)]
 
 
-class LargeRing(Structure):
-    slot: Array[c_uint16]
-    _fields_: ClassVar[Sequence[Field]] = [("slot", c_uint16 * LARGE_SLOTS)]
+class OldSlot(Structure):
+    server: int
+    used: int
+    _fields_: ClassVar[Sequence[Field]] = [("server", c_uint16), ("used", c_uint16)]
+
+
+class OldPage(Structure):
+    slot: Array[OldSlot]
+    _fields_: ClassVar[Sequence[Field]] = [("slot", OldSlot * PAGE_SLOTS)]
 
 
 class Turns(Structure):
@@ -241,18 +259,64 @@ class Turns(Structure):
 
 class Cursor(Structure):
     next: int
+    udp_records: int
     pad: Array[c_uint64]
-    _fields_: ClassVar[Sequence[Field]] = [("next", c_uint64), ("pad", c_uint64 * 7)]
+    _fields_: ClassVar[Sequence[Field]] = [
+        ("next", c_uint64),
+        ("udp_records", c_uint64),
+        ("pad", c_uint64 * 6),
+    ]
 
 
 class FlowSet(Structure):
     way: Array[c_uint64]
-    _fields_: ClassVar[Sequence[Field]] = [("way", c_uint64 * FLOW_WAYS)]
+    isn: Array[c_uint32]
+    pad: int
+    _fields_: ClassVar[Sequence[Field]] = [
+        ("way", c_uint64 * FLOW_WAYS),
+        ("isn", c_uint32 * FLOW_WAYS),
+        ("pad", c_uint32),
+    ]
+
+
+class SweepKind(IntEnum):
+    FLOWS = 0
+    DROP = 1
+    SLOTS = 2
+    TICK = 3
+
+
+class SweepJob(Structure):
+    kind: int
+    first: int
+    idle: int
+    pad: int
+    _fields_: ClassVar[Sequence[Field]] = [
+        ("kind", c_uint32),
+        ("first", c_uint32),
+        ("idle", c_uint32),
+        ("pad", c_uint32),
+    ]
 
 
 class FlowCount(Structure):
     in_state: Array[c_uint32]
-    _fields_: ClassVar[Sequence[Field]] = [("in_state", c_uint32 * 8)]
+    old_slots: int
+    busy_slots: int
+    last_old: int
+    pad: int
+    _fields_: ClassVar[Sequence[Field]] = [
+        ("in_state", c_uint32 * STATES),
+        ("old_slots", c_uint32),
+        ("busy_slots", c_uint32),
+        ("last_old", c_uint32),
+        ("pad", c_uint32),
+    ]
+
+
+class Load(Structure):
+    open: int
+    _fields_: ClassVar[Sequence[Field]] = [("open", c_uint64)]
 
 
 class ServerStats(Structure):
@@ -261,12 +325,23 @@ class ServerStats(Structure):
     packets_out: int
     bytes_out: int
     connections: int
+    pad: Array[c_uint64]
     _fields_: ClassVar[Sequence[Field]] = [
         ("packets_in", c_uint64),
         ("bytes_in", c_uint64),
         ("packets_out", c_uint64),
         ("bytes_out", c_uint64),
         ("connections", c_uint64),
+        ("pad", c_uint64 * 3),
+    ]
+
+
+class CpuBlock(Structure):
+    verdict: Array[c_uint64]
+    server: Array[ServerStats]
+    _fields_: ClassVar[Sequence[Field]] = [
+        ("verdict", c_uint64 * VERDICT_ROOM),
+        ("server", ServerStats * SERVERS),
     ]
 
 
@@ -308,6 +383,11 @@ def port(number: int) -> int:
     return htons(number)
 
 
+def mac(address: bytes) -> int:
+    """A MAC address as the program compares it: gateway.mac."""
+    return int.from_bytes(b"\0\0" + address, "little")
+
+
 def host_port(word: int) -> int:
     return ntohs(word)
 
@@ -325,14 +405,16 @@ def index_hash(key: int, buckets: int) -> int:
     return (key * 0x9E3779B97F4A7C15 & MASK64) >> 40 & (buckets - 1)
 
 
-def flow_hash(key: Sequence[int], addresses: int, ports: int) -> int:
-    """hash.h, lb_flow_hash."""
-    x = (addresses ^ key[0]) * 0x9E3779B97F4A7C15 & MASK64
-    x ^= x >> 32
-    x = (x + (ports ^ key[1])) & MASK64
-    x = (x ^ x >> 30) * 0xBF58476D1CE4E5B9 & MASK64
-    x = (x ^ x >> 27) * 0x94D049BB133111EB & MASK64
-    return x ^ x >> 31
+def flow_hash(key: Sequence[int], addresses: int, ports: int, proto: int) -> int:
+    """hash.h, lb_flow_hash. key: four numbers."""
+    first = (key[0] + (addresses >> 32)) * (key[1] + (addresses & 0xFFFFFFFF))
+    return first + (key[2] + ports) * (key[3] + proto) & MASK64
+
+
+def mix(x: int) -> int:
+    """hash.h, lb_mix."""
+    low = (x ^ x >> 32) * 0xBF58476D1CE4E5B9 & MASK64
+    return x >> 32 << 32 | (low ^ low >> 32) & 0xFFFFFFFF
 
 
 def fold(total: int) -> int:

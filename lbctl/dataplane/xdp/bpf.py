@@ -194,9 +194,18 @@ def run_program(program: Descriptor, data: bytes, *, repeat: int = 1, ifindex: i
 
 def identity(object_: Descriptor) -> int:
     """The kernel's id of a program, map or link: the second word of each kind's info."""
+    return int(struct.unpack_from("=II", _info(object_))[1])
+
+
+def value_size(map_: Descriptor) -> int:
+    """Bytes of one value: the fourth word of a map's info."""
+    return int(struct.unpack_from("=IIII", _info(map_))[3])
+
+
+def _info(object_: Descriptor) -> ctypes.Array[ctypes.c_char]:
     info = ctypes.create_string_buffer(256)
     _bpf(Command.OBJ_GET_INFO_BY_FD, struct.pack("=IIQ", object_.fd, len(info), _address(info)))
-    return int(struct.unpack_from("=II", info)[1])
+    return info
 
 
 def attach_xdp(program: Descriptor, ifindex: int, mode: int) -> Descriptor:

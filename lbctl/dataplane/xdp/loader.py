@@ -11,6 +11,7 @@ import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from ctypes import sizeof
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -88,6 +89,8 @@ def compile_program(
     flags = ["-DLB_LOADER_BCC", "-Wno-macro-redefined"]
     flags += [f"-D{feature}" for feature in sorted(shape.features)]
     flags += [f"-DLB_FD_{name}={map_.fd}" for name, map_ in maps.items()]
+    flags.append(f"-DLB_CPUS={bpf.value_size(maps['cpu_blocks']) // sizeof(abi.CpuBlock)}")
+    flags.append(f"-DLB_FLOW_SETS={bpf.value_size(maps['flows']) // sizeof(abi.FlowSet)}")
     try:
         module = bpf_class(text=text, cflags=flags)
         loaded = module.load_func(function, bpf_class.XDP)

@@ -10,21 +10,26 @@ from typing import TypeVar, cast
 
 from lbctl.dataplane.xdp import abi, bpf
 from lbctl.dataplane.xdp.bpf import Descriptor, MapFlag, MapSpec, MapType
+from lbctl.dataplane.xdp.counters import CpuCounters
 from lbctl.errors import DataPlaneError
 
 Value = TypeVar("Value", bound=Structure)
 
-_MMAPPED: dict[str, tuple[type[Structure], int]] = {
+# Maps of one entry that is all records of a kind: the program needs no lookup in these.
+_WHOLE: dict[str, tuple[type[Structure], int]] = {
     "gateway": (abi.Gateway, 1),
     "listen_index": (abi.Bucket, abi.LISTEN_BUCKETS),
     "return_index": (abi.Bucket, abi.RETURN_BUCKETS),
     "listens": (abi.Listen, abi.LISTENS),
     "servers": (abi.Server, abi.SERVERS),
-    "small_rings": (abi.SmallRing, abi.SMALL_RINGS),
-    "large_rings": (abi.LargeRing, abi.LARGE_RINGS),
-    "turns": (abi.Turns, abi.LISTENS),
     "cursors": (abi.Cursor, abi.LISTENS),
+    "ring_slots": (abi.RingPage, abi.PAGES),
+    "old_slots": (abi.OldPage, abi.PAGES),
     "flow_counts": (abi.FlowCount, abi.SERVERS),
+    "loads": (abi.Load, abi.SERVERS),
+}
+_MMAPPED: dict[str, tuple[type[Structure], int]] = {
+    "turns": (abi.Turns, abi.LISTENS),
     "past": (abi.ServerStats, abi.LISTENS),
     "meta": (abi.Meta, 1),
 }
@@ -32,19 +37,27 @@ _MMAPPED: dict[str, tuple[type[Structure], int]] = {
 
 def specs(flow_sets: int) -> list[MapSpec]:
     """Every map. flow_sets: a power of two."""
+    whole = [
+        MapSpec(name, MapType.ARRAY, sizeof(kind) * records, 1, flags=MapFlag.MMAPABLE)
+        for name, (kind, records) in (_WHOLE | _of_this_machine(flow_sets)).items()
+    ]
     mmapped = [
         MapSpec(name, MapType.ARRAY, sizeof(kind), entries, flags=MapFlag.MMAPABLE)
         for name, (kind, entries) in _MMAPPED.items()
     ]
     return [
+        *whole,
         *mmapped,
-        MapSpec("flows", MapType.ARRAY, sizeof(abi.FlowSet), flow_sets, flags=MapFlag.MMAPABLE),
-        MapSpec("server_stats", MapType.PERCPU_ARRAY, sizeof(abi.ServerStats), abi.SERVERS),
-        MapSpec("verdicts", MapType.PERCPU_ARRAY, 8, abi.VERDICT_ROOM),
         MapSpec("tx_ports", MapType.DEVMAP, 4, abi.PORTS),
         MapSpec("direct4", MapType.LPM_TRIE, 4, 1024, key_size=8, flags=MapFlag.NO_PREALLOC),
         MapSpec("wanted", MapType.RINGBUF, 0, 65536, key_size=0),
     ]
+
+
+def _of_this_machine(flow_sets: int) -> dict[str, tuple[type[Structure], int]]:
+    """The program cuts a number to a power of two, so that is how many there are."""
+    blocks = 1 << (possible_cpus() - 1).bit_length()
+    return {"flows": (abi.FlowSet, flow_sets), "cpu_blocks": (abi.CpuBlock, blocks)}
 
 
 def create(directory: Path, flow_sets: int) -> int:
@@ -80,8 +93,11 @@ class Maps:
         self.servers = self._view("servers", abi.Server)
         self.listen_index = self._view("listen_index", abi.Bucket)
         self.return_index = self._view("return_index", abi.Bucket)
+        self.cursors = self._view("cursors", abi.Cursor)
         self.flow_counts = self._view("flow_counts", abi.FlowCount)
+        self.loads = self._view("loads", abi.Load)
         self.past = self._view("past", abi.ServerStats)
+        self.counters = CpuCounters(self.fds["cpu_blocks"], possible_cpus())
 
     def _open(self, directory: Path) -> dict[str, Descriptor]:
         opened = {}
@@ -106,18 +122,18 @@ class Maps:
             )
 
     def _view(self, name: str, kind: type[Value]) -> Array[Value]:
-        count = _MMAPPED[name][1]
+        count = (_WHOLE | _MMAPPED)[name][1]
         memory = bpf.map_memory(self.fds[name], sizeof(kind) * count)
         return (kind * count).from_buffer(memory)
 
     # Rings and turns are many and large, and the kernel maps every page at once: each is
     # mapped alone, when it is first needed.
 
-    def small_ring(self, number: int) -> abi.SmallRing:
-        return self._one("small_rings", abi.SmallRing, number)
+    def ring_page(self, number: int) -> abi.RingPage:
+        return self._one("ring_slots", abi.RingPage, number)
 
-    def large_ring(self, number: int) -> abi.LargeRing:
-        return self._one("large_rings", abi.LargeRing, number)
+    def old_page(self, number: int) -> abi.OldPage:
+        return self._one("old_slots", abi.OldPage, number)
 
     def turns(self, number: int) -> abi.Turns:
         return self._one("turns", abi.Turns, number)
@@ -133,22 +149,12 @@ class Maps:
         """Close the descriptors. The views keep their memory until they are collected."""
         self._stack.close()
 
-    # --- values that are not memory ---------------------------------------------------
-
-    def per_cpu(self, name: str, index: int, size: int) -> bytes:
-        """All CPUs' values of one entry of a per-CPU map, one after the other."""
-        return bpf.lookup(self.fds[name], index.to_bytes(4, "little"), size * possible_cpus())
-
-    def clear_per_cpu(self, name: str, index: int, size: int) -> None:
-        zero = bytes(size * possible_cpus())
-        bpf.update(self.fds[name], index.to_bytes(4, "little"), zero)
-
     def flow_memory(self, sets: int) -> mmap.mmap:
         return bpf.map_memory(self.fds["flows"], sets * sizeof(abi.FlowSet))
 
 
 @cache
 def possible_cpus() -> int:
-    """As the kernel counts the values of a per-CPU map."""
+    """Numbers of CPUs that this machine may ever have."""
     text = Path("/sys/devices/system/cpu/possible").read_text().strip()
     return int(text.rpartition("-")[2].rpartition(",")[2]) + 1

@@ -6,11 +6,11 @@ is whole before packets find its listen, and a server dies only when no ring nam
 
 import secrets
 import select
-import struct
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from ipaddress import IPv4Network
 from pathlib import Path
+from socket import IPPROTO_UDP
 from typing import assert_never
 
 from lbctl.dataplane.port import (
@@ -29,6 +29,8 @@ from lbctl.dataplane.port import (
 )
 from lbctl.dataplane.xdp import abi, bpf, maps, nic
 from lbctl.dataplane.xdp.abi import FlowState, SchedulerCode
+from lbctl.dataplane.xdp.bpf import Descriptor
+from lbctl.dataplane.xdp.counters import counters_of
 from lbctl.dataplane.xdp.flows import Clock, FlowCache
 from lbctl.dataplane.xdp.hops import NextHops
 from lbctl.dataplane.xdp.maps import Maps
@@ -39,10 +41,16 @@ from lbctl.dataplane.xdp.shape import Feature, Shape
 from lbctl.dataplane.xdp.support import MEMORY, check_destination, check_service
 from lbctl.dataplane.xdp.wanted import WantedNeighbours
 from lbctl.errors import DataPlaneError
-from lbctl.model import WEIGHTLESS, Endpoint, Frontend, Gateway, Listen, Table
+from lbctl.model import (
+    WEIGHTLESS,
+    Endpoint,
+    Frontend,
+    Gateway,
+    Listen,
+    Table,
+    VirtualService,
+)
 from lbctl.netlink import TAG, Netlink
-
-STATS_SIZE = 40
 
 
 class XdpPlane:
@@ -108,19 +116,14 @@ class XdpPlane:
         servers: dict[tuple[Frontend, Endpoint], Counters] = {}
         active: dict[tuple[Frontend, Endpoint], Active] = {}
         for listen, endpoint, number in self._registry.servers():
-            servers[listen, endpoint] = self._counters(number)
+            servers[listen, endpoint] = self._maps.counters.of_server(number)
             active[listen, endpoint] = self._active(listen, number)
-        verdicts = {
-            name: sum(struct.unpack(f"={maps.possible_cpus()}Q", self._maps.per_cpu(*at)))
-            for i, name in enumerate(abi.VERDICTS)
-            if (at := ("verdicts", i, 8))
-        }
         past: dict[Frontend, Counters] = {
-            listen: _counters_of(self._maps.past[number])
+            listen: counters_of(self._maps.past[number])
             for listen, number in self._registry.listens.items()
         }
         writes = {**self.writes, "programs": self._program.loads}
-        return Stats(servers, active, verdicts, writes, past)
+        return Stats(servers, active, self._maps.counters.verdicts(), writes, past)
 
     def export_flows(self) -> Iterator[Flow]:
         where = {number: (listen, e) for listen, e, number in self._registry.servers()}
@@ -167,18 +170,43 @@ class XdpPlane:
         self._sweep()
         dead = {(n, e) for n, group in self._registry.dead.items() for e in group}
         for number, endpoint in dead & self._swept:
-            past = self._counters(self._registry.dead[number][endpoint])
+            past = self._maps.counters.of_server(self._registry.dead[number][endpoint])
             self._registry.free_server(number, endpoint, past)
         self._swept = dead
         for listen, number in list(self._registry.gone.items()):
             if not self._registry.dead[number]:
                 self._rings.release(number)
                 self._registry.free_listen(listen)
+        self._rings.tidy()
 
     def _sweep(self) -> None:
-        """Age what is remembered, and count the rest anew."""
-        if (sweep := self._program.sweep()) is not None and self._remembering():
-            self._flows.sweep(sweep)
+        """Age what is remembered, count the rest anew, and settle slots. Records of slots
+        that were settled mean nothing any more: they are swept at once."""
+        sweep = self._program.sweep()
+        if sweep is None:
+            return
+        self._flows.sweep(sweep)
+        settled = sum(self._settle_ring(sweep, number) for number in [*self._rings.changing])
+        if settled:
+            self._flows.drop(sweep)
+
+    def _drop_dead(self) -> None:
+        """Flows of dead servers are forgotten."""
+        if (sweep := self._program.sweep()) is not None:
+            self._flows.drop(sweep)
+
+    def _settle_ring(self, sweep: Descriptor, number: int) -> int:
+        """Returns how many slots stopped changing."""
+        record = self._maps.listens[number]
+        state = FlowState.UDP if record.proto == IPPROTO_UDP else FlowState.ESTABLISHED
+        idle = self._maps.gateway.timeout[state]
+        found = self._flows.settle(sweep, self._rings.span(number).slots, idle)
+        if not found.changing:
+            self._rings.changing.discard(number)
+        records = self._registry.members.get(number, {}).values()
+        counts = (self._maps.flow_counts[server].in_state[FlowState.UDP] for server in records)
+        self._maps.cursors[number].udp_records = sum(counts)
+        return found.settled
 
     def close(self) -> None:
         self._epoll.close()
@@ -197,27 +225,28 @@ class XdpPlane:
             case SetService(frontend, service):
                 check_service(frontend, service)
                 self._need_program(op, batch)
-                batch.schedulers[number] = SchedulerCode[service.scheduler.name.upper()]
-                batch.settle[number] = frontend
+                batch.services[number] = service
+                batch.settle.add(number)
             case RemoveService(frontend):
                 if isinstance(frontend, Listen):
                     self._registry.withdraw(frontend)
                 for endpoint in list(self._registry.members[number]):
                     self._registry.kill(number, endpoint)
+                    batch.killed = True
                 batch.forget(number)
             case AddServer(frontend, endpoint, destination):
                 check_destination(frontend, destination)
                 self._add_server(op, number, batch)
-                batch.settle[number] = frontend
+                batch.settle.add(number)
             case SetServer(frontend, endpoint, destination):
                 check_destination(frontend, destination)
                 record = self._maps.servers[self._member(op, number, endpoint, batch)]
                 record.weight = destination.weight
-                batch.settle[number] = frontend
+                batch.settle.add(number)
             case RemoveServer(frontend, endpoint):
                 self._member(op, number, endpoint, batch)
                 batch.dying.add((number, endpoint))
-                batch.settle[number] = frontend
+                batch.settle.add(number)
             case _:
                 assert_never(op)
 
@@ -227,7 +256,8 @@ class XdpPlane:
             raise DataPlaneError(f"{op}: File exists")
         self._need_program(op, batch)
         number = self._registry.add_listen(listen, op.service)
-        batch.settle[number] = listen
+        self._rings.open(number)
+        batch.settle.add(number)
         batch.publish.append(listen)
 
     def _add_server(self, op: AddServer, number: int, batch: "_Batch") -> None:
@@ -241,6 +271,8 @@ class XdpPlane:
         except DataPlaneError as error:
             self._waiting = True
             raise DataPlaneError(f"{op}: {error.message}", error.hint) from None
+        if op.endpoint in self._registry.dead[number]:
+            self._drop_dead()  # its number comes back, the flows that it had do not
         self._registry.add_server(number, op.endpoint, op.destination, hop)
 
     def _number(self, op: Op) -> int:
@@ -267,51 +299,52 @@ class XdpPlane:
         dying: dict[int, set[Endpoint]] = {}
         for number, endpoint in batch.dying:
             dying.setdefault(number, set()).add(endpoint)
-        for number, frontend in batch.settle.items():
-            if number in batch.schedulers:
-                self._maps.listens[number].scheduler = batch.schedulers[number]
-            self._write_ring(number, frontend, dying.get(number, set()))
+        for number in batch.settle:
+            if number in batch.services:
+                self._change_service(number, batch.services[number])
+            self._write_ring(number, dying.get(number, set()))
         for listen in batch.publish:
             self._registry.publish(listen)
         for number, endpoint in batch.dying:
             self._registry.kill(number, endpoint)
+        if batch.dying or batch.killed:
+            self._drop_dead()
 
-    def _write_ring(self, number: int, frontend: Frontend, dying: set[Endpoint]) -> None:
+    def _change_service(self, number: int, service: VirtualService) -> None:
+        record = self._maps.listens[number]
+        remembered = record.flags & abi.LISTEN_MEMORY
+        if remembered and service.scheduler.name not in MEMORY:
+            self._rings.hold(number, self._tick())
+        self._registry.set_listen(number, service)
+
+    def _write_ring(self, number: int, dying: set[Endpoint]) -> None:
         living = {e: n for e, n in self._registry.members[number].items() if e not in dying}
         scheduler = SchedulerCode(self._maps.listens[number].scheduler).name.lower()
-        changed = self._rings.write(number, living, weighted=scheduler not in WEIGHTLESS)
-        self.writes["slots"] += changed
+        weighted = scheduler not in WEIGHTLESS
+        self.writes["slots"] += self._rings.write(
+            number, living, weighted=weighted, tick=self._tick()
+        )
 
     def _shape(self, ops: Iterable[Op]) -> Shape:
         """The features in use once `ops` are done."""
         features: set[Feature] = set()
-        crowd = Counter({n: len(m) for n, m in self._registry.members.items()})
         triples: dict[tuple[Endpoint, str], Frontend] = {}
-        new: Counter[Frontend] = Counter()
         for op in ops:
             if isinstance(op, AddService | SetService) and op.service.scheduler.name in MEMORY:
                 features.add(Feature.FLOWS)
             if isinstance(op, AddServer) and isinstance(op.frontend, Listen):
-                new[op.frontend] += 1
                 triple = (op.endpoint, op.frontend.proto)
                 number = self._registry.listens.get(op.frontend)
                 shared = number is not None and self._registry.shares(number, op.endpoint)
                 if shared or triples.setdefault(triple, op.frontend) != op.frontend:
                     features.add(Feature.FLOWS)
-        for frontend, count in new.items():
-            known = self._registry.listens.get(frontend) if isinstance(frontend, Listen) else None
-            if self._rings.wants_large(count + (crowd[known] if known is not None else 0)):
-                features.add(Feature.LARGE)
         return Shape(frozenset(features | self._features_in_maps()))
 
     def _features_in_maps(self) -> set[Feature]:
         """What the maps hold already needs."""
-        records = [self._maps.listens[n] for n in self._registry.listens.values()]
         found = {Feature.DIRECT} if self._gateway.direct else set()
         if self._remembering():
             found.add(Feature.FLOWS)
-        if any(record.ring & abi.RING_LARGE for record in records):
-            found.add(Feature.LARGE)
         return found
 
     # --- the gateway itself -----------------------------------------------------------
@@ -320,17 +353,18 @@ class XdpPlane:
         """Interfaces, own addresses and clock: written only where they differ."""
         fresh = abi.Gateway.from_buffer_copy(self._maps.gateway)
         if not any(fresh.key):
-            fresh.key[:] = [secrets.randbits(64), secrets.randbits(64)]
+            fresh.key[:] = [secrets.randbits(64) for _ in fresh.key]
             fresh.flow_mask = _flow_sets(self._gateway.flow_cache) - 1
         fresh.tick_shift = self._clock.shift
         fresh.timeout[:] = [*self._clock.timeouts()]
+        fresh.udp_records = _flow_sets(self._gateway.flow_cache) * abi.FLOW_WAYS // 4
         own = [a for a, tag in self._netlink.addresses() if tag != TAG and a.version == 4]
         words = sorted(abi.word4(a) for a in own if not a.is_loopback)[: abi.OWN]
         fresh.own4[:] = [*words, *[0] * (abi.OWN - len(words))]
         ports = [link.index for link in self._hops.ports]
         fresh.ifindex[:] = [*ports, *[0] * (abi.PORTS - len(ports))]
-        for port, link in zip(fresh.port, self._hops.ports, strict=False):
-            port.mac[:] = list(link.mac)
+        macs = [abi.mac(link.mac) for link in self._hops.ports]
+        fresh.mac[:] = [*macs, *[0] * (abi.PORTS - len(macs))]
         if bytes(fresh) != bytes(self._maps.gateway):
             memoryview(self._maps.gateway).cast("B")[:] = bytes(fresh)
             self.writes["gateway"] += 1
@@ -376,14 +410,6 @@ class XdpPlane:
 
     # --- numbers ----------------------------------------------------------------------
 
-    def _counters(self, server: int) -> Counters:
-        raw = self._maps.per_cpu("server_stats", server, STATS_SIZE)
-        cells = [
-            _counters_of(abi.ServerStats.from_buffer_copy(raw, at))
-            for at in range(0, len(raw), STATS_SIZE)
-        ]
-        return sum(cells, Counters())
-
     def _active(self, listen: Listen, server: int) -> Active:
         code = SchedulerCode(self._maps.listens[self._registry.listens[listen]].scheduler)
         if code.name.lower() in MEMORY:
@@ -408,23 +434,18 @@ class _Batch:
 
     def __init__(self) -> None:
         self.refused: list[Refusal] = []
-        self.settle: dict[int, Frontend] = {}
-        self.schedulers: dict[int, SchedulerCode] = {}
+        self.settle: set[int] = set()
+        self.services: dict[int, VirtualService] = {}
         self.publish: list[Listen] = []
         self.dying: set[tuple[int, Endpoint]] = set()
+        self.killed = False
         self.no_program: DataPlaneError | None = None
 
     def forget(self, number: int) -> None:
         """The listen is gone: nothing of it is left to settle."""
-        self.settle.pop(number, None)
-        self.schedulers.pop(number, None)
+        self.settle.discard(number)
+        self.services.pop(number, None)
         self.dying = {(n, endpoint) for n, endpoint in self.dying if n != number}
-
-
-def _counters_of(cell: abi.ServerStats) -> Counters:
-    return Counters(
-        cell.connections, cell.packets_in, cell.packets_out, cell.bytes_in, cell.bytes_out
-    )
 
 
 def _flow_sets(flows: int) -> int:

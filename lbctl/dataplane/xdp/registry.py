@@ -15,6 +15,7 @@ from lbctl.dataplane.xdp.abi import ModeCode, SchedulerCode, ServerState
 from lbctl.dataplane.xdp.hops import NextHop
 from lbctl.dataplane.xdp.index import Index
 from lbctl.dataplane.xdp.maps import Maps
+from lbctl.dataplane.xdp.support import MEMORY
 from lbctl.errors import DataPlaneError
 from lbctl.model import Destination, Endpoint, Listen, Proto, Scheduler, Table, VirtualService
 
@@ -74,11 +75,21 @@ class Registry:
         record.addr.w[0] = abi.word4(listen.address)
         record.port = abi.port(listen.port)
         record.proto = PROTO[listen.proto]
-        record.scheduler = SchedulerCode[service.scheduler.name.upper()]
-        record.flags = abi.LISTEN_ONESHOT if service.oneshot else 0
+        self.set_listen(number, service)
         record.family = listen.address.version
         self.listens[listen] = number
         return number
+
+    def set_listen(self, number: int, service: VirtualService) -> None:
+        """How it chooses servers."""
+        record = self._maps.listens[number]
+        flags = abi.LISTEN_ONESHOT if service.oneshot else 0
+        if service.scheduler.name in MEMORY:
+            flags |= abi.LISTEN_MEMORY
+        if service.scheduler.name == "sh":
+            flags |= abi.LISTEN_SOURCE
+        record.scheduler = SchedulerCode[service.scheduler.name.upper()]
+        record.flags = flags
 
     def publish(self, listen: Listen) -> None:
         """From now on packets find it."""
@@ -120,7 +131,7 @@ class Registry:
             if not self._free_servers:
                 raise DataPlaneError(f"{endpoint}: all {abi.SERVERS - 1} servers are in use")
             server = self._free_servers.pop()
-            self._maps.clear_per_cpu("server_stats", server, 40)
+            self._maps.counters.clear(server)
         record, listen = self._maps.servers[server], self._maps.listens[number]
         record.addr.w[0] = abi.word4(endpoint.address)
         record.port = abi.port(endpoint.port)

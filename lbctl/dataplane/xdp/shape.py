@@ -17,7 +17,6 @@ class Feature(StrEnum):
     """Each is a macro that lb.c knows."""
 
     FLOWS = "LB_FLOWS"
-    LARGE = "LB_LARGE"
     DIRECT = "LB_DIRECT"
 
 

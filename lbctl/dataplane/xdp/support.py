@@ -4,7 +4,7 @@ from lbctl.dataplane.xdp.abi import SchedulerCode
 from lbctl.errors import Unsupported
 from lbctl.model import Destination, Frontend, Listen, Mode, Proto, VirtualService
 
-SCHEDULERS = (SchedulerCode.MH, SchedulerCode.RR, SchedulerCode.WRR)
+SCHEDULERS = (SchedulerCode.MH, SchedulerCode.SH, SchedulerCode.RR, SchedulerCode.WRR)
 MEMORY = frozenset({"rr", "wrr"})  # schedulers that keep the flow cache
 
 

@@ -63,6 +63,16 @@ def test_a_group_takes_over_when_every_member_is_unanswered() -> None:
     assert roles(one) == {"front": "active", "back": "active"}
 
 
+def test_a_group_waits_for_the_member_whose_timer_still_runs() -> None:
+    one = node(PAIR)
+    hear(one, 200, 1.0, "back")
+    hear(one, 0, 3.4, "back")  # its Active resigns; the other's was silent all along
+    one.tick(3.5)
+    assert roles(one) == {"front": "backup", "back": "backup"}
+    one.tick(3.9)
+    assert roles(one) == {"front": "active", "back": "active"}
+
+
 def test_one_lost_segment_does_not_tear_the_group() -> None:
     one = node(PAIR)
     for at in range(1, 30):
