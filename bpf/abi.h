@@ -308,7 +308,7 @@ struct lb_prefix6 {
 /* What is loaded, written by the loader. */
 struct lb_meta {
 	__u32 abi;
-	__u32 pad;
+	__u32 unsettled;	/* a change was begun and not ended: rings may lag behind */
 	__u8 shape[32];		/* SHA-256 of the program's text and its features */
 };
 

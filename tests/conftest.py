@@ -11,6 +11,7 @@ SERIAL = ("kernel", "lab")
 TOOLS = ("ip", "nsenter", "ethtool", "nginx", "curl", "wrk", "bpftool")
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist looks at the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     missing = _what_is_missing()
     for item in items:

@@ -79,14 +79,7 @@ class Client:
         with self._talk("GET", _target(parts, query), None, timeout=None) as answer:
             while line := answer.readline():
                 yield _parse(line)
-<<<<<<< HEAD
-=======
-            raise Unreachable(f"{self._path}: the daemon went away")
-        except (OSError, HTTPException) as error:
-            raise self._unreachable(error) from None
-        finally:
-            connection.close()
->>>>>>> daemon
+        raise Unreachable(f"{self._path}: the daemon went away")
 
     def _ask(self, method: str, target: str, data: bytes | None = None) -> bytes:
         with self._talk(method, target, data, TIMEOUT) as answer:

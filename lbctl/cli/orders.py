@@ -72,7 +72,7 @@ def wait_until_empty(context: Context, target: str, timeout: float | None) -> No
         while True:
             rows = context.client.get("servers", service=service, fresh="1")
             mine = [row for row in rows if not server or row["name"] == target]
-                _mind_given_up(mine, before)
+            _mind_given_up(mine, before)
             left, unknown = _remaining(mine)
             show(left, unknown)
             if left == 0 and not unknown:

@@ -80,6 +80,7 @@ class VirtualRouter:
         self._announced_at = 0.0
         self._sent_at = 0.0
         self._sent_before = 0.0
+        self._prompted_at = float("-inf")
         self._contest_at: float | None = None
         self._form = ChecksumForm.PSEUDO  # what `auto` sends until a peer was heard
         self._odd_peer: tuple[Address, str] | None = None
@@ -349,9 +350,11 @@ class VirtualRouter:
         return effects
 
     def _prompt(self, now: float) -> list[Effect]:
-        """An advert out of turn, unless the last one has only just left."""
-        if now - self._sent_at < self.settings.interval / 2:
+        """An advert out of turn, at most twice an interval. However recent our last regular
+        one is: the bridges have just learnt the virtual MAC from somebody else."""
+        if now - self._prompted_at < self.settings.interval / 2:
             return []
+        self._prompted_at = now
         return self._send(self.priority, now)
 
     def _contest(self, heard: Heard) -> str:

@@ -43,6 +43,7 @@ class Messenger:
             print(json.dumps(plain, default=str), file=results)
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist looks at the groups
 def pytest_collection_modifyitems(items):
     for item in items:
         if item.get_closest_marker("ipvs"):

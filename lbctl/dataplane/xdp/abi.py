@@ -361,11 +361,11 @@ class Wanted(Structure):
 
 class Meta(Structure):
     abi: int
-    pad: int
+    unsettled: int
     shape: Array[c_uint8]
     _fields_: ClassVar[Sequence[Field]] = [
         ("abi", c_uint32),
-        ("pad", c_uint32),
+        ("unsettled", c_uint32),
         ("shape", c_uint8 * 32),
     ]
 

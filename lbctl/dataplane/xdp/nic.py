@@ -4,6 +4,7 @@ import fcntl
 import os
 import socket
 import struct
+from collections.abc import Container
 from ctypes import CDLL, addressof, create_string_buffer
 from pathlib import Path
 
@@ -43,15 +44,15 @@ def check_forwarding6(frontend: Frontend) -> None:
         )
 
 
-def check_link(link: Link, ours: int, lro: bool) -> None:
-    """ours: id of the program that lbctl has pinned, 0 for none. lro: see has_lro()."""
+def check_link(link: Link, ours: Container[int], lro: bool) -> None:
+    """ours: ids of lbctl's own programs. lro: see has_lro()."""
     if not link.up:
         raise DataPlaneError(f"{link.name}: is down", f"ip link set {link.name} up")
-    if link.xdp_program not in (0, ours):
+    if link.xdp_program and link.xdp_program not in ours:
         raise DataPlaneError(
             f"{link.name}: program {link.xdp_program} of somebody else is on its XDP hook",
             f"`bpftool prog show id {link.xdp_program}` says whose; "
-            f"`ip link set {link.name} xdp off` takes it off",
+            f"`ip link set {link.name} xdp off` takes it off, or `bpftool link detach` a link",
         )
     if lro:
         raise DataPlaneError(

@@ -51,6 +51,8 @@ from lbctl.model import (
 )
 from lbctl.netlink import TAG, Netlink
 
+WISHES = 64  # neighbours of clients that are asked for at a time
+
 
 class XdpPlane:
     """One gateway's XDP program and its maps. Needs root, in the gateway's namespace."""
@@ -69,7 +71,7 @@ class XdpPlane:
         self.writes["maps"] += maps.create(pins, _flow_sets(gateway.flow_cache))
         self._maps = Maps(pins)
         self._program = Program(self._maps, netlink, gateway.interfaces, gateway.xdp_mode)
-        ours = self._program.program_id()
+        ours = self._program.ours()
         for link in self._hops.ports:
             nic.check_link(link, ours, nic.has_lro(link.name))
         self._clock = Clock.of_this_kernel()
@@ -80,6 +82,8 @@ class XdpPlane:
         self._wanted = WantedNeighbours(self._maps.fds["wanted"])
         self._waiting = False  # a server was refused for want of a neighbour
         self._swept: set[tuple[int, Endpoint]] = set()  # dead when the last sweep ran
+        if self._maps.meta.unsettled:
+            self._settle_all()
         if self._registry.listens:
             self._program.ensure(Shape(frozenset(self._features_in_maps())))
         self._epoll = select.epoll()
@@ -100,6 +104,7 @@ class XdpPlane:
             self._program.ensure(self._shape(ops))
         except DataPlaneError as error:
             batch.no_program = error
+        self._maps.meta.unsettled = 1
         for op in ops:
             try:
                 self._do(op, batch)
@@ -107,7 +112,9 @@ class XdpPlane:
                 batch.refused.append(Refusal(op, error))
             else:
                 self.writes["operations"] += 1
+                batch.last[op.frontend] = op
         self._settle(batch)
+        self._maps.meta.unsettled = 0
         return batch.refused
 
     def stats(self) -> Stats:
@@ -152,7 +159,7 @@ class XdpPlane:
 
     def catch_up(self) -> bool:
         """Neighbours that moved are written into their servers' records."""
-        for address, ifindex in set(self._wanted.take()):
+        for address, ifindex in [*set(self._wanted.take())][:WISHES]:
             self._hops.want(address, ifindex)
         self._hops.refresh(routes_changed=self._netlink.take_news())
         self._write_gateway()
@@ -307,11 +314,26 @@ class XdpPlane:
                 self._change_service(number, batch.services[number])
             self._write_ring(number, dying.get(number, set()))
         for listen in batch.publish:
-            self._registry.publish(listen)
+            try:
+                self._registry.publish(listen)
+            except DataPlaneError as error:
+                number = self._registry.withdraw(listen)
+                for endpoint in list(self._registry.members[number]):
+                    self._registry.kill(number, endpoint)
+                batch.refused.append(Refusal(batch.last[listen], error))
         for number, endpoint in batch.dying:
             self._registry.kill(number, endpoint)
         if batch.dying or batch.killed:
             self._drop_dead()
+
+    def _settle_all(self) -> None:
+        """An earlier process was killed in the middle of a change: make every ring follow
+        its records, and every listen be found. Only what differs is written."""
+        for listen, number in self._registry.listens.items():
+            self._write_ring(number, set())
+            self._registry.publish(listen)
+        self._drop_dead()
+        self._maps.meta.unsettled = 0
 
     def _change_service(self, number: int, service: VirtualService) -> None:
         record = self._maps.listens[number]
@@ -425,6 +447,8 @@ class XdpPlane:
         code = SchedulerCode(self._maps.listens[self._registry.listens[listen]].scheduler)
         if code.name.lower() in MEMORY:
             return self._flows.active(server)
+        if self._maps.servers[server].weight == 0:
+            return self._flows.estimate(server, self._tick())
         return Active(None, "nobody")
 
     def _remembering(self) -> bool:
@@ -448,6 +472,7 @@ class _Batch:
         self.settle: set[int] = set()
         self.services: dict[int, VirtualService] = {}
         self.publish: list[Listen] = []
+        self.last: dict[Frontend, Op] = {}  # what was last done to each
         self.dying: set[tuple[int, Endpoint]] = set()
         self.killed = False
         self.no_program: DataPlaneError | None = None
