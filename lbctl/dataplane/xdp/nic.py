@@ -9,6 +9,7 @@ from ctypes import CDLL, addressof, create_string_buffer
 from pathlib import Path
 
 from lbctl.errors import DataPlaneError, NotPermitted
+from lbctl.model import Frontend
 from lbctl.netlink import Link
 
 SIOCETHTOOL = 0x8946
@@ -30,6 +31,16 @@ def check_forwarding() -> None:
         raise DataPlaneError(
             "IPv4 forwarding is off: replies could not be routed to clients",
             "sysctl -w net.ipv4.ip_forward=1",
+        )
+
+
+def check_forwarding6(frontend: Frontend) -> None:
+    """The same for the replies of an IPv6 listen."""
+    path = Path("/proc/sys/net/ipv6/conf/all/forwarding")
+    if not path.exists() or path.read_text().strip() != "1":
+        raise DataPlaneError(
+            f"{frontend}: IPv6 forwarding is off: replies could not be routed to clients",
+            "sysctl -w net.ipv6.conf.all.forwarding=1",
         )
 
 
