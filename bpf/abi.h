@@ -158,7 +158,8 @@ struct lb_server {
 	__u16 flags;		/* LB_SERVER_* */
 	__u32 max_connections;
 	__u16 weight;
-	__u8 pad[14];
+	__u8 family;
+	__u8 pad[13];
 };
 
 /* The twelve bytes of two MAC addresses, dmac and smac or a frame's, as they are copied. */
@@ -299,10 +300,15 @@ struct lb_prefix4 {
 	__u32 address;
 };
 
+struct lb_prefix6 {
+	__u32 bits;
+	struct lb_addr address;
+};
+
 /* What is loaded, written by the loader. */
 struct lb_meta {
 	__u32 abi;
-	__u32 pad;
+	__u32 unsettled;	/* a change was begun and not ended: rings may lag behind */
 	__u8 shape[32];		/* SHA-256 of the program's text and its features */
 };
 

@@ -3,6 +3,7 @@
 #ifndef LB_CONTEXT_H
 #define LB_CONTEXT_H
 
+#include "hash.h"
 #include "maps.h"
 #include "parse.h"
 
@@ -13,6 +14,8 @@ struct lb_ctx {
 	const struct lb_gateway *gw;
 	struct lb_cpu_block *count;
 	struct lb_packet packet;
+	__u32 source;		/* addresses; an IPv6 one is folded */
+	__u32 dest;
 	int port;		/* which of the gateway's it came in on */
 	int fresh;		/* it begins a flow, as far as anybody can tell */
 	int action;		/* XDP_* once the verdict is FORWARD or RETURN */
@@ -38,7 +41,13 @@ static inline int lb_has_payload(const struct lb_ctx *c)
 
 	if (c->packet.proto != IPPROTO_TCP)
 		return 0;
-	return c->packet.length > c->packet.ip->ihl * 4 + (tcp->offset >> 4) * 4;
+	return c->packet.length > c->packet.header + (tcp->offset >> 4) * 4;
+}
+
+/* An address as the flow hash takes it. */
+static inline __u32 lb_folded(const struct lb_gateway *gw, const __u32 *w, int v6)
+{
+	return v6 ? lb_fold6(gw->key, w) : w[0];
 }
 
 static inline int lb_alive(__u32 index)

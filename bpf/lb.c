@@ -9,6 +9,7 @@
  * The features that a configuration does not use are left out when it is compiled:
  *   LB_FLOWS   schedulers with memory, or a server that several listens share
  *   LB_DIRECT  prefixes that servers talk to untranslated
+ *   LB_IPV6    listens with IPv6 addresses
  * LB_ALL has them all.
  */
 #ifdef LB_LOADER_BCC
@@ -20,6 +21,7 @@
 #ifdef LB_ALL
 #define LB_FLOWS
 #define LB_DIRECT
+#define LB_IPV6
 #endif
 #include "abi.h"
 #include "context.h"
@@ -28,6 +30,7 @@
 #include "schedule.h"
 
 #define LB_AF_INET 2
+#define LB_AF_INET6 10
 
 /* --- which packets are ours --------------------------------------------------------- */
 
@@ -87,6 +90,46 @@ static inline int lb_is_direct4(__u32 address)
 }
 #endif
 
+static inline int lb_same6(const __u32 *a, const __u32 *b)
+{
+	return a[0] == b[0] && a[1] == b[1] && a[2] == b[2] && a[3] == b[3];
+}
+
+#ifdef LB_IPV6
+static inline int lb_is_own6(const struct lb_gateway *gw, const __u32 *address)
+{
+	int i;
+
+#pragma unroll
+	for (i = 0; i < LB_OWN; i++)
+		if (lb_same6(gw->own6[i].w, address))
+			return 1;
+	return 0;
+}
+
+#ifdef LB_DIRECT
+static inline int lb_is_direct6(const __u32 *address)
+{
+	struct lb_prefix6 key = { .bits = 128 };
+
+	lb_set6(key.address.w, address);
+	return LB_LOOKUP(direct6, &key) != 0;
+}
+#endif
+
+/* The same for IPv6: the address of what is found is not compared, so it may be another's
+ * by chance, which is too rare to matter for packets that show no port. */
+static inline enum lb_verdict lb_portless6(const struct lb_gateway *gw, const struct lb_ip6 *ip,
+					   enum lb_verdict ours)
+{
+	if (lb_find_listen(lb_key6(ip->daddr, 0, 0)))
+		return ours;
+	if (lb_find_server(lb_key6(ip->saddr, 0, 0)) && !lb_is_own6(gw, ip->daddr))
+		return ours;
+	return LB_PASS_OTHER;
+}
+#endif
+
 /* A packet that shows no port: ours if its address is. */
 static inline enum lb_verdict lb_portless(const struct lb_gateway *gw, const struct iphdr *ip,
 					  enum lb_verdict ours)
@@ -114,7 +157,7 @@ static inline struct lb_server_stats *lb_stats(const struct lb_ctx *c, __u32 ser
 
 /* Counts a packet and sends it to its server. */
 static inline enum lb_verdict lb_deliver(struct lb_ctx *c, const struct lb_server *server,
-					 __u32 index)
+					 __u32 index, int v6)
 {
 	struct lb_server_stats *stats = lb_stats(c, index);
 
@@ -122,12 +165,18 @@ static inline enum lb_verdict lb_deliver(struct lb_ctx *c, const struct lb_serve
 	stats->bytes_in += c->packet.length;
 	if (c->fresh)
 		stats->connections++;
-	lb_nat_forward(&c->packet, server);
+	lb_nat_forward(&c->packet, server, v6);
 	c->action = lb_out(c, server->out);
 	return LB_FORWARD;
 }
 
-static inline enum lb_verdict lb_forward(struct lb_ctx *c, __u32 index)
+/* v6 is a constant where these are called: IPv4 and IPv6 are two programs, in effect. */
+static inline int lb_expires(const struct lb_ctx *c, int v6)
+{
+	return (v6 ? c->packet.ip6->hops : c->packet.ip->ttl) <= 1;
+}
+
+static inline enum lb_verdict lb_forward(struct lb_ctx *c, __u32 index, int v6)
 {
 	const struct lb_listen *listen = lb_listens(index);
 	const struct lb_server *server;
@@ -135,7 +184,7 @@ static inline enum lb_verdict lb_forward(struct lb_ctx *c, __u32 index)
 
 	if (!listen)
 		return LB_DROP_BROKEN;
-	if (c->packet.ip->ttl <= 1)
+	if (lb_expires(c, v6))
 		return LB_DROP_TTL;
 	chosen = lb_choose(c, listen, index);
 	server = lb_servers(chosen);
@@ -144,17 +193,17 @@ static inline enum lb_verdict lb_forward(struct lb_ctx *c, __u32 index)
 	if (c->packet.length > server->mtu)
 		return LB_DROP_TOO_BIG;
 #ifdef LB_FLOWS
-	if (server->flags & LB_SERVER_RECORD && !lb_record_return(c, server, chosen))
+	if (server->flags & LB_SERVER_RECORD && !lb_record_return(c, server, chosen, v6))
 		return LB_DROP_RETURN_FULL;
 #endif
-	return lb_deliver(c, server, chosen);
+	return lb_deliver(c, server, chosen, v6);
 }
 
 /* --- server to client --------------------------------------------------------------- */
 
 #ifdef LB_FLOWS
 /* Several listens reach this server: the one whose flow was recorded, or else the oldest. */
-static inline __u32 lb_shared_server(const struct lb_ctx *c, __u32 oldest)
+static inline __u32 lb_shared_server(const struct lb_ctx *c, __u32 oldest, int v6)
 {
 	struct lb_server *server = lb_servers(oldest);
 	__u32 tick = lb_tick(c->gw);
@@ -162,10 +211,8 @@ static inline __u32 lb_shared_server(const struct lb_ctx *c, __u32 oldest)
 
 	if (!server)
 		return oldest;
-	lb_flow_find(c->gw,
-		     lb_return_hash(c->gw, c->packet.ip->daddr, c->packet.l4->dest, server,
-				    c->packet.proto),
-		     tick, &place);
+	lb_flow_find(c->gw, lb_return_hash(c, c->dest, c->packet.l4->dest, server, v6), tick,
+		     &place);
 	if (!place.way || !lb_alive(lb_way_server(place.word)))
 		return oldest;
 	lb_flow_touch(&place, LB_FLOW_RETURN, tick);
@@ -173,14 +220,15 @@ static inline __u32 lb_shared_server(const struct lb_ctx *c, __u32 oldest)
 }
 
 /* The server's FIN or RST ends a remembered flow too. */
-static inline void lb_server_ends(const struct lb_ctx *c, const struct lb_listen *listen)
+static inline void lb_server_ends(const struct lb_ctx *c, const struct lb_listen *listen,
+				  int v6)
 {
 	__u32 tick = lb_tick(c->gw);
 	struct lb_place place;
 	__u32 state;
 	__u64 hash;
 
-	hash = lb_mix(lb_flow_hash(c->gw->key, c->packet.ip->daddr, listen->addr.w[0],
+	hash = lb_mix(lb_flow_hash(c->gw->key, c->dest, lb_folded(c->gw, listen->addr.w, v6),
 				   (__u32)listen->port << 16 | c->packet.l4->dest,
 				   c->packet.proto));
 	lb_flow_find(c->gw, hash, tick, &place);
@@ -196,35 +244,43 @@ static inline void lb_server_ends(const struct lb_ctx *c, const struct lb_listen
 #endif
 
 /* Asks the control plane to find a neighbour. A full buffer loses the wish: it comes back. */
-static inline void lb_want(__u32 address, __u32 ifindex)
+static inline void lb_want(const struct bpf_fib_lookup *fib, int v6)
 {
 	struct lb_wanted wish = {
-		.addr = { .w = { address } },
-		.ifindex = ifindex,
-		.family = 4,
+		.ifindex = fib->ifindex,
+		.family = v6 ? 6 : 4,
 	};
 
+	if (v6)
+		lb_set6(wish.addr.w, fib->ipv6_dst);
+	else
+		wish.addr.w[0] = fib->ipv4_dst;
 	bpf_ringbuf_output(LB_HANDLE(wanted), &wish, sizeof(wish), 0);
 }
 
 /* Sends the packet, whose source is the listen now, the way the kernel would. */
-static inline enum lb_verdict lb_route(struct lb_ctx *c, __u32 source)
+static inline enum lb_verdict lb_route(struct lb_ctx *c, const __u32 *source, int v6)
 {
-	struct iphdr *ip = c->packet.ip;
 	struct bpf_fib_lookup fib = {};
 	int port;
 
-	fib.family = LB_AF_INET;
 	fib.l4_protocol = c->packet.proto;
 	fib.tot_len = c->packet.length;
-	fib.ipv4_src = source;
-	fib.ipv4_dst = ip->daddr;
+	if (v6) {
+		fib.family = LB_AF_INET6;
+		lb_set6(fib.ipv6_src, source);
+		lb_set6(fib.ipv6_dst, c->packet.ip6->daddr);
+	} else {
+		fib.family = LB_AF_INET;
+		fib.ipv4_src = source[0];
+		fib.ipv4_dst = c->packet.ip->daddr;
+	}
 	fib.ifindex = c->xdp->ingress_ifindex;
 	switch (bpf_fib_lookup(c->xdp, &fib, sizeof(fib), 0)) {
 	case BPF_FIB_LKUP_RET_SUCCESS:
 		break;
 	case BPF_FIB_LKUP_RET_NO_NEIGH:
-		lb_want(fib.ipv4_dst, fib.ifindex);
+		lb_want(&fib, v6);
 		return LB_DROP_NO_NEIGHBOUR;
 	case BPF_FIB_LKUP_RET_FRAG_NEEDED:
 		return LB_DROP_TOO_BIG;
@@ -238,7 +294,27 @@ static inline enum lb_verdict lb_route(struct lb_ctx *c, __u32 source)
 	return LB_RETURN;
 }
 
-static inline enum lb_verdict lb_return(struct lb_ctx *c, const struct lb_way *way)
+static inline int lb_is_own(const struct lb_ctx *c, int v6)
+{
+#ifdef LB_IPV6
+	if (v6)
+		return lb_is_own6(c->gw, c->packet.ip6->daddr);
+#endif
+	return !v6 && lb_is_own4(c->gw, c->packet.ip->daddr);
+}
+
+#ifdef LB_DIRECT
+static inline int lb_is_direct(const struct lb_ctx *c, int v6)
+{
+#ifdef LB_IPV6
+	if (v6)
+		return lb_is_direct6(c->packet.ip6->daddr);
+#endif
+	return !v6 && lb_is_direct4(c->packet.ip->daddr);
+}
+#endif
+
+static inline enum lb_verdict lb_return(struct lb_ctx *c, const struct lb_way *way, int v6)
 {
 	struct lb_server_stats *stats;
 	struct lb_listen *listen;
@@ -246,17 +322,17 @@ static inline enum lb_verdict lb_return(struct lb_ctx *c, const struct lb_way *w
 	enum lb_verdict verdict;
 	__u32 index = way->value;
 
-	if (lb_is_own4(c->gw, c->packet.ip->daddr))
+	if (lb_is_own(c, v6))
 		return LB_PASS_OWN;
 #ifdef LB_DIRECT
-	if (lb_is_direct4(c->packet.ip->daddr))
+	if (lb_is_direct(c, v6))
 		return LB_PASS_DIRECT;
 #endif
-	if (c->packet.ip->ttl <= 1)
+	if (lb_expires(c, v6))
 		return LB_DROP_TTL;
 #ifdef LB_FLOWS
 	if (way->flags & LB_WAY_SHARED)
-		index = lb_shared_server(c, index);
+		index = lb_shared_server(c, index, v6);
 #endif
 	server = lb_servers(index);
 	if (!server)
@@ -264,17 +340,17 @@ static inline enum lb_verdict lb_return(struct lb_ctx *c, const struct lb_way *w
 	listen = lb_listens(server->listen);
 	if (!listen)
 		return LB_DROP_BROKEN;
-	verdict = lb_route(c, listen->addr.w[0]);
+	verdict = lb_route(c, listen->addr.w, v6);
 	if (verdict != LB_RETURN)
 		return verdict;
 #ifdef LB_FLOWS
 	if (c->packet.tcp_flags & (LB_TCP_FIN | LB_TCP_RST) && listen->flags & LB_LISTEN_MEMORY)
-		lb_server_ends(c, listen);
+		lb_server_ends(c, listen, v6);
 #endif
 	stats = lb_stats(c, index);
 	stats->packets_out++;
 	stats->bytes_out += c->packet.length;
-	lb_nat_return(&c->packet, server, listen);
+	lb_nat_return(&c->packet, server, listen, v6);
 	return LB_RETURN;
 }
 
@@ -286,14 +362,43 @@ static inline enum lb_verdict lb_transport(struct lb_ctx *c)
 	const struct lb_l4 *l4 = c->packet.l4;
 	const struct lb_way *way;
 
+	c->source = ip->saddr;
+	c->dest = ip->daddr;
 	way = lb_find_listen(lb_key4(ip->daddr, l4->dest, c->packet.proto));
 	if (way)
-		return lb_forward(c, way->value);
+		return lb_forward(c, way->value, 0);
 	way = lb_find_server(lb_key4(ip->saddr, l4->source, c->packet.proto));
 	if (way)
-		return lb_return(c, way);
+		return lb_return(c, way, 0);
 	return LB_PASS_OTHER;
 }
+
+#ifdef LB_IPV6
+static inline enum lb_verdict lb_transport6(struct lb_ctx *c)
+{
+	const struct lb_ip6 *ip = c->packet.ip6;
+	const struct lb_l4 *l4 = c->packet.l4;
+	const struct lb_listen *listen;
+	const struct lb_server *server;
+	const struct lb_way *way;
+
+	c->source = lb_fold6(c->gw->key, ip->saddr);
+	c->dest = lb_fold6(c->gw->key, ip->daddr);
+	way = lb_find_listen(lb_key6(ip->daddr, l4->dest, c->packet.proto));
+	if (way) {
+		listen = lb_listens(way->value);
+		if (listen && lb_same6(listen->addr.w, ip->daddr) && listen->port == l4->dest)
+			return lb_forward(c, way->value, 1);
+	}
+	way = lb_find_server(lb_key6(ip->saddr, l4->source, c->packet.proto));
+	if (way) {
+		server = lb_servers(way->value);
+		if (server && lb_same6(server->addr.w, ip->saddr) && server->port == l4->source)
+			return lb_return(c, way, 1);
+	}
+	return LB_PASS_OTHER;
+}
+#endif
 
 /* A frame for another machine, or on an interface that is none of the gateway's. */
 static inline enum lb_verdict lb_foreign(const struct lb_ctx *c)
@@ -318,6 +423,14 @@ static inline enum lb_verdict lb_judge(struct lb_ctx *c)
 	switch (lb_parse(&cursor, &c->packet)) {
 	case LB_PARSED_OK:
 		return lb_transport(c);
+#ifdef LB_IPV6
+	case LB_PARSED_OK6:
+		return lb_transport6(c);
+	case LB_PARSED_FRAGMENT6:
+		return lb_portless6(c->gw, c->packet.ip6, LB_DROP_FRAGMENT);
+	case LB_PARSED_TRUNCATED6:
+		return lb_portless6(c->gw, c->packet.ip6, LB_DROP_TRUNCATED);
+#endif
 	case LB_PARSED_NOT_IP:
 		return LB_PASS_NOT_IP;
 	case LB_PARSED_VLAN:

@@ -10,6 +10,7 @@
 
 #include <linux/if_ether.h>
 #include <linux/in.h>
+#include <linux/in6.h>
 #include <linux/ip.h>
 #include <linux/types.h>
 
@@ -30,6 +31,22 @@ struct lb_eth {
 	__u16 dest[3];
 	__u16 source[3];
 	__u16 proto;
+};
+
+struct lb_ip6 {
+	__u32 first;		/* version, class, flow */
+	__u16 payload;
+	__u8 next;
+	__u8 hops;
+	__u32 saddr[4];
+	__u32 daddr[4];
+};
+
+/* What most extension headers begin with; length: in eight bytes, the first not counted. */
+struct lb_extension {
+	__u8 next;
+	__u8 length;
+	__u8 rest[6];
 };
 
 struct lb_cursor_at {
@@ -68,13 +85,16 @@ struct lb_udp {
 };
 
 enum lb_parsed {
-	LB_PARSED_OK,		/* TCP or UDP, ports known */
+	LB_PARSED_OK,		/* TCP or UDP over IPv4, ports known */
+	LB_PARSED_OK6,		/* the same over IPv6 */
 	LB_PARSED_NOT_IP,
 	LB_PARSED_VLAN,
 	LB_PARSED_IPV6,
 	LB_PARSED_MALFORMED,	/* the IP header itself */
 	LB_PARSED_FRAGMENT,	/* addresses known, ports not */
 	LB_PARSED_TRUNCATED,	/* the same */
+	LB_PARSED_FRAGMENT6,
+	LB_PARSED_TRUNCATED6,
 	LB_PARSED_ICMP,
 	LB_PARSED_OTHER_PROTO,
 };
@@ -82,9 +102,11 @@ enum lb_parsed {
 struct lb_packet {
 	struct lb_eth *eth;
 	struct iphdr *ip;
+	struct lb_ip6 *ip6;	/* the one or the other */
 	struct lb_l4 *l4;
 	__u16 *check;		/* the transport's checksum */
 	__u16 length;		/* of the IP packet */
+	__u16 header;		/* of IP, with what extends it */
 	__u8 proto;		/* TCP or UDP */
 	__u8 tcp_flags;		/* 0 for UDP */
 };
@@ -101,10 +123,10 @@ static inline void *lb_pull(struct lb_cursor_at *cursor, __u64 size)
 }
 
 /* room: the bytes that the IP header leaves for the transport, which must hold its header. */
-static inline enum lb_parsed lb_parse_l4(struct lb_cursor_at *cursor, __u32 room,
+static inline enum lb_parsed lb_parse_l4(struct lb_cursor_at *cursor, __u32 room, __u8 proto,
 					 struct lb_packet *packet)
 {
-	if (packet->ip->protocol == IPPROTO_TCP) {
+	if (proto == IPPROTO_TCP) {
 		struct lb_tcp *tcp = lb_pull(cursor, sizeof(*tcp));
 
 		if (!tcp || room < sizeof(*tcp))
@@ -113,7 +135,7 @@ static inline enum lb_parsed lb_parse_l4(struct lb_cursor_at *cursor, __u32 room
 		packet->l4 = (struct lb_l4 *)tcp;
 		packet->check = &tcp->check;
 		packet->tcp_flags = tcp->flags;
-	} else if (packet->ip->protocol == IPPROTO_UDP) {
+	} else if (proto == IPPROTO_UDP) {
 		struct lb_udp *udp = lb_pull(cursor, sizeof(*udp));
 
 		if (!udp || room < sizeof(*udp))
@@ -123,8 +145,8 @@ static inline enum lb_parsed lb_parse_l4(struct lb_cursor_at *cursor, __u32 room
 		packet->check = &udp->check;
 		packet->tcp_flags = 0;
 	} else {
-		return packet->ip->protocol == IPPROTO_ICMP ? LB_PARSED_ICMP :
-							      LB_PARSED_OTHER_PROTO;
+		return proto == IPPROTO_ICMP || proto == IPPROTO_ICMPV6 ? LB_PARSED_ICMP :
+									  LB_PARSED_OTHER_PROTO;
 	}
 	return LB_PARSED_OK;
 }
@@ -160,8 +182,67 @@ static inline enum lb_parsed lb_parse_ipv4(struct lb_cursor_at *cursor,
 		return LB_PARSED_FRAGMENT;
 	if (header > sizeof(*ip) && !lb_pull(cursor, (header - sizeof(*ip)) & 0x3f))
 		return LB_PARSED_TRUNCATED;
-	return lb_parse_l4(cursor, total - header, packet);
+	packet->header = header;
+	return lb_parse_l4(cursor, total - header, ip->protocol, packet);
 }
+
+#ifdef LB_IPV6
+#define LB_EXTENSIONS 4 /* more than anybody sends */
+
+static inline int lb_is_extension(__u8 next)
+{
+	return next == IPPROTO_HOPOPTS || next == IPPROTO_ROUTING || next == IPPROTO_DSTOPTS;
+}
+
+/* Steps over the extension headers (RFC 8200, section 4); -1: they do not end. */
+static inline int lb_parse_extensions(struct lb_cursor_at *cursor, struct lb_packet *packet)
+{
+	__u8 next = packet->ip6->next;
+	int i;
+
+	packet->header = sizeof(*packet->ip6);
+	for (i = 0; i < LB_EXTENSIONS && lb_is_extension(next); i++) {
+		struct lb_extension *one = lb_pull(cursor, sizeof(*one));
+		__u32 more;
+
+		if (!one)
+			return -1;
+		next = one->next;
+		more = one->length * 8;
+		if (!lb_pull(cursor, more))
+			return -1;
+		packet->header += sizeof(*one) + more;
+	}
+	return lb_is_extension(next) ? -1 : next;
+}
+
+static inline enum lb_parsed lb_parse_ipv6(struct lb_cursor_at *cursor,
+					   struct lb_packet *packet)
+{
+	void *start = cursor->at;
+	struct lb_ip6 *ip = lb_pull(cursor, sizeof(*ip));
+	enum lb_parsed parsed;
+	__u32 total;
+	int next;
+
+	if (!ip || (*(__u8 *)ip >> 4) != 6)
+		return LB_PARSED_MALFORMED;
+	packet->ip6 = ip;
+	total = sizeof(*ip) + lb_swap16(ip->payload);
+	packet->length = total;
+	if (total > 0xffff || start + total > cursor->end)
+		return LB_PARSED_TRUNCATED6;
+	next = lb_parse_extensions(cursor, packet);
+	if (next < 0 || packet->header > total)
+		return LB_PARSED_TRUNCATED6;
+	if (next == IPPROTO_FRAGMENT)
+		return LB_PARSED_FRAGMENT6;
+	parsed = lb_parse_l4(cursor, total - packet->header, next, packet);
+	if (parsed == LB_PARSED_OK)
+		return LB_PARSED_OK6;
+	return parsed == LB_PARSED_TRUNCATED ? LB_PARSED_TRUNCATED6 : parsed;
+}
+#endif
 
 /* The frame's own header, which says whose it is. */
 static inline int lb_parse_eth(struct lb_cursor_at *cursor, struct lb_packet *packet)
@@ -183,7 +264,11 @@ static inline enum lb_parsed lb_parse(struct lb_cursor_at *cursor, struct lb_pac
 	case lb_swap16(ETH_P_IP):
 		return lb_parse_ipv4(cursor, packet);
 	case lb_swap16(ETH_P_IPV6):
+#ifdef LB_IPV6
+		return lb_parse_ipv6(cursor, packet);
+#else
 		return LB_PARSED_IPV6;
+#endif
 	case lb_swap16(ETH_P_8021Q):
 	case lb_swap16(ETH_P_8021AD):
 		return LB_PARSED_VLAN;

@@ -16,14 +16,13 @@
  */
 static inline __u64 lb_hash(const struct lb_ctx *c, const struct lb_listen *listen)
 {
-	const struct iphdr *ip = c->packet.ip;
-	__u64 hash = lb_flow_hash(c->gw->key, ip->saddr, ip->daddr, c->packet.l4->ports,
+	__u64 hash = lb_flow_hash(c->gw->key, c->source, c->dest, c->packet.l4->ports,
 				  c->packet.proto);
 	__u64 client;
 
 	if (!lb_unlikely(listen->flags & LB_LISTEN_SOURCE))
 		return hash;
-	client = lb_flow_hash(c->gw->key, ip->saddr, ip->daddr, 0, 0);
+	client = lb_flow_hash(c->gw->key, c->source, c->dest, 0, 0);
 	return (client >> 48 << 48) | (hash & ((1ULL << 48) - 1));
 }
 
@@ -127,17 +126,18 @@ static inline __u32 lb_choose(struct lb_ctx *c, const struct lb_listen *listen, 
 
 #ifdef LB_FLOWS
 /* A hash of its own for the way back of a shared server's flow. */
-static inline __u64 lb_return_hash(const struct lb_gateway *gw, __u32 client,
-				   __u16 client_port, const struct lb_server *server, __u8 proto)
+static inline __u64 lb_return_hash(const struct lb_ctx *c, __u32 client, __u16 client_port,
+				   const struct lb_server *server, int v6)
 {
 	__u32 ports = (__u32)server->port << 16 | client_port;
+	__u32 address = lb_folded(c->gw, server->addr.w, v6);
 
-	return lb_mix(~lb_flow_hash(gw->key, client, server->addr.w[0], ports, proto));
+	return lb_mix(~lb_flow_hash(c->gw->key, client, address, ports, c->packet.proto));
 }
 
 /* Notes that this flow's replies are this listen's. 0: no room for a new flow. */
 static inline int lb_record_return(const struct lb_ctx *c, const struct lb_server *server,
-				   __u32 index)
+				   __u32 index, int v6)
 {
 	__u32 tick = lb_tick(c->gw);
 	struct lb_place place;
@@ -145,8 +145,7 @@ static inline int lb_record_return(const struct lb_ctx *c, const struct lb_serve
 
 	if (c->packet.proto == IPPROTO_TCP && !lb_is_syn(c))
 		return 1;
-	hash = lb_return_hash(c->gw, c->packet.ip->saddr, c->packet.l4->source, server,
-			      c->packet.proto);
+	hash = lb_return_hash(c, c->source, c->packet.l4->source, server, v6);
 	word = lb_way_make(hash, index, LB_FLOW_RETURN, tick);
 	lb_flow_find(c->gw, hash, tick, &place);
 	if (!place.way)

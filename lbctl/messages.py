@@ -4,7 +4,7 @@ Every message is one JSON object with a `kind`. On a stream it is framed by its 
 (4 bytes, network order); on a SEQPACKET socket one packet is one message.
 
     daemon -> probe worker    Assign, ProbeNow
-    probe worker -> daemon    Verdict, Pulse
+    probe worker -> daemon    Verdict, Reading, Pulse
     daemon, cli -> vrrp       Routers, Quorum, HandOver, StandBy, Resume, Synced, Ask
     vrrp -> daemon, cli       RoleChange, Event, Standing, Done
     daemon -> loader          (argv and a JSON job on stdin; see dataplane.xdp.loader)
@@ -19,6 +19,7 @@ from enum import StrEnum
 import msgspec
 
 from lbctl.health.judge import Health
+from lbctl.health.report import Report
 from lbctl.model import AnyProbe, Timing
 
 LIMIT = 64 << 20  # a longer frame is garbage
@@ -62,13 +63,21 @@ class ProbeNow(Message, frozen=True, tag="probe_now"):
 class Verdict(Message, frozen=True, tag="verdict"):
     """A job's health changed, was asked for, or can for now not be found out (then it is
     what it was). evidence: `3 of 3 probes: connection refused`. took: seconds of the last
-    probe."""
+    probe. steps: of a probe that was asked for, with the seconds since its start."""
 
     id: int
     health: Health
     evidence: str
     took: float
     asked: bool = False
+    steps: tuple[tuple[float, str], ...] = ()
+
+
+class Reading(Message, frozen=True, tag="reading"):
+    """What the agent that job `id` asks said, where that is not what it said before."""
+
+    id: int
+    report: Report
 
 
 class Pulse(Message, frozen=True, tag="pulse"):
@@ -225,6 +234,7 @@ AnyMessage = (
     Assign
     | ProbeNow
     | Verdict
+    | Reading
     | Pulse
     | Routers
     | Quorum

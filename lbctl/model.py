@@ -22,7 +22,7 @@ from ipaddress import (
     ip_address,
 )
 from types import MappingProxyType
-from typing import Self
+from typing import Literal, Self
 
 import msgspec
 
@@ -48,8 +48,8 @@ def family_of(address: Address) -> Family:
     return Family.IPV4 if address.version == 4 else Family.IPV6
 
 
-def _port(text: str, whole: str) -> int:
-    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= 65535):
+def _port(text: str, whole: str, lowest: int = 1) -> int:
+    if not (text.isascii() and text.isdigit() and lowest <= int(text) <= 65535):
         raise ValueError(f"'{whole}' has no valid port (1 to 65535)")
     return int(text)
 
@@ -62,12 +62,13 @@ class Endpoint:
     port: int
 
     @classmethod
-    def parse(cls, text: str) -> Self:
+    def parse(cls, text: str, lowest: int = 1) -> Self:
+        """lowest: 0 where the text is our own, and may be of what has no port."""
         host, colon, port = text.rpartition(":")
         if not colon or not host or (":" in host) != host.startswith("["):
             raise ValueError(f"'{text}' is not ADDRESS:PORT (IPv6: [ADDRESS]:PORT)")
         address = ip_address(host.removeprefix("[").removesuffix("]"))
-        return cls(address, _port(port, text))
+        return cls(address, _port(port, text, lowest))
 
     def __str__(self) -> str:
         host = f"[{self.address}]" if self.address.version == 6 else str(self.address)
@@ -275,8 +276,28 @@ class TcpProbe(Probe, frozen=True, tag="tcp"):
     """A connection that is accepted."""
 
 
+class Tls(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How a probe speaks TLS. name: whom the certificate must name, also asked for by SNI
+    ("": the server's address, and no SNI). ca: a file of authorities ("": the system's).
+    days: how long the certificate must still be good. cert, key: files for mutual TLS."""
+
+    name: str = ""
+    ca: str = ""
+    verify: bool = True
+    days: int = 0
+    cert: str = ""
+    key: str = ""
+
+
+class TlsProbe(Probe, frozen=True, tag="tls"):
+    """A handshake, and a certificate that is as it should be."""
+
+    tls: Tls = Tls()
+
+
 class HttpProbe(Probe, frozen=True, tag="http"):
-    """A request that is answered with one of `statuses` (inclusive ranges) and `body`."""
+    """A request that is answered with one of `statuses` (inclusive ranges) and `body`.
+    keepalive: one connection for all probes, as long as the server keeps it."""
 
     path: str = "/"
     host: str = ""  # "": the server's address
@@ -284,10 +305,79 @@ class HttpProbe(Probe, frozen=True, tag="http"):
     headers: tuple[tuple[str, str], ...] = ()
     statuses: tuple[tuple[int, int], ...] = ((200, 399),)
     body: str = ""  # a regular expression the body must match; "" reads no body
+    tls: Tls | None = None  # None: plain http
+    version: Literal["1.0", "1.1"] = "1.1"
+    keepalive: bool = False
 
 
-AnyProbe = TcpProbe | HttpProbe
+class UdpProbe(Probe, frozen=True, tag="udp"):
+    """A datagram that is not refused (ICMP unreachable), and is answered if `expect` says so.
+
+    expect: a regular expression that the answer must match ("": silence is good enough).
+    """
+
+    payload: bytes = b""
+    expect: str = ""
+
+
+class DnsProbe(Probe, frozen=True, tag="dns"):
+    """A query over UDP, answered with `rcode` and, for NOERROR, at least one record of the
+    type asked for; answer: an address that must be among them ("": any)."""
+
+    name: str
+    record: Literal["A", "AAAA", "NS", "SOA", "TXT", "MX"] = "A"
+    rcode: Literal["NOERROR", "NXDOMAIN"] = "NOERROR"
+    answer: str = ""
+
+
+class IcmpProbe(Probe, frozen=True, tag="icmp"):
+    """An echo request (ICMP or ICMPv6, by the address) that is answered."""
+
+    size: int = 56  # bytes of payload
+
+
+class GrpcProbe(Probe, frozen=True, tag="grpc"):
+    """grpc.health.v1.Health/Check answers SERVING for `service` ("": the server)."""
+
+    service: str = ""
+    tls: Tls | None = None
+
+
+class ExecProbe(Probe, frozen=True, tag="exec"):
+    """A command that ends with status 0. It runs as an unprivileged user (docs/health.md)."""
+
+    command: tuple[str, ...]
+
+
+class AgentProbe(Probe, frozen=True, tag="agent"):
+    """What the server says of itself.
+
+    speaks: `lbctl` (JSON over HTTPS; plain HTTP where `tls` is None) or `haproxy` (the
+    agent-check line; `send` goes first). token: a file that holds the bearer token.
+    """
+
+    speaks: Literal["lbctl", "haproxy"] = "lbctl"
+    path: str = "/v1/load"
+    tls: Tls | None = Tls()
+    token: str = ""
+    send: str = ""
+
+
+AnyProbe = (
+    TcpProbe
+    | TlsProbe
+    | HttpProbe
+    | UdpProbe
+    | DnsProbe
+    | IcmpProbe
+    | GrpcProbe
+    | ExecProbe
+    | AgentProbe
+)
 CONNECT = TcpProbe()
+AGENT_PORT = 9180
+HAPROXY_AGENT_PORT = 9181
+PORTLESS = (IcmpProbe,)  # probes that ask a machine and not one of its ports
 
 
 @dataclass(frozen=True, slots=True)
@@ -312,7 +402,8 @@ class Check:
     address: Address | None = None
 
     def target(self, server: Endpoint) -> Endpoint:
-        return Endpoint(self.address or server.address, self.port or server.port)
+        port = 0 if isinstance(self.probe, PORTLESS) else self.port or server.port
+        return Endpoint(self.address or server.address, port)
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -366,6 +457,79 @@ class Drain:
     quiet: float = 60.0
 
 
+class Metric(StrEnum):
+    """What an agent measures, as the share that is in use: 0.0 to 1.0."""
+
+    CPU = "cpu"
+    MEMORY = "memory"
+    DISK = "disk"
+
+
+@dataclass(frozen=True, slots=True)
+class Threshold:
+    """Shares of one metric: back <= soft < hard or soft <= back < hard.
+
+    soft: the weight begins to fall. hard: the server leaves. back: it may return below
+    this only, so that what hovers around `hard` does not come and go.
+    """
+
+    soft: float
+    hard: float
+    back: float
+
+
+@dataclass(frozen=True, slots=True)
+class Overload:
+    """What load does to servers.
+
+    hold: seconds; a server that left stays out until it was below `back` for so long, and
+    one that came back stays in as long. max_removed: share of the pool that may be out.
+    """
+
+    thresholds: tuple[tuple[Metric, Threshold], ...] = (
+        (Metric.CPU, Threshold(0.80, 0.95, 0.80)),
+        (Metric.MEMORY, Threshold(0.85, 0.95, 0.85)),
+        (Metric.DISK, Threshold(0.85, 0.95, 0.90)),
+    )
+    hold: float = 30.0
+    max_removed: float = 0.4
+
+
+@dataclass(frozen=True, slots=True)
+class Quorum:
+    """How many servers must take new flows for the service to count as healthy: lost below
+    `servers`, had again from `servers + hysteresis` on."""
+
+    servers: int = 1
+    hysteresis: int = 0
+
+
+class Trigger(StrEnum):
+    """What happened to a server that a hook waits for."""
+
+    DOWN = "on_down"
+    UP = "on_up"
+    OVERLOAD = "on_overload"
+
+
+@dataclass(frozen=True, slots=True)
+class Hook:
+    """A command that is run when something happens to a server of a service.
+
+    Seconds. delay: it runs if the state has lasted so long. cooldown: between the end of
+    one run for a server and the start of the next. per_hour: most runs for one server.
+    user: "" is the daemon's own.
+    """
+
+    trigger: Trigger
+    command: tuple[str, ...]
+    delay: float = 0.0
+    timeout: float = 300.0
+    cooldown: float = 60.0
+    per_hour: int = 6
+    user: str = ""
+
+
 class VipOwner(StrEnum):
     """Who puts the VIP on an interface."""
 
@@ -388,6 +552,11 @@ class Service:
     drain: Drain = Drain()
     last_resort: LastResort = LastResort.NONE
     sorry: Server | None = None
+    agent: Check | None = None  # its probe is an AgentProbe
+    overload: Overload | None = None
+    slow_start: float = 0.0  # seconds in which a server that returns gets its whole weight
+    quorum: Quorum = Quorum()
+    hooks: tuple[Hook, ...] = ()
 
 
 # --- virtual routers (VRRP) -------------------------------------------------------------

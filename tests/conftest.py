@@ -4,6 +4,15 @@ import os
 import shutil
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# A busy machine is no fault of the code: what a law says does not depend on the time it takes.
+settings.register_profile(
+    "lbctl",
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
+)
+settings.load_profile("lbctl")
 
 pytest_plugins = ("tests.vm.guest",)
 

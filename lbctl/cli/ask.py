@@ -8,6 +8,7 @@ import click
 
 from lbctl.cli.output import ago, fields, show_json, table
 from lbctl.cli.shared import Context, json_option, pass_context
+from lbctl.errors import Exit
 
 
 @click.group()
@@ -53,6 +54,58 @@ def servers(context: Context, service: str | None) -> None:
     query = {} if service is None else {"service": service}
     rows = context.client.get("servers", **query)
     return show_json(rows) if context.json else click.echo(server_table(rows))
+
+
+@get.command()
+@click.argument("service", required=False)
+@json_option
+@pass_context
+def agents(context: Context, service: str | None) -> None:
+    """What the servers' agents say, and what their load leaves of their weights."""
+    rows = context.client.get("agents")
+    rows = [row for row in rows if service in (None, row["server"].partition("/")[0])]
+    if context.json:
+        return show_json(rows)
+    cells = [
+        (
+            row["server"],
+            row["address"],
+            row["state"],
+            *(_share(row[metric]) for metric in ("cpu", "memory", "disk")),
+            "out" if row["out"] else f"{row['eighths']}/8",
+            row["words"] or ("" if row["state"] == "speaks" else row["evidence"]),
+        )
+        for row in rows
+    ]
+    head = ("SERVER", "AGENT", "STATE", "CPU", "MEM", "DISK", "LEFT", "SAYS")
+    return click.echo(table(head, cells, right=(3, 4, 5, 6)))
+
+
+@get.command()
+@click.option("--output", is_flag=True, help="With what they said.")
+@json_option
+@pass_context
+def hooks(context: Context, output: bool) -> None:
+    """The last runs of hooks: when, for whom, and what came of it."""
+    rows = context.client.get("hooks")
+    if context.json:
+        return show_json(rows)
+    now = time.time()
+    cells = [
+        (
+            row["server"],
+            row["hook"],
+            f"{ago(now - row['at'])} ago",
+            f"{row['took']:.1f} s",
+            "done" if row["passed"] else "failed",
+            row["result"],
+        )
+        for row in rows
+    ]
+    click.echo(table(("SERVER", "HOOK", "WHEN", "TOOK", "STATE", "RESULT"), cells, right=(3,)))
+    for row in rows if output else []:
+        click.echo(f"\n{row['server']} {row['hook']}, {ago(now - row['at'])} ago:\n{row['output']}")
+    return None
 
 
 @get.command()
@@ -216,6 +269,25 @@ def why(context: Context, server: str) -> None:
     return None
 
 
+@click.command()
+@click.argument("server", metavar="SERVICE/SERVER")
+@json_option
+@pass_context
+def check(context: Context, server: str) -> None:
+    """Probe SERVICE/SERVER now, and show each step; exit with 1 where it is down."""
+    rows = context.client.post("servers", *_split(server), "check")
+    if context.json:
+        show_json(rows)
+    else:
+        for row in rows:
+            click.echo(f"{row['asked']}: {row['target']}")
+            for at, step in row["steps"]:
+                click.echo(f"  {at * 1000:8.1f} ms  {step}")
+            click.echo(f"  {row['took'] * 1000:8.1f} ms  {row['health']}: {row['evidence']}")
+    if any(row["asked"] == "check" and row["health"] == "down" for row in rows):
+        raise SystemExit(Exit.FAILED)
+
+
 def server_table(rows: Sequence[dict[str, Any]]) -> str:
     cells = [
         (
@@ -243,6 +315,10 @@ def _split(name: str) -> tuple[str, str]:
     if not (slash and service and server):
         raise click.UsageError(f"'{name}' is not SERVICE/SERVER")
     return service, server
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{value * 100:.0f} %"
 
 
 def _weight(row: dict[str, Any]) -> str:

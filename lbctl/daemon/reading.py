@@ -36,6 +36,8 @@ class Reading:
             web.get("/v1/servers", self.servers),
             web.get("/v1/servers/{service}/{server}", self.server),
             web.get("/v1/servers/{service}/{server}/why", self.why),
+            web.get("/v1/agents", self.agents),
+            web.get("/v1/hooks", self.hooks),
             web.get("/v1/overrides", self.overrides),
             web.get("/v1/generations", self.generations),
             web.get("/v1/config", self.config),
@@ -66,6 +68,12 @@ class Reading:
     async def why(self, request: web.Request) -> web.Response:
         name = self._server(request)
         return answer(self._parts.show().why(name, self._parts.overrides()))
+
+    async def agents(self, request: web.Request) -> web.Response:
+        return answer(list(self._parts.show().agents()))
+
+    async def hooks(self, request: web.Request) -> web.Response:
+        return answer(list(self._parts.hook_runs()))
 
     async def overrides(self, request: web.Request) -> web.Response:
         return answer(list(self._parts.overrides()))

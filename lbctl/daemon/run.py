@@ -21,6 +21,8 @@ from lbctl.daemon.changing import own_file
 from lbctl.daemon.clock import SYSTEM, Clock
 from lbctl.daemon.control import Control, Manner, Standing
 from lbctl.daemon.fake import open_fake
+from lbctl.daemon.hookrunner import HookRunner
+from lbctl.daemon.hooks import Ledger
 from lbctl.daemon.journal import Journal
 from lbctl.daemon.loop import ReconcileLoop
 from lbctl.daemon.parts import Parts
@@ -97,7 +99,9 @@ def _assemble(
     control = Control(standing, directory, journal, clock, read)
     keeper = WorkerKeeper(control, journal, clock)
     loop = ReconcileLoop(control, reconciler, plane, journal, clock)
+    hooks = HookRunner(control, journal, clock, Ledger(control.hooks))
     control.on_touched.append(loop.touched)
+    control.on_touched.append(lambda _: hooks.look())
     control.on_changed.append(keeper.tell_changes)
     routers = RouterLink(control, journal, clock, options.vrrp)
     control.on_touched.append(routers.touched)
@@ -113,6 +117,7 @@ def _assemble(
         sampler=Sampler(plane, clock),
         loop=loop,
         keeper=keeper,
+        hooks=hooks,
         routers=routers,
         started=clock.now(),
     )
@@ -126,6 +131,7 @@ async def _live(parts: Parts, options: Options, stack: AsyncExitStack) -> None:
         _tell_started(parts)
         tasks = [
             group.create_task(parts.keeper.keep()),
+            group.create_task(parts.hooks.run()),
             group.create_task(parts.routers.keep()),
             group.create_task(_hear_kernel(parts)),
             group.create_task(_every(TEND, parts.loop.tend)),

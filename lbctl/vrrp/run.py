@@ -30,6 +30,7 @@ from lbctl.messages import (
     ProbeNow,
     Pulse,
     Quorum,
+    Reading,
     Resume,
     Role,
     RoleChange,
@@ -317,9 +318,9 @@ class Process:
                 self._node.sync(name, holds)
             case Ask():
                 return [self._standing(name, now) for name in self._node.routers]
-            case Assign() | ProbeNow() | Verdict() | Pulse() | RoleChange() | Standing():
+            case Assign() | ProbeNow() | Verdict() | Reading() | Pulse() | RoleChange():
                 raise LbctlError("not a message for the VRRP process")
-            case Event() | Done():
+            case Standing() | Event() | Done():
                 raise LbctlError("not a message for the VRRP process")
             case _:
                 assert_never(message)

@@ -27,6 +27,7 @@ FRONT_MAC = "02:00:00:00:00:01"
 BACK_MAC = "02:00:00:00:00:02"
 CLIENT_MAC = "02:00:00:00:02:64"
 CLIENT = "192.0.2.100"
+CLIENT6 = "2001:db8::64"
 STRANGER = "192.0.2.77"  # on the front link, without a neighbour entry
 SERVER_MAC = "02:00:00:00:01:{:02x}"
 
@@ -75,11 +76,16 @@ def make_links(own: str = "198.51.100.1", servers: Iterable[int] = range(11, 19)
         *(f"link set {name} up" for name in LINKS),
         "address add 192.0.2.1/24 dev front",
         f"address add {own}/24 dev back",
+        "address add 2001:db8::1/64 dev front nodad",
+        "address add 2001:db8:1::fe/64 dev back nodad",
+        f"neighbour add {CLIENT6} lladdr {CLIENT_MAC} dev front",
+        *(f"neighbour add 2001:db8:1::{n} lladdr {SERVER_MAC.format(n)} dev back" for n in servers),
         f"neighbour add {CLIENT} lladdr {CLIENT_MAC} dev front",
         *(f"neighbour add 198.51.100.{n} lladdr {SERVER_MAC.format(n)} dev back" for n in servers),
     ]
     subprocess.run(["ip", "-batch", "-"], input="\n".join(lines), text=True, check=True)
     Path("/proc/sys/net/ipv4/ip_forward").write_text("1")
+    Path("/proc/sys/net/ipv6/conf/all/forwarding").write_text("1")
 
 
 @dataclass(frozen=True)

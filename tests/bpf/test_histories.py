@@ -276,3 +276,27 @@ def test_no_tcp_flow_leaves_a_server_that_lives(gateway: PacketGateway, trouble:
 def test_no_udp_flow_leaves_a_server_that_lives(gateway: PacketGateway) -> None:
     tally = histories(gateway, UDP_LISTEN, Trouble(), range(5), 1000)
     assert tally.flows > 1000
+
+
+def test_a_draining_server_is_counted_by_its_slots(gateway: PacketGateway) -> None:
+    stand = Stand(gateway, TCP_LISTEN)
+    stand.change({"s11": 1, "s12": 1})
+    ports = [port for port in range(20000, 20400) if stand.send(port, ACK, 1) == "s11"]
+    stand.change({"s11": 0, "s12": 1})
+
+    def active() -> int:
+        stand.sweep()
+        number = gateway.plane.stats().active[TCP_LISTEN, PLACES["s11"]]
+        assert number.source == "estimate"
+        return number.established or 0
+
+    stand.pass_time(100)
+    assert active() == 0
+    for port in ports:
+        stand.packet(port, ACK, 2)
+    assert abs(active() - len(ports)) <= 0.15 * len(ports)
+    stand.pass_time(10)
+    assert active() == 1  # quiet, but not for long enough
+    stand.pass_time(10)
+    assert active() == 0
+    stand.close()

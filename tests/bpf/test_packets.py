@@ -334,8 +334,7 @@ def show(frame: bytes) -> str:
     return Ether(frame).show2(dump=True)
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_packet(gateway: PacketGateway, case: Case) -> None:
+def check(gateway: PacketGateway, case: Case) -> None:
     frame = case.packet if isinstance(case.packet, bytes) else raw(case.packet)
     seen = gateway.send(frame, case.interface)
     assert seen.verdict == case.verdict
@@ -344,6 +343,11 @@ def test_packet(gateway: PacketGateway, case: Case) -> None:
     assert raw(seen.packet) == wanted, f"got {show(raw(seen.packet))}\nwanted {show(wanted)}"
     kind, _, _ = case.verdict.partition("_")
     assert seen.action == {"pass": XDP_PASS, "drop": XDP_DROP}.get(kind, XDP_REDIRECT)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_packet(gateway: PacketGateway, case: Case) -> None:
+    check(gateway, case)
 
 
 def test_a_wrong_checksum_stays_wrong(gateway: PacketGateway) -> None:

@@ -105,7 +105,14 @@ def _xdp_flow(frontend: Frontend, server: Endpoint) -> Flow:
     return Flow(frontend, key, server, confirmed=True, idle=0.0)
 
 
-XDP_CAN = {"tcp", "udp", "nat", "oneshot", *(f"scheduler {s}" for s in ("rr", "wrr", "mh", "sh"))}
+XDP_CAN = {
+    "tcp",
+    "udp",
+    "ipv6",
+    "nat",
+    "oneshot",
+    *(f"scheduler {s}" for s in ("rr", "wrr", "mh", "sh")),
+}
 
 
 # --- ipvs -----------------------------------------------------------------------------------

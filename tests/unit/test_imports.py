@@ -32,12 +32,17 @@ LAYERS: dict[str, set[str]] = {
         "lbctl.events",
         "lbctl.gslb.*",
         "lbctl.health",
+        "lbctl.health.agentwords",
+        "lbctl.health.dns1",
+        "lbctl.health.grpc1",
         "lbctl.health.http1",
         "lbctl.health.judge",
         "lbctl.health.outbox",
+        "lbctl.health.report",
         "lbctl.health.result",
         "lbctl.health.roster",
         "lbctl.health.schedule",
+        "lbctl.load",
         "lbctl.messages",
         "lbctl.stats.*",
         "lbctl.vrrp.*",
@@ -71,6 +76,7 @@ LAYERS: dict[str, set[str]] = {
         "lbctl.health.probes.*",  # sockets of probes
         "lbctl.health.reactor",  # epoll and the probe worker's clock
         "lbctl.health.worker",  # the probe worker's process
+        "lbctl.spawner",  # scripts, as other users
         "lbctl.netlink",  # links, addresses and neighbours
         "lbctl.vrrp.addresses",  # addresses come and go
         "lbctl.vrrp.control",  # the daemon's socket

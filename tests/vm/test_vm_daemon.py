@@ -9,7 +9,8 @@ import pytest
 
 from lbctl.lab.waiting import eventually
 
-pytestmark = pytest.mark.ipvs
+# Every verb takes seconds there, and healing takes up to a minute.
+pytestmark = [pytest.mark.ipvs, pytest.mark.long]
 
 SLOW = 150.0  # seconds; Python is twenty times slower in the virtual machine
 FILE = """

@@ -4,10 +4,11 @@ Addresses and ports are bytes in network order, so these fields are read and wri
 numbers of this machine's order without meaning; `word4()` and `port()` convert.
 """
 
+import struct
 from collections.abc import Sequence
 from ctypes import Array, Structure, c_uint8, c_uint16, c_uint32, c_uint64
 from enum import IntEnum
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 from socket import htons, ntohs
 from typing import ClassVar
 
@@ -216,6 +217,7 @@ class Server(Structure):
     flags: int
     max_connections: int
     weight: int
+    family: int
     pad: Array[c_uint8]
     _fields_: ClassVar[Sequence[Field]] = [
         ("addr", Addr),
@@ -232,7 +234,8 @@ class Server(Structure):
         ("flags", c_uint16),
         ("max_connections", c_uint32),
         ("weight", c_uint16),
-        ("pad", c_uint8 * 14),
+        ("family", c_uint8),
+        ("pad", c_uint8 * 13),
     ]
 
 
@@ -358,11 +361,11 @@ class Wanted(Structure):
 
 class Meta(Structure):
     abi: int
-    pad: int
+    unsettled: int
     shape: Array[c_uint8]
     _fields_: ClassVar[Sequence[Field]] = [
         ("abi", c_uint32),
-        ("pad", c_uint32),
+        ("unsettled", c_uint32),
         ("shape", c_uint8 * 32),
     ]
 
@@ -374,8 +377,15 @@ def word4(address: Address) -> int:
     return int.from_bytes(address.packed, "little")
 
 
-def address4(word: int) -> IPv4Address:
-    return IPv4Address(word.to_bytes(4, "little"))
+def words(address: Address) -> tuple[int, int, int, int]:
+    """An address of either family as the program loads it: an IPv4 one is the first word."""
+    first, second, third, fourth = struct.unpack("<4I", address.packed.ljust(16, b"\0"))
+    return first, second, third, fourth
+
+
+def address(words: Array[c_uint32], version: int) -> Address:
+    raw = struct.pack("<4I", *words)
+    return IPv4Address(raw[:4]) if version == 4 else IPv6Address(raw)
 
 
 def port(number: int) -> int:
@@ -395,9 +405,18 @@ def host_port(word: int) -> int:
 MASK64 = (1 << 64) - 1
 
 
-def key4(address: Address, number: int, proto: int) -> int:
-    """The index key of a triple (hash.h, lb_key4)."""
-    return word4(address) << 32 | port(number) << 16 | proto << 8 | 4
+ODD_A, ODD_B = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9
+
+
+def key(address: Address, number: int, proto: int) -> int:
+    """The index key of a triple (hash.h: lb_key4, lb_key6)."""
+    if address.version == 4:
+        return word4(address) << 32 | port(number) << 16 | proto << 8 | 4
+    w = words(address)
+    x = (w[0] << 32 | w[1]) * ODD_A & MASK64
+    x = (x ^ x >> 32 ^ (w[2] << 32 | w[3])) * ODD_B & MASK64
+    x = (x ^ x >> 32 ^ (port(number) << 16 | proto)) * ODD_A & MASK64
+    return x & ~0xFF | 6
 
 
 def index_hash(key: int, buckets: int) -> int:

@@ -28,7 +28,15 @@ TIMEOUTS = {
     FlowState.FRAGMENT: 12,
 }
 CLOCK_MONOTONIC_COARSE = 6  # of linux/time.h
+QUIET = 60.0  # seconds without a packet after which nobody is taken to be there
 TICK = 4.0  # seconds, about: the age field counts these
+
+
+def linear_count(busy: int, slots: int) -> int:
+    """About how many flows met `busy` of `slots` slots; where all are, at least so many."""
+    if not busy:
+        return 0
+    return round(slots * math.log(slots / max(1, slots - busy)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +138,17 @@ class FlowCache:
             count[FlowState.EMBRYONIC],
             count[FlowState.FIN_CLIENT] + count[FlowState.FIN_SERVER],
         )
+
+    def estimate(self, server: int, tick: int) -> Active:
+        """Of a server that drains and whose flows nobody remembers, as the last sweep found
+        it: linear counting over its slots (Whang et al., 1990), and at least one until no
+        packet came for QUIET. Flows that do have records are counted."""
+        count = self._maps.flow_counts[server]
+        recorded = count.in_state[FlowState.ESTABLISHED] + count.in_state[FlowState.UDP]
+        unrecorded = linear_count(count.busy_slots, count.old_slots)
+        if count.old_slots and tick - count.last_old <= QUIET / TICK:
+            unrecorded = max(1, unrecorded)
+        return Active(recorded + unrecorded, "estimate", count.in_state[FlowState.EMBRYONIC])
 
     def __iter__(self) -> Iterator[Way]:
         layout = struct.Struct(f"={abi.FLOW_WAYS}Q{abi.FLOW_WAYS}I4x")

@@ -50,6 +50,7 @@ def specs(flow_sets: int) -> list[MapSpec]:
         *mmapped,
         MapSpec("tx_ports", MapType.DEVMAP, 4, abi.PORTS),
         MapSpec("direct4", MapType.LPM_TRIE, 4, 1024, key_size=8, flags=MapFlag.NO_PREALLOC),
+        MapSpec("direct6", MapType.LPM_TRIE, 4, 1024, key_size=20, flags=MapFlag.NO_PREALLOC),
         MapSpec("wanted", MapType.RINGBUF, 0, 65536, key_size=0),
     ]
 

@@ -8,7 +8,6 @@ import secrets
 import select
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from ipaddress import IPv4Network
 from pathlib import Path
 from socket import IPPROTO_UDP
 from typing import assert_never
@@ -52,6 +51,8 @@ from lbctl.model import (
 )
 from lbctl.netlink import TAG, Netlink
 
+WISHES = 64  # neighbours of clients that are asked for at a time
+
 
 class XdpPlane:
     """One gateway's XDP program and its maps. Needs root, in the gateway's namespace."""
@@ -70,7 +71,7 @@ class XdpPlane:
         self.writes["maps"] += maps.create(pins, _flow_sets(gateway.flow_cache))
         self._maps = Maps(pins)
         self._program = Program(self._maps, netlink, gateway.interfaces, gateway.xdp_mode)
-        ours = self._program.program_id()
+        ours = self._program.ours()
         for link in self._hops.ports:
             nic.check_link(link, ours, nic.has_lro(link.name))
         self._clock = Clock.of_this_kernel()
@@ -81,6 +82,8 @@ class XdpPlane:
         self._wanted = WantedNeighbours(self._maps.fds["wanted"])
         self._waiting = False  # a server was refused for want of a neighbour
         self._swept: set[tuple[int, Endpoint]] = set()  # dead when the last sweep ran
+        if self._maps.meta.unsettled:
+            self._settle_all()
         if self._registry.listens:
             self._program.ensure(Shape(frozenset(self._features_in_maps())))
         self._epoll = select.epoll()
@@ -101,6 +104,7 @@ class XdpPlane:
             self._program.ensure(self._shape(ops))
         except DataPlaneError as error:
             batch.no_program = error
+        self._maps.meta.unsettled = 1
         for op in ops:
             try:
                 self._do(op, batch)
@@ -108,7 +112,9 @@ class XdpPlane:
                 batch.refused.append(Refusal(op, error))
             else:
                 self.writes["operations"] += 1
+                batch.last[op.frontend] = op
         self._settle(batch)
+        self._maps.meta.unsettled = 0
         return batch.refused
 
     def stats(self) -> Stats:
@@ -153,7 +159,7 @@ class XdpPlane:
 
     def catch_up(self) -> bool:
         """Neighbours that moved are written into their servers' records."""
-        for address, ifindex in set(self._wanted.take()):
+        for address, ifindex in [*set(self._wanted.take())][:WISHES]:
             self._hops.want(address, ifindex)
         self._hops.refresh(routes_changed=self._netlink.take_news())
         self._write_gateway()
@@ -289,7 +295,11 @@ class XdpPlane:
     def _need_program(self, op: AddService | SetService, batch: "_Batch") -> None:
         """Refuse what the program that runs, for want of a better one, cannot do."""
         memory = op.service.scheduler.name in MEMORY
-        needed = Shape(frozenset({Feature.FLOWS} if memory else ()))
+        six = isinstance(op.frontend, Listen) and op.frontend.address.version == 6
+        if six:
+            nic.check_forwarding6(op.frontend)
+        features = {Feature.FLOWS: memory, Feature.IPV6: six}
+        needed = Shape(frozenset(name for name, used in features.items() if used))
         if (error := batch.no_program) is not None and not self._program.covers(needed):
             raise DataPlaneError(f"{op}: {error.message}", error.hint)
 
@@ -304,11 +314,26 @@ class XdpPlane:
                 self._change_service(number, batch.services[number])
             self._write_ring(number, dying.get(number, set()))
         for listen in batch.publish:
-            self._registry.publish(listen)
+            try:
+                self._registry.publish(listen)
+            except DataPlaneError as error:
+                number = self._registry.withdraw(listen)
+                for endpoint in list(self._registry.members[number]):
+                    self._registry.kill(number, endpoint)
+                batch.refused.append(Refusal(batch.last[listen], error))
         for number, endpoint in batch.dying:
             self._registry.kill(number, endpoint)
         if batch.dying or batch.killed:
             self._drop_dead()
+
+    def _settle_all(self) -> None:
+        """An earlier process was killed in the middle of a change: make every ring follow
+        its records, and every listen be found. Only what differs is written."""
+        for listen, number in self._registry.listens.items():
+            self._write_ring(number, set())
+            self._registry.publish(listen)
+        self._drop_dead()
+        self._maps.meta.unsettled = 0
 
     def _change_service(self, number: int, service: VirtualService) -> None:
         record = self._maps.listens[number]
@@ -332,6 +357,8 @@ class XdpPlane:
         for op in ops:
             if isinstance(op, AddService | SetService) and op.service.scheduler.name in MEMORY:
                 features.add(Feature.FLOWS)
+            if isinstance(op.frontend, Listen) and op.frontend.address.version == 6:
+                features.add(Feature.IPV6)
             if isinstance(op, AddServer) and isinstance(op.frontend, Listen):
                 triple = (op.endpoint, op.frontend.proto)
                 number = self._registry.listens.get(op.frontend)
@@ -345,6 +372,8 @@ class XdpPlane:
         found = {Feature.DIRECT} if self._gateway.direct else set()
         if self._remembering():
             found.add(Feature.FLOWS)
+        if any(listen.address.version == 6 for listen in self._registry.listens):
+            found.add(Feature.IPV6)
         return found
 
     # --- the gateway itself -----------------------------------------------------------
@@ -358,9 +387,12 @@ class XdpPlane:
         fresh.tick_shift = self._clock.shift
         fresh.timeout[:] = [*self._clock.timeouts()]
         fresh.udp_records = _flow_sets(self._gateway.flow_cache) * abi.FLOW_WAYS // 4
-        own = [a for a, tag in self._netlink.addresses() if tag != TAG and a.version == 4]
-        words = sorted(abi.word4(a) for a in own if not a.is_loopback)[: abi.OWN]
-        fresh.own4[:] = [*words, *[0] * (abi.OWN - len(words))]
+        mine = {a for a, tag in self._netlink.addresses() if tag != TAG and not a.is_loopback}
+        own4 = sorted(abi.word4(a) for a in mine if a.version == 4)[: abi.OWN]
+        fresh.own4[:] = [*own4, *[0] * (abi.OWN - len(own4))]
+        own6 = sorted(abi.words(a) for a in mine if a.version == 6)[: abi.OWN]
+        for i in range(abi.OWN):
+            fresh.own6[i].w[:] = [*own6[i]] if i < len(own6) else [0] * 4
         ports = [link.index for link in self._hops.ports]
         fresh.ifindex[:] = [*ports, *[0] * (abi.PORTS - len(ports))]
         macs = [abi.mac(link.mac) for link in self._hops.ports]
@@ -384,18 +416,19 @@ class XdpPlane:
                 self.writes["ports"] += 1
 
     def _write_direct(self) -> None:
-        trie = self._maps.fds["direct4"]
-        wanted = {
-            prefix.prefixlen.to_bytes(4, "little") + prefix.network_address.packed
-            for prefix in self._gateway.direct
-            if isinstance(prefix, IPv4Network)
-        }
-        present = set(bpf.keys(trie, 8))
-        for key in wanted - present:
-            bpf.update(trie, key, b"\1\0\0\0")
-        for key in present - wanted:
-            bpf.delete(trie, key)
-        self.writes["direct"] += len(wanted ^ present)
+        for version, name in ((4, "direct4"), (6, "direct6")):
+            trie = self._maps.fds[name]
+            prefixes = [one for one in self._gateway.direct if one.version == version]
+            wanted = {
+                prefix.prefixlen.to_bytes(4, "little") + prefix.network_address.packed
+                for prefix in prefixes
+            }
+            present = set(bpf.keys(trie, 8 if version == 4 else 20))
+            for key in wanted - present:
+                bpf.update(trie, key, b"\1\0\0\0")
+            for key in present - wanted:
+                bpf.delete(trie, key)
+            self.writes["direct"] += len(wanted ^ present)
 
     def _follow(self, endpoint: Endpoint, number: int) -> None:
         """Write a next hop that moved; one that is gone stays: health decides."""
@@ -414,6 +447,8 @@ class XdpPlane:
         code = SchedulerCode(self._maps.listens[self._registry.listens[listen]].scheduler)
         if code.name.lower() in MEMORY:
             return self._flows.active(server)
+        if self._maps.servers[server].weight == 0:
+            return self._flows.estimate(server, self._tick())
         return Active(None, "nobody")
 
     def _remembering(self) -> bool:
@@ -437,6 +472,7 @@ class _Batch:
         self.settle: set[int] = set()
         self.services: dict[int, VirtualService] = {}
         self.publish: list[Listen] = []
+        self.last: dict[Frontend, Op] = {}  # what was last done to each
         self.dying: set[tuple[int, Endpoint]] = set()
         self.killed = False
         self.no_program: DataPlaneError | None = None

@@ -18,6 +18,7 @@ class Feature(StrEnum):
 
     FLOWS = "LB_FLOWS"
     DIRECT = "LB_DIRECT"
+    IPV6 = "LB_IPV6"
 
 
 @dataclass(frozen=True, slots=True)

@@ -186,9 +186,7 @@ def database(path: Path, kind: str = "GeoLite2-City", size: int = 28, version: i
 
 @pytest.mark.parametrize("version", [4, 6])
 @pytest.mark.parametrize("size", [24, 28, 32])
-def test_a_database_is_read_as_maxminddb_reads_it(
-    tmp_path: Path, version: int, size: int
-) -> None:
+def test_a_database_is_read_as_maxminddb_reads_it(tmp_path: Path, version: int, size: int) -> None:
     import maxminddb
 
     path = database(tmp_path / "city.mmdb", version=version, size=size)
