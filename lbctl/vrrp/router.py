@@ -28,6 +28,7 @@ ANNOUNCE_AGAIN = 5.0  # after a promotion: the first announcement may have been 
 ANNOUNCE_HEALED = 1.0  # after another active was heard: its own may have come later
 LEASE = 3  # intervals without an advert of ours before a peer may act (6.1)
 PATIENCE = 4  # intervals until the slowest peer that lost every advert acts
+LEAST_PATIENCE = 1.0  # seconds: a successor may have to wait for its kernel's network lock
 GROUP = "group"  # the obstacle that is another member's
 
 
@@ -400,7 +401,7 @@ class VirtualRouter:
     # --- leaving ------------------------------------------------------------------------
 
     def _patience(self, now: float) -> float:
-        return now + PATIENCE * self.settings.interval
+        return now + max(PATIENCE * self.settings.interval, LEAST_PATIENCE)
 
     def _leave(self, leaving: Leaving, now: float) -> list[Effect]:
         """Send priority 0 and go on answering until the successor's first advert."""

@@ -318,6 +318,13 @@ def test_a_stopped_active_that_nobody_succeeds_goes_after_the_longest_wait() -> 
     assert words == ["send 0", "send 0", "send 0", "drop", "initialize"]
 
 
+def test_with_fast_adverts_a_slow_successor_is_still_waited_for() -> None:
+    one = active(replace(SETTINGS, interval=0.01))
+    one.stop("stopped", 0.0)
+    assert one.leaving is not None
+    assert one.leaving.by == 1.0
+
+
 def test_failover_leaves_it_to_the_peer_while_the_peer_lives() -> None:
     one = active()
     assert kinds(one.fail_over("ordered", 0.2)) == ["send 0"]
