@@ -130,12 +130,12 @@ def test_a_change_that_was_cut_off_is_ended_by_the_next_process(
         page = plane._rings.span(number).first
         whole = plane._maps.ring_page(page).slot[:]
         plane._maps.ring_page(page).slot[0] = 0
-        plane._registry.listen_index.remove(abi.key4(WEB.address, WEB.port, 6))
+        plane._registry.listen_index.remove(abi.key(WEB.address, WEB.port, 6))
         plane._maps.meta.unsettled = 1
     with closing(XdpPlane(FRONT, pins, netlink)) as plane:
         assert plane.observe() == table("mh")
         assert plane._maps.ring_page(page).slot[:] == whole
-        assert plane._registry.listen_index.get(abi.key4(WEB.address, WEB.port, 6)) is not None
+        assert plane._registry.listen_index.get(abi.key(WEB.address, WEB.port, 6)) is not None
 
 
 def test_another_shape_replaces_the_program_and_keeps_maps_and_links(
