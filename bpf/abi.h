@@ -63,8 +63,9 @@ struct lb_gateway {
 
 /*
  * An index: buckets of four ways, one cache line each. A key lies in the bucket it hashes
- * to or, while that is full, in one of the next. An IPv4 key is the triple itself; an IPv6
- * key is a hash, and the record that it leads to is compared.
+ * to or, while that is full, in one of the next. An IPv4 key is the triple itself, with
+ * zeros in bits 8 to 15; an IPv6 key is a hash with ones there, and the record that it
+ * leads to is compared.
  *
  * A key with port and protocol 0 says that the address is known at all: fragments and cut
  * packets, which show no port, are judged by it.

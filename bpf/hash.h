@@ -41,7 +41,7 @@ static inline __u32 lb_index_hash(__u64 key, __u32 buckets)
 /* The index key of an IPv4 triple. Network order in, so the same on every machine. */
 static inline __u64 lb_key4(__u32 address, __u16 port, __u8 proto)
 {
-	return (__u64)address << 32 | (__u64)port << 16 | (__u64)proto << 8 | 4;
+	return (__u64)address << 32 | (__u64)port << 16 | proto;
 }
 
 #endif

@@ -33,6 +33,16 @@
 
 #define LB_AF_INET 2
 
+/* Has the compiler make a pointer once, and not from its parts at every use. */
+#define lb_keep(pointer) __asm__ volatile("" : "+r"(pointer))
+
+/* A verdict that few packets end in: others do not meet even its constant on their way. */
+static inline enum lb_verdict lb_rare(enum lb_verdict verdict)
+{
+	__asm__ volatile("" : "+r"(verdict));
+	return verdict;
+}
+
 /* What one packet brings along through the functions below. */
 struct lb_ctx {
 	struct xdp_md *xdp;
@@ -43,17 +53,22 @@ struct lb_ctx {
 	int action;		/* XDP_* once the verdict is FORWARD or RETURN */
 };
 
-/* The way of a key in an index of `buckets` buckets; NULL if it is not there. */
+/*
+ * The way of a key in an index of `buckets` buckets; NULL if it is not there. Nearly every
+ * key that is there is the first in its bucket.
+ */
 #define LB_DEFINE_FIND(name, index, buckets)                                    \
 	static inline const struct lb_way *name(__u64 key)                      \
 	{                                                                       \
 		__u32 first = lb_index_hash(key, buckets);                      \
+		const struct lb_bucket *bucket = index(first);                  \
 		int probe, i;                                                   \
                                                                                 \
+		if (lb_likely(bucket && bucket->way[0].key == key))             \
+			return &bucket->way[0];                                 \
 		_Pragma("nounroll")                                             \
 		for (probe = 0; probe < LB_PROBES; probe++) {                   \
-			const struct lb_bucket *bucket = index(first + probe);  \
-                                                                                \
+			bucket = index(first + probe);                          \
 			if (!bucket)                                            \
 				return 0;                                       \
 			_Pragma("unroll")                                       \
@@ -219,7 +234,7 @@ static inline __u32 lb_remembered(const struct lb_ctx *c, const struct lb_listen
 	__u32 tick = lb_tick(c->gw);
 	struct lb_place place;
 	__u32 server, state;
-	int syn = lb_is_syn(c->packet.tcp_flags);
+	int syn = lb_is_syn(lb_tcp_flags(&c->packet));
 	__u64 mixed = lb_mix(hash);
 
 	lb_flow_find(c->gw, mixed, tick, &place);
@@ -227,7 +242,7 @@ static inline __u32 lb_remembered(const struct lb_ctx *c, const struct lb_listen
 		state = lb_way_state(place.word);
 		server = lb_way_server(place.word);
 		if (lb_alive(server) && !(syn && state == LB_FLOW_CLOSED)) {
-			lb_flow_touch(&place, lb_state_after(state, c->packet.tcp_flags), tick);
+			lb_flow_touch(&place, lb_state_after(state, lb_tcp_flags(&c->packet)), tick);
 			return server;
 		}
 		/* A dead server's flow, or a new one in the place of one that ended. */
@@ -260,7 +275,7 @@ static inline int lb_record_return(const struct lb_ctx *c, const struct lb_serve
 	struct lb_place place;
 	__u64 hash, word;
 
-	if (c->packet.proto == IPPROTO_TCP && !lb_is_syn(c->packet.tcp_flags))
+	if (c->packet.proto == IPPROTO_TCP && !lb_is_syn(lb_tcp_flags(&c->packet)))
 		return 1;
 	hash = lb_return_hash(c->gw, c->packet.ip->saddr, c->packet.l4->source, server, c->packet.proto);
 	word = lb_way_make(hash, index, LB_FLOW_RETURN, tick);
@@ -291,7 +306,7 @@ static inline enum lb_verdict lb_deliver(struct lb_ctx *c, const struct lb_serve
 	struct lb_server_stats *stats = lb_stats(c, index);
 
 	stats->packets_in++;
-	stats->bytes_in += c->packet.length;
+	stats->bytes_in += lb_length(&c->packet);
 	if (fresh)
 		stats->connections++;
 	lb_nat_forward(&c->packet, server);
@@ -299,36 +314,45 @@ static inline enum lb_verdict lb_deliver(struct lb_ctx *c, const struct lb_serve
 	return LB_FORWARD;
 }
 
+/* The server of this packet's flow; 0 for none. fresh: whether it begins one. */
+static inline __u32 lb_choose(const struct lb_ctx *c, const struct lb_listen *listen,
+			      __u32 index, int *fresh)
+{
+	const struct iphdr *ip = c->packet.ip;
+	__u64 hash = lb_flow_hash(c->gw->key, ip->saddr, ip->daddr, c->packet.l4->ports,
+				  c->packet.proto);
+
+#ifdef LB_FLOWS
+	if (lb_remembers(listen))
+		return lb_remembered(c, listen, index, hash, fresh);
+#else
+	(void)index;
+#endif
+	*fresh = lb_is_syn(lb_tcp_flags(&c->packet));
+	return lb_ring_server(listen, hash);
+}
+
 static inline enum lb_verdict lb_forward(struct lb_ctx *c, __u32 index)
 {
 	const struct lb_listen *listen = lb_listens(index);
-	const struct iphdr *ip = c->packet.ip;
 	const struct lb_server *server;
-	int fresh = lb_is_syn(c->packet.tcp_flags);
 	__u32 chosen;
-	__u64 hash;
+	int fresh = 0;
 
 	if (!listen)
-		return LB_DROP_BROKEN;
-	if (ip->ttl <= 1)
-		return LB_DROP_TTL;
-	hash = lb_flow_hash(c->gw->key, ip->saddr, ip->daddr, c->packet.l4->ports,
-			    c->packet.proto);
-#ifdef LB_FLOWS
-	if (lb_remembers(listen)) {
-		fresh = 0;
-		chosen = lb_remembered(c, listen, index, hash, &fresh);
-	} else
-#endif
-		chosen = lb_ring_server(listen, hash);
+		return lb_rare(LB_DROP_BROKEN);
+	if (lb_unlikely(c->packet.ip->ttl <= 1))
+		return lb_rare(LB_DROP_TTL);
+	chosen = lb_choose(c, listen, index, &fresh);
 	server = lb_servers(chosen);
-	if (!server || server->state != LB_SERVER_ALIVE) /* nor is number 0 */
-		return LB_DROP_NO_SERVER;
-	if (c->packet.length > server->mtu)
-		return LB_DROP_TOO_BIG;
+	lb_keep(server);
+	if (!server || lb_unlikely(server->state != LB_SERVER_ALIVE)) /* nor is number 0 */
+		return lb_rare(LB_DROP_NO_SERVER);
+	if (lb_unlikely(lb_length(&c->packet) > server->mtu))
+		return lb_rare(LB_DROP_TOO_BIG);
 #ifdef LB_FLOWS
 	if (server->flags & LB_SERVER_RECORD && !lb_record_return(c, server, chosen))
-		return LB_DROP_RETURN_FULL;
+		return lb_rare(LB_DROP_RETURN_FULL);
 #endif
 	return lb_deliver(c, server, chosen, fresh);
 }
@@ -370,7 +394,7 @@ static inline void lb_server_ends(const struct lb_ctx *c, const struct lb_listen
 	if (!place.way)
 		return;
 	state = lb_way_state(place.word);
-	if (c->packet.tcp_flags & LB_TCP_RST || state == LB_FLOW_FIN_CLIENT)
+	if (lb_tcp_flags(&c->packet) & LB_TCP_RST || state == LB_FLOW_FIN_CLIENT)
 		state = LB_FLOW_CLOSED;
 	else if (state != LB_FLOW_CLOSED)
 		state = LB_FLOW_FIN_SERVER;
@@ -399,7 +423,7 @@ static inline enum lb_verdict lb_route(struct lb_ctx *c, __u32 source)
 
 	fib.family = LB_AF_INET;
 	fib.l4_protocol = c->packet.proto;
-	fib.tot_len = c->packet.length;
+	fib.tot_len = lb_length(&c->packet);
 	fib.ipv4_src = source;
 	fib.ipv4_dst = ip->daddr;
 	fib.ifindex = c->xdp->ingress_ifindex;
@@ -451,12 +475,12 @@ static inline enum lb_verdict lb_return(struct lb_ctx *c, const struct lb_way *w
 	if (verdict != LB_RETURN)
 		return verdict;
 #ifdef LB_FLOWS
-	if (c->packet.tcp_flags & (LB_TCP_FIN | LB_TCP_RST) && lb_remembers(listen))
+	if (lb_tcp_flags(&c->packet) & (LB_TCP_FIN | LB_TCP_RST) && lb_remembers(listen))
 		lb_server_ends(c, listen);
 #endif
 	stats = lb_stats(c, index);
 	stats->packets_out++;
-	stats->bytes_out += c->packet.length;
+	stats->bytes_out += lb_length(&c->packet);
 	lb_nat_return(&c->packet, server, listen);
 	return LB_RETURN;
 }
@@ -486,21 +510,10 @@ static inline enum lb_verdict lb_foreign(const struct lb_ctx *c)
 	return c->port < 0 ? LB_PASS_OTHER : LB_PASS_FOREIGN_MAC;
 }
 
-static inline enum lb_verdict lb_judge(struct lb_ctx *c)
+/* A packet that shows no ports, or none of ours. */
+static inline enum lb_verdict lb_unusual(const struct lb_ctx *c, enum lb_parsed parsed)
 {
-	struct lb_cursor_at cursor = {
-		.at = (void *)(long)c->xdp->data,
-		.end = (void *)(long)c->xdp->data_end,
-	};
-
-	if (!lb_parse_eth(&cursor, &c->packet))
-		return LB_PASS_NOT_IP;
-	c->port = lb_port_index(c->gw, c->xdp->ingress_ifindex);
-	if (c->port < 0 || !lb_mac_is_ours(c))
-		return lb_foreign(c);
-	switch (lb_parse(&cursor, &c->packet)) {
-	case LB_PARSED_OK:
-		return lb_transport(c);
+	switch (parsed) {
 	case LB_PARSED_NOT_IP:
 		return LB_PASS_NOT_IP;
 	case LB_PARSED_VLAN:
@@ -518,6 +531,23 @@ static inline enum lb_verdict lb_judge(struct lb_ctx *c)
 	}
 }
 
+static inline enum lb_verdict lb_judge(struct lb_ctx *c)
+{
+	struct lb_cursor_at cursor = {
+		.at = (void *)(long)c->xdp->data,
+		.end = (void *)(long)c->xdp->data_end,
+	};
+
+	enum lb_parsed parsed;
+
+	if (!lb_parse_eth(&cursor, &c->packet))
+		return lb_rare(LB_PASS_NOT_IP);
+	c->port = lb_port_index(c->gw, c->xdp->ingress_ifindex);
+	if (c->port < 0 || !lb_mac_is_ours(c))
+		return lb_foreign(c);
+	parsed = lb_parse(&cursor, &c->packet);
+	return lb_likely(parsed == LB_PARSED_OK) ? lb_transport(c) : lb_unusual(c, parsed);
+}
 static inline int lb_action(const struct lb_ctx *c, enum lb_verdict verdict)
 {
 	if (verdict == LB_FORWARD || verdict == LB_RETURN)
@@ -536,6 +566,7 @@ LB_PROGRAM(lb)(struct xdp_md *xdp)
 
 	if (!c.gw || !c.count)
 		return XDP_PASS;
+	lb_keep(c.count);
 	verdict = lb_judge(&c);
 	c.count->verdict[verdict & (LB_VERDICT_ROOM - 1)]++;
 	return lb_action(&c, verdict);

@@ -13,6 +13,8 @@
 #include <linux/ip.h>
 #include <linux/types.h>
 
+#define lb_likely(x) __builtin_expect(!!(x), 1)
+#define lb_unlikely(x) __builtin_expect(!!(x), 0)
 #define lb_swap16(x) ((__u16)__builtin_bswap16(x)) /* little endian machines only */
 
 #define LB_IP_PLAIN 0x45 /* the first byte: version 4, no options */
@@ -78,95 +80,101 @@ enum lb_parsed {
 	LB_PARSED_OTHER_PROTO,
 };
 
+/*
+ * Where the headers are, and no more: on a machine of ten registers it is quicker to read a
+ * field again than to keep it.
+ */
 struct lb_packet {
 	struct lb_eth *eth;
 	struct iphdr *ip;
-	struct lb_l4 *l4;
-	__u16 *check;		/* the transport's checksum */
-	__u16 length;		/* of the IP packet */
+	struct lb_l4 *l4;	/* of TCP all of its header is there, of UDP as well */
 	__u8 proto;		/* TCP or UDP */
-	__u8 tcp_flags;		/* 0 for UDP */
 };
 
-/* The next `size` bytes, or NULL where the packet ends before. */
-static inline void *lb_pull(struct lb_cursor_at *cursor, __u64 size)
+/* Moves past the next `size` bytes, which may then be read; 0 where the packet ends before. */
+static inline int lb_pull(struct lb_cursor_at *cursor, __u64 size)
 {
-	void *start = cursor->at;
-
-	if (start + size > cursor->end)
+	if (lb_unlikely(cursor->at + size > cursor->end))
 		return 0;
-	cursor->at = start + size;
-	return start;
+	cursor->at += size;
+	return 1;
 }
 
-/* room: the bytes that the IP header leaves for the transport, which must hold its header. */
-static inline enum lb_parsed lb_parse_l4(struct lb_cursor_at *cursor, __u32 room,
+static inline __u16 lb_length(const struct lb_packet *packet)
+{
+	return lb_swap16(packet->ip->tot_len);
+}
+
+static inline __u8 lb_tcp_flags(const struct lb_packet *packet)
+{
+	return packet->proto == IPPROTO_TCP ? ((struct lb_tcp *)packet->l4)->flags : 0;
+}
+
+/* An IP header that is longer than its packet, or a packet that ends before its transport. */
+static inline enum lb_parsed lb_too_short(const struct lb_packet *packet)
+{
+	return lb_length(packet) < packet->ip->ihl * 4 ? LB_PARSED_MALFORMED : LB_PARSED_TRUNCATED;
+}
+
+/* The transport's header, which must lie before the end of the IP packet as well. */
+static inline enum lb_parsed lb_parse_l4(struct lb_cursor_at *cursor, const void *ip_end,
 					 struct lb_packet *packet)
 {
-	if (packet->ip->protocol == IPPROTO_TCP) {
-		struct lb_tcp *tcp = lb_pull(cursor, sizeof(*tcp));
+	__u64 size;
 
-		if (!tcp || room < sizeof(*tcp))
-			return LB_PARSED_TRUNCATED;
-		packet->proto = IPPROTO_TCP;
-		packet->l4 = (struct lb_l4 *)tcp;
-		packet->check = &tcp->check;
-		packet->tcp_flags = tcp->flags;
-	} else if (packet->ip->protocol == IPPROTO_UDP) {
-		struct lb_udp *udp = lb_pull(cursor, sizeof(*udp));
-
-		if (!udp || room < sizeof(*udp))
-			return LB_PARSED_TRUNCATED;
-		packet->proto = IPPROTO_UDP;
-		packet->l4 = (struct lb_l4 *)udp;
-		packet->check = &udp->check;
-		packet->tcp_flags = 0;
-	} else {
-		return packet->ip->protocol == IPPROTO_ICMP ? LB_PARSED_ICMP :
-							      LB_PARSED_OTHER_PROTO;
-	}
+	packet->proto = packet->ip->protocol;
+	packet->l4 = cursor->at;
+	if (lb_likely(packet->proto == IPPROTO_TCP))
+		size = sizeof(struct lb_tcp);
+	else if (lb_likely(packet->proto == IPPROTO_UDP))
+		size = sizeof(struct lb_udp);
+	else
+		return packet->proto == IPPROTO_ICMP ? LB_PARSED_ICMP : LB_PARSED_OTHER_PROTO;
+	if (lb_unlikely(!lb_pull(cursor, size) || cursor->at > ip_end))
+		return lb_too_short(packet);
 	return LB_PARSED_OK;
 }
 
-/* How long the IP header is; 0 if it is none. */
-static inline __u32 lb_ip_header(const struct iphdr *ip)
+/* IP options, and what is no IPv4 header at all. */
+static inline enum lb_parsed lb_parse_options(struct lb_cursor_at *cursor,
+					      const struct lb_packet *packet)
 {
-	const __u8 *first = (const __u8 *)ip;
+	__u32 header = packet->ip->ihl * 4;
 
-	if (*first == LB_IP_PLAIN)
-		return sizeof(*ip);
-	return ip->version == 4 && ip->ihl > 5 ? ip->ihl * 4 : 0;
+	if (packet->ip->version != 4 || header < sizeof(*packet->ip) ||
+	    lb_length(packet) < header)
+		return LB_PARSED_MALFORMED;
+	return lb_pull(cursor, header - sizeof(*packet->ip)) ? LB_PARSED_OK : LB_PARSED_TRUNCATED;
 }
 
 static inline enum lb_parsed lb_parse_ipv4(struct lb_cursor_at *cursor,
 					   struct lb_packet *packet)
 {
-	void *start = cursor->at;
-	struct iphdr *ip = lb_pull(cursor, sizeof(*ip));
-	__u32 header, total;
+	struct iphdr *ip = cursor->at;
+	const void *ip_end;
 
-	if (!ip)
-		return LB_PARSED_MALFORMED;
-	header = lb_ip_header(ip);
-	total = lb_swap16(ip->tot_len);
-	if (!header || total < header)
+	if (!lb_pull(cursor, sizeof(*ip)))
 		return LB_PARSED_MALFORMED;
 	packet->ip = ip;
-	packet->length = total;
-	if (start + total > cursor->end)
+	if (lb_unlikely(*(const __u8 *)ip != LB_IP_PLAIN)) {
+		enum lb_parsed parsed = lb_parse_options(cursor, packet);
+
+		if (parsed != LB_PARSED_OK)
+			return parsed;
+	}
+	ip_end = (void *)ip + lb_length(packet);
+	if (lb_unlikely(ip_end > cursor->end))
 		return LB_PARSED_TRUNCATED;
-	if (ip->frag_off & lb_swap16(LB_IP_MF | LB_IP_OFFSET))
-		return LB_PARSED_FRAGMENT;
-	if (header > sizeof(*ip) && !lb_pull(cursor, (header - sizeof(*ip)) & 0x3f))
-		return LB_PARSED_TRUNCATED;
-	return lb_parse_l4(cursor, total - header, packet);
+	if (lb_unlikely(ip->frag_off & lb_swap16(LB_IP_MF | LB_IP_OFFSET)))
+		return ip_end < cursor->at ? LB_PARSED_MALFORMED : LB_PARSED_FRAGMENT;
+	return lb_parse_l4(cursor, ip_end, packet);
 }
 
 /* The frame's own header, which says whose it is. */
 static inline int lb_parse_eth(struct lb_cursor_at *cursor, struct lb_packet *packet)
 {
-	packet->eth = lb_pull(cursor, sizeof(*packet->eth));
-	return packet->eth != 0;
+	packet->eth = cursor->at;
+	return lb_pull(cursor, sizeof(*packet->eth));
 }
 
 static inline int lb_may_hold_ip(const struct lb_eth *eth)
@@ -178,9 +186,9 @@ static inline int lb_may_hold_ip(const struct lb_eth *eth)
 /* What follows it. */
 static inline enum lb_parsed lb_parse(struct lb_cursor_at *cursor, struct lb_packet *packet)
 {
-	switch (packet->eth->proto) {
-	case lb_swap16(ETH_P_IP):
+	if (lb_likely(packet->eth->proto == lb_swap16(ETH_P_IP)))
 		return lb_parse_ipv4(cursor, packet);
+	switch (packet->eth->proto) {
 	case lb_swap16(ETH_P_IPV6):
 		return LB_PARSED_IPV6;
 	case lb_swap16(ETH_P_8021Q):

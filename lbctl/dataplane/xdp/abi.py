@@ -331,7 +331,7 @@ MASK64 = (1 << 64) - 1
 
 def key4(address: Address, number: int, proto: int) -> int:
     """The index key of a triple (hash.h, lb_key4)."""
-    return word4(address) << 32 | port(number) << 16 | proto << 8 | 4
+    return word4(address) << 32 | port(number) << 16 | proto
 
 
 def index_hash(key: int, buckets: int) -> int:
