@@ -139,7 +139,7 @@ struct lb_server {
 	__u16 port;
 	__u16 listen;
 	__u16 out;		/* index in gateway.port and in the device map */
-	__u16 mtu;
+	__u16 mtu;		/* of the way to it; 0 unless it is alive */
 	__u16 l3_delta;		/* checksum of listen address -> server address */
 	__u16 l4_delta;		/* the same with the ports */
 	__u8 state;

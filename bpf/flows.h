@@ -15,7 +15,7 @@
 /* Where a flow's way was found, or may be put. */
 struct lb_place {
 	struct lb_flow_set *set;
-	__u64 *way;		/* NULL: the flow is not there */
+	__u64 *way;		/* NULL: no way has the flow's tag */
 	__u64 word;		/* what the way held */
 };
 
@@ -47,9 +47,12 @@ static inline int lb_way_expired(const struct lb_gateway *gw, __u64 word, __u32 
 	return age > gw->timeout[lb_way_state(word)];
 }
 
-/* Finds the flow. The set is picked by the hash's low bits, the tag is its high bits. */
-static inline void lb_flow_find(const struct lb_gateway *gw, __u64 hash, __u32 tick,
-				struct lb_place *place)
+/*
+ * Finds the way with the flow's tag, alive or not: at most one is alive, and it is the first,
+ * because a flow is put into the first dead way. The set is picked by the hash's low bits,
+ * the tag is its high bits.
+ */
+static inline void lb_flow_find(__u64 hash, struct lb_place *place)
 {
 	struct lb_flow_set *set = lb_flows((__u32)hash);
 	int i;
@@ -60,15 +63,19 @@ static inline void lb_flow_find(const struct lb_gateway *gw, __u64 hash, __u32 t
 		return;
 #pragma unroll
 	for (i = 0; i < LB_FLOW_WAYS; i++) {
-		__u64 word = set->way[i];
-
-		if ((word ^ hash) >> LB_TAG_SHIFT == 0 && lb_way_state(word) &&
-		    !lb_way_expired(gw, word, tick)) {
+		place->word = set->way[i];
+		if ((place->word ^ hash) >> LB_TAG_SHIFT == 0) {
 			place->way = &set->way[i];
-			place->word = word;
 			return;
 		}
 	}
+}
+
+static inline int lb_flow_lives(const struct lb_gateway *gw, const struct lb_place *place,
+				__u32 tick)
+{
+	return place->way && lb_way_state(place->word) &&
+	       !lb_way_expired(gw, place->word, tick);
 }
 
 /* Puts a new flow into an empty or dead way; 0 where there is none. */
@@ -79,7 +86,7 @@ static inline int lb_flow_put(const struct lb_gateway *gw, struct lb_place *plac
 
 	if (!place->set)
 		return 0;
-#pragma unroll
+#pragma nounroll
 	for (i = 0; i < LB_FLOW_WAYS; i++) {
 		__u64 *way = &place->set->way[i];
 		__u64 old = *way;

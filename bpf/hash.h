@@ -9,33 +9,39 @@
 #define LB_ODD_B 0xbf58476d1ce4e5b9ULL
 
 /*
- * A flow as a number whose upper half is well mixed: ring slots are taken from its top.
- * key: four secret random numbers. ports: both, as they lie in the packet.
+ * A flow of one listen as a number whose upper half is well mixed: slots of the listen's
+ * ring are taken from its top. key: secret random numbers. ports: both, as they lie in the
+ * packet.
  *
  * Pair-multiply-shift (Thorup, "High Speed Hashing for Integers and Strings"): whoever
  * chooses two flows without knowing the key, they share their upper 32 bits no more often
- * than by chance. The two multiplications do not wait for each other.
+ * than by chance.
  */
-static inline __u64 lb_flow_hash(const __u64 *key, __u32 source, __u32 dest, __u32 ports,
-				 __u8 proto)
+static inline __u64 lb_slot_hash(const __u64 *key, __u32 client, __u32 ports)
 {
-	return (key[0] + source) * (key[1] + dest) + (key[2] + ports) * (key[3] + proto);
+	return (key[0] + client) * (key[1] + ports);
 }
 
 /*
- * The same number with both halves mixed, for those who take bits from its bottom too. It
- * maps no two numbers to one.
+ * A flow of any listen: slot is its lb_slot_hash(). One pair more, and both halves mixed,
+ * for the flow cache, which takes bits from the bottom too.
  */
-static inline __u64 lb_mix(__u64 x)
+static inline __u64 lb_flow_hash(const __u64 *key, __u64 slot, __u32 address, __u8 proto)
 {
+	__u64 x = slot + (key[2] + address) * (key[3] + proto);
+
 	x = (x ^ (x >> 32)) * LB_ODD_B;
 	return x ^ (x >> 29);
 }
 
-/* The first bucket of an index key; `buckets` is a power of two. */
+/*
+ * The first bucket of an index key; `buckets` is a power of two. From the top of the
+ * product, the only bits that all of the key reaches: neighbouring addresses differ at its
+ * upper end.
+ */
 static inline __u32 lb_index_hash(__u64 key, __u32 buckets)
 {
-	return (__u32)((key * LB_ODD_A) >> 40) & (buckets - 1);
+	return (__u32)(key * LB_ODD_A >> (64 - __builtin_ctz(buckets)));
 }
 
 /* The index key of an IPv4 triple. Network order in, so the same on every machine. */

@@ -50,6 +50,7 @@ struct lb_ctx {
 	struct lb_cpu_block *count;
 	struct lb_packet packet;
 	int port;		/* which of the gateway's it came in on */
+	int fresh;		/* the first packet of a flow, and a scheduler with memory knows */
 	int action;		/* XDP_* once the verdict is FORWARD or RETURN */
 };
 
@@ -156,21 +157,21 @@ static inline enum lb_verdict lb_portless(const struct lb_gateway *gw, const str
 
 /* --- client to server --------------------------------------------------------------- */
 
-static inline __u32 lb_ring_server(const struct lb_listen *listen, __u64 hash)
+/* index: of the listen, and of its ring unless that is a large one. */
+static inline __u32 lb_ring_server(__u32 index, __u64 hash)
 {
-	__u32 ring = listen->ring;
-	struct lb_small_ring *small;
+	const struct lb_small_ring *small = lb_small_rings(index);
 
 #ifdef LB_LARGE
-	if (ring & LB_RING_LARGE) {
-		struct lb_large_ring *large;
+	const struct lb_listen *listen = lb_listens(index);
 
-		ring &= ~LB_RING_LARGE;
-		large = LB_LOOKUP(large_rings, &ring);
+	if (listen && listen->ring & LB_RING_LARGE) {
+		__u32 ring = listen->ring & ~LB_RING_LARGE;
+		const struct lb_large_ring *large = LB_LOOKUP(large_rings, &ring);
+
 		return large ? large->slot[hash >> 48] & ~LB_SLOT_CHANGING : 0;
 	}
 #endif
-	small = lb_small_rings(ring);
 	return small ? small->slot[hash >> 51] & ~LB_SLOT_CHANGING : 0;
 }
 
@@ -224,47 +225,63 @@ static inline __u32 lb_state_after(__u32 state, __u8 flags)
 }
 
 /*
+ * Does a packet leave its flow's word as it is? So do most: those in the middle of a flow
+ * that was marked as used in this tick already.
+ */
+static inline int lb_settled(__u64 word, __u8 proto, __u8 flags, __u32 tick)
+{
+	__u32 state = proto == IPPROTO_TCP ? LB_FLOW_ESTABLISHED : LB_FLOW_UDP;
+	__u64 mask = LB_AGE_MASK | LB_STATE_MASK << LB_STATE_SHIFT;
+
+	return (word & mask) == (state << LB_STATE_SHIFT | tick) &&
+	       !(flags & (LB_TCP_SYN | LB_TCP_FIN | LB_TCP_RST));
+}
+
+/*
  * Schedulers with memory. A flow that finds no room, and a packet in the middle of a flow
  * that nobody remembers, go where the ring says: a full cache turns rr into mh, it breaks
  * nothing.
  */
-static inline __u32 lb_remembered(const struct lb_ctx *c, const struct lb_listen *listen,
-				  __u32 index, __u64 hash, int *fresh)
+static inline __u32 lb_remembered(struct lb_ctx *c, const struct lb_listen *listen,
+				  __u32 index, __u64 slot)
 {
+	__u64 hash = lb_flow_hash(c->gw->key, slot, listen->addr.w[0], c->packet.proto);
+	__u8 flags = lb_tcp_flags(&c->packet);
 	__u32 tick = lb_tick(c->gw);
 	struct lb_place place;
 	__u32 server, state;
-	int syn = lb_is_syn(lb_tcp_flags(&c->packet));
-	__u64 mixed = lb_mix(hash);
 
-	lb_flow_find(c->gw, mixed, tick, &place);
-	if (place.way) {
+	lb_flow_find(hash, &place);
+	server = lb_way_server(place.word);
+	if (lb_likely(place.way && lb_settled(place.word, c->packet.proto, flags, tick) &&
+		      lb_alive(server)))
+		return server;
+	if (lb_flow_lives(c->gw, &place, tick)) {
 		state = lb_way_state(place.word);
-		server = lb_way_server(place.word);
-		if (lb_alive(server) && !(syn && state == LB_FLOW_CLOSED)) {
-			lb_flow_touch(&place, lb_state_after(state, lb_tcp_flags(&c->packet)), tick);
+		if (lb_alive(server) && !(lb_is_syn(flags) && state == LB_FLOW_CLOSED)) {
+			lb_flow_touch(&place, lb_state_after(state, flags), tick);
 			return server;
 		}
 		/* A dead server's flow, or a new one in the place of one that ended. */
 		__sync_val_compare_and_swap(place.way, place.word, 0);
 	}
-	if (c->packet.proto == IPPROTO_TCP && !syn)
-		return lb_ring_server(listen, hash);
-	*fresh = 1;
+	if (c->packet.proto == IPPROTO_TCP && !lb_is_syn(flags))
+		return lb_ring_server(index, slot);
+	c->fresh = 1;
 	server = lb_next_turn(listen, index);
-	state = syn ? LB_FLOW_EMBRYONIC : LB_FLOW_UDP;
-	if (server && lb_flow_put(c->gw, &place, lb_way_make(mixed, server, state, tick), tick))
+	state = c->packet.proto == IPPROTO_TCP ? LB_FLOW_EMBRYONIC : LB_FLOW_UDP;
+	if (server && lb_flow_put(c->gw, &place, lb_way_make(hash, server, state, tick), tick))
 		return server;
-	return lb_ring_server(listen, hash);
+	return lb_ring_server(index, slot);
 }
 
 /* A hash of its own for the way back of a shared server's flow. */
 static inline __u64 lb_return_hash(const struct lb_gateway *gw, __u32 client,
 				   __u16 client_port, const struct lb_server *server, __u8 proto)
 {
-	__u32 ports = (__u32)server->port << 16 | client_port;
+	__u64 slot = lb_slot_hash(gw->key, client, (__u32)server->port << 16 | client_port);
 
-	return lb_mix(~lb_flow_hash(gw->key, client, server->addr.w[0], ports, proto));
+	return lb_flow_hash(gw->key, ~slot, server->addr.w[0], proto);
 }
 
 /* Notes that this flow's replies are this listen's. 0: no room for a new flow. */
@@ -279,8 +296,8 @@ static inline int lb_record_return(const struct lb_ctx *c, const struct lb_serve
 		return 1;
 	hash = lb_return_hash(c->gw, c->packet.ip->saddr, c->packet.l4->source, server, c->packet.proto);
 	word = lb_way_make(hash, index, LB_FLOW_RETURN, tick);
-	lb_flow_find(c->gw, hash, tick, &place);
-	if (!place.way)
+	lb_flow_find(hash, &place);
+	if (!lb_flow_lives(c->gw, &place, tick))
 		return lb_flow_put(c->gw, &place, word, tick);
 	__sync_val_compare_and_swap(place.way, place.word, word);
 	return 1;
@@ -299,62 +316,69 @@ static inline struct lb_server_stats *lb_stats(const struct lb_ctx *c, __u32 ser
 	return &c->count->server[server & (LB_SERVERS - 1)];
 }
 
-/* Counts a packet and sends it to its server. */
+/*
+ * The server of this packet's flow; 0 for none. A scheduler with memory knows which packet
+ * begins a flow; for the others it is a SYN.
+ */
+static inline __u32 lb_choose(struct lb_ctx *c, __u32 index)
+{
+	__u64 slot = lb_slot_hash(c->gw->key, c->packet.ip->saddr, c->packet.l4->ports);
+
+#ifdef LB_FLOWS
+	const struct lb_listen *listen = lb_listens(index);
+
+	if (listen && lb_remembers(listen)) {
+		c->fresh = 0;
+		return lb_remembered(c, listen, index, slot);
+	}
+	c->fresh = lb_is_syn(lb_tcp_flags(&c->packet));
+#endif
+	return lb_ring_server(index, slot);
+}
+
+static inline int lb_begins(const struct lb_ctx *c)
+{
+#ifdef LB_FLOWS
+	return c->fresh;
+#else
+	return lb_is_syn(lb_tcp_flags(&c->packet));
+#endif
+}
+
+/* Translates a packet, counts it and sends it to its server. */
 static inline enum lb_verdict lb_deliver(struct lb_ctx *c, const struct lb_server *server,
-					 __u32 index, int fresh)
+					 __u32 index)
 {
 	struct lb_server_stats *stats = lb_stats(c, index);
 
 	stats->packets_in++;
 	stats->bytes_in += lb_length(&c->packet);
-	if (fresh)
-		stats->connections++;
 	lb_nat_forward(&c->packet, server);
+	if (lb_begins(c))
+		stats->connections++;
 	c->action = lb_out(c, server->out);
 	return LB_FORWARD;
 }
 
-/* The server of this packet's flow; 0 for none. fresh: whether it begins one. */
-static inline __u32 lb_choose(const struct lb_ctx *c, const struct lb_listen *listen,
-			      __u32 index, int *fresh)
-{
-	const struct iphdr *ip = c->packet.ip;
-	__u64 hash = lb_flow_hash(c->gw->key, ip->saddr, ip->daddr, c->packet.l4->ports,
-				  c->packet.proto);
-
-#ifdef LB_FLOWS
-	if (lb_remembers(listen))
-		return lb_remembered(c, listen, index, hash, fresh);
-#else
-	(void)index;
-#endif
-	*fresh = lb_is_syn(lb_tcp_flags(&c->packet));
-	return lb_ring_server(listen, hash);
-}
-
 static inline enum lb_verdict lb_forward(struct lb_ctx *c, __u32 index)
 {
-	const struct lb_listen *listen = lb_listens(index);
 	const struct lb_server *server;
 	__u32 chosen;
-	int fresh = 0;
 
-	if (!listen)
-		return lb_rare(LB_DROP_BROKEN);
 	if (lb_unlikely(c->packet.ip->ttl <= 1))
 		return lb_rare(LB_DROP_TTL);
-	chosen = lb_choose(c, listen, index, &fresh);
+	chosen = lb_choose(c, index);
 	server = lb_servers(chosen);
+	if (!server)
+		return lb_rare(LB_DROP_BROKEN);
 	lb_keep(server);
-	if (!server || lb_unlikely(server->state != LB_SERVER_ALIVE)) /* nor is number 0 */
-		return lb_rare(LB_DROP_NO_SERVER);
-	if (lb_unlikely(lb_length(&c->packet) > server->mtu))
-		return lb_rare(LB_DROP_TOO_BIG);
+	if (lb_unlikely(lb_length(&c->packet) > server->mtu)) /* 0 of those that are not alive */
+		return lb_rare(lb_alive(chosen) ? LB_DROP_TOO_BIG : LB_DROP_NO_SERVER);
 #ifdef LB_FLOWS
 	if (server->flags & LB_SERVER_RECORD && !lb_record_return(c, server, chosen))
 		return lb_rare(LB_DROP_RETURN_FULL);
 #endif
-	return lb_deliver(c, server, chosen, fresh);
+	return lb_deliver(c, server, chosen);
 }
 
 /* --- server to client --------------------------------------------------------------- */
@@ -369,11 +393,10 @@ static inline __u32 lb_shared_server(const struct lb_ctx *c, __u32 oldest)
 
 	if (!server)
 		return oldest;
-	lb_flow_find(c->gw,
-		     lb_return_hash(c->gw, c->packet.ip->daddr, c->packet.l4->dest, server,
+	lb_flow_find(lb_return_hash(c->gw, c->packet.ip->daddr, c->packet.l4->dest, server,
 				    c->packet.proto),
-		     tick, &place);
-	if (!place.way || !lb_alive(lb_way_server(place.word)))
+		     &place);
+	if (!lb_flow_lives(c->gw, &place, tick) || !lb_alive(lb_way_server(place.word)))
 		return oldest;
 	lb_flow_touch(&place, LB_FLOW_RETURN, tick);
 	return lb_way_server(place.word);
@@ -387,11 +410,11 @@ static inline void lb_server_ends(const struct lb_ctx *c, const struct lb_listen
 	__u32 state;
 	__u64 hash;
 
-	hash = lb_mix(lb_flow_hash(c->gw->key, c->packet.ip->daddr, listen->addr.w[0],
-				   (__u32)listen->port << 16 | c->packet.l4->dest,
-				   c->packet.proto));
-	lb_flow_find(c->gw, hash, tick, &place);
-	if (!place.way)
+	hash = lb_slot_hash(c->gw->key, c->packet.ip->daddr,
+			    (__u32)listen->port << 16 | c->packet.l4->dest);
+	hash = lb_flow_hash(c->gw->key, hash, listen->addr.w[0], c->packet.proto);
+	lb_flow_find(hash, &place);
+	if (!lb_flow_lives(c->gw, &place, tick))
 		return;
 	state = lb_way_state(place.word);
 	if (lb_tcp_flags(&c->packet) & LB_TCP_RST || state == LB_FLOW_FIN_CLIENT)

@@ -336,17 +336,17 @@ def key4(address: Address, number: int, proto: int) -> int:
 
 def index_hash(key: int, buckets: int) -> int:
     """hash.h, lb_index_hash."""
-    return (key * 0x9E3779B97F4A7C15 & MASK64) >> 40 & (buckets - 1)
+    return (key * 0x9E3779B97F4A7C15 & MASK64) >> 65 - buckets.bit_length()
 
 
-def flow_hash(key: Sequence[int], addresses: int, ports: int, proto: int) -> int:
-    """hash.h, lb_flow_hash. key: four numbers."""
-    first = (key[0] + (addresses >> 32)) * (key[1] + (addresses & 0xFFFFFFFF))
-    return first + (key[2] + ports) * (key[3] + proto) & MASK64
+def slot_hash(key: Sequence[int], client: int, ports: int) -> int:
+    """hash.h, lb_slot_hash. key: four numbers."""
+    return (key[0] + client) * (key[1] + ports) & MASK64
 
 
-def mix(x: int) -> int:
-    """hash.h, lb_mix."""
+def flow_hash(key: Sequence[int], slot: int, address: int, proto: int) -> int:
+    """hash.h, lb_flow_hash."""
+    x = slot + (key[2] + address) * (key[3] + proto) & MASK64
     x = (x ^ x >> 32) * 0xBF58476D1CE4E5B9 & MASK64
     return x ^ x >> 29
 
