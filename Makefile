@@ -19,6 +19,7 @@ help:
 	@echo 'make check      lint, types, unit tests: under a minute'
 	@echo 'make bench-X    a benchmark, bench/X'
 	@echo 'make bpf        compile bpf/ ahead of time, with plain clang'
+	@echo "make vm CMD='X' a command in the virtual machine that has a kernel with IPVS"
 
 setup-demo setup-test: setup-%:
 	@tools/setup $*
@@ -49,7 +50,7 @@ bench-%: setup-test
 bpf: setup-test
 	@mkdir -p bpf/out
 	for c in bpf/*.c; do \
-	    clang -O2 -g -Wall -Werror -DLB_ALL -target bpf -I/usr/include/$$(uname -m)-linux-gnu \
+	    clang -O2 -g -Wall -Wextra -Wshadow -Werror -mcpu=v3 -DLB_ALL -target bpf -I/usr/include/$$(uname -m)-linux-gnu \
 	        -c $$c -o bpf/out/$$(basename $$c .c).o || exit 1; \
 	done
 
@@ -57,3 +58,5 @@ clean:
 	rm -rf .venv .cache build dist *.egg-info bpf/out bench/out vagrant/out \
 	    .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -not -path './.venv/*' -exec rm -rf {} +
+
+include tests/vm/vm.mk

@@ -9,29 +9,35 @@
 #define LB_ODD_B 0xbf58476d1ce4e5b9ULL
 
 /*
- * A flow of one listen as a number whose upper half is well mixed: slots of the listen's
- * ring are taken from its top. key: secret random numbers. ports: both, as they lie in the
- * packet.
+ * A flow as a number whose upper half is well mixed: ring slots are taken from its top.
+ * key: four secret random numbers. ports: both, as they lie in the packet.
  *
  * Pair-multiply-shift (Thorup, "High Speed Hashing for Integers and Strings"): whoever
  * chooses two flows without knowing the key, they share their upper 32 bits no more often
- * than by chance.
+ * than by chance. The two multiplications do not wait for each other.
  */
-static inline __u64 lb_slot_hash(const __u64 *key, __u32 client, __u32 ports)
+static inline __u64 lb_flow_hash(const __u64 *key, __u32 source, __u32 dest, __u32 ports,
+				 __u8 proto)
 {
-	return (key[0] + client) * (key[1] + ports);
+	return (key[0] + source) * (key[1] + dest) + (key[2] + ports) * (key[3] + proto);
 }
 
 /*
- * A flow of any listen: slot is its lb_slot_hash(). One pair more, and both halves mixed,
- * for the flow cache, which takes bits from the bottom too.
+ * The same with both halves mixed, for those who take bits from its bottom too: a flow's
+ * way has its tag from the top, where the ring's slot is from as well, and its set from
+ * the bottom.
  */
-static inline __u64 lb_flow_hash(const __u64 *key, __u64 slot, __u32 address, __u8 proto)
+static inline __u64 lb_mix(__u64 x)
 {
-	__u64 x = slot + (key[2] + address) * (key[3] + proto);
+	__u64 low = (x ^ (x >> 32)) * LB_ODD_B;
 
-	x = (x ^ (x >> 32)) * LB_ODD_B;
-	return x ^ (x >> 29);
+	return (x >> 32 << 32) | (__u32)(low ^ (low >> 32));
+}
+
+/* An IPv6 address as 32 bits: two share them no more often than by chance. */
+static inline __u32 lb_fold6(const __u64 *key, const __u32 *w)
+{
+	return ((key[0] + w[0]) * (key[1] + w[1]) + (key[2] + w[2]) * (key[3] + w[3])) >> 32;
 }
 
 /*
@@ -48,6 +54,16 @@ static inline __u32 lb_index_hash(__u64 key, __u32 buckets)
 static inline __u64 lb_key4(__u32 address, __u16 port, __u8 proto)
 {
 	return (__u64)address << 32 | (__u64)port << 16 | proto;
+}
+
+/* That of an IPv6 triple: a hash, so the record that it leads to has to be compared. */
+static inline __u64 lb_key6(const __u32 *w, __u16 port, __u8 proto)
+{
+	__u64 x = ((__u64)w[0] << 32 | w[1]) * LB_ODD_A;
+
+	x = (x ^ (x >> 32) ^ ((__u64)w[2] << 32 | w[3])) * LB_ODD_B;
+	x = (x ^ (x >> 32) ^ ((__u64)port << 16 | proto)) * LB_ODD_A;
+	return x | 0xff00;
 }
 
 #endif

@@ -43,22 +43,41 @@ static inline void lb_fix_l4(struct lb_packet *packet, __u16 delta)
 	}
 }
 
+static inline void lb_set6(__u32 *to, const __u32 *from)
+{
+	to[0] = from[0];
+	to[1] = from[1];
+	to[2] = from[2];
+	to[3] = from[3];
+}
+
 /* Client to server: the destination becomes the server. */
-static inline void lb_nat_forward(struct lb_packet *packet, const struct lb_server *server)
+static inline void lb_nat_forward(struct lb_packet *packet, const struct lb_server *server,
+				  int v6)
 {
 	lb_set_macs(packet->eth, server->dmac);
-	lb_fix_ip(packet->ip, server->l3_delta);
-	packet->ip->daddr = server->addr.w[0];
+	if (v6) {
+		packet->ip6->hops--;
+		lb_set6(packet->ip6->daddr, server->addr.w);
+	} else {
+		lb_fix_ip(packet->ip, server->l3_delta);
+		packet->ip->daddr = server->addr.w[0];
+	}
 	packet->l4->dest = server->port;
 	lb_fix_l4(packet, server->l4_delta);
 }
 
 /* Server to client: the source becomes the listen again. */
 static inline void lb_nat_return(struct lb_packet *packet, const struct lb_server *server,
-				 const struct lb_listen *listen)
+				 const struct lb_listen *listen, int v6)
 {
-	lb_fix_ip(packet->ip, lb_csum_undo(server->l3_delta));
-	packet->ip->saddr = listen->addr.w[0];
+	if (v6) {
+		packet->ip6->hops--;
+		lb_set6(packet->ip6->saddr, listen->addr.w);
+	} else {
+		lb_fix_ip(packet->ip, lb_csum_undo(server->l3_delta));
+		packet->ip->saddr = listen->addr.w[0];
+	}
 	packet->l4->source = listen->port;
 	lb_fix_l4(packet, lb_csum_undo(server->l4_delta));
 }

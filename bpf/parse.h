@@ -10,12 +10,14 @@
 
 #include <linux/if_ether.h>
 #include <linux/in.h>
+#include <linux/in6.h>
 #include <linux/ip.h>
 #include <linux/types.h>
 
 #define lb_likely(x) __builtin_expect(!!(x), 1)
 #define lb_unlikely(x) __builtin_expect(!!(x), 0)
 #define lb_swap16(x) ((__u16)__builtin_bswap16(x)) /* little endian machines only */
+#define lb_swap32(x) ((__u32)__builtin_bswap32(x))
 
 #define LB_IP_PLAIN 0x45 /* the first byte: version 4, no options */
 #define LB_IP_MF 0x2000
@@ -31,6 +33,22 @@ struct lb_eth {
 	__u16 dest[3];
 	__u16 source[3];
 	__u16 proto;
+};
+
+struct lb_ip6 {
+	__u32 first;		/* version, class, flow */
+	__u16 payload;
+	__u8 next;
+	__u8 hops;
+	__u32 saddr[4];
+	__u32 daddr[4];
+};
+
+/* What most extension headers begin with; length: in eight bytes, the first not counted. */
+struct lb_extension {
+	__u8 next;
+	__u8 length;
+	__u8 rest[6];
 };
 
 struct lb_cursor_at {
@@ -69,24 +87,30 @@ struct lb_udp {
 };
 
 enum lb_parsed {
-	LB_PARSED_OK,		/* TCP or UDP, ports known */
+	LB_PARSED_OK,		/* TCP or UDP over IPv4, ports known */
+	LB_PARSED_OK6,		/* the same over IPv6 */
 	LB_PARSED_NOT_IP,
 	LB_PARSED_VLAN,
 	LB_PARSED_IPV6,
 	LB_PARSED_MALFORMED,	/* the IP header itself */
 	LB_PARSED_FRAGMENT,	/* addresses known, ports not */
 	LB_PARSED_TRUNCATED,	/* the same */
+	LB_PARSED_FRAGMENT6,
+	LB_PARSED_TRUNCATED6,
 	LB_PARSED_ICMP,
 	LB_PARSED_OTHER_PROTO,
 };
 
 /*
- * Where the headers are, and no more: on a machine of ten registers it is quicker to read a
- * field again than to keep it.
+ * Where the headers are, and no more: with ten registers it is quicker to read a field again
+ * than to keep it.
  */
 struct lb_packet {
 	struct lb_eth *eth;
-	struct iphdr *ip;
+	union {
+		struct iphdr *ip;
+		struct lb_ip6 *ip6;
+	};
 	struct lb_l4 *l4;	/* of TCP all of its header is there, of UDP as well */
 	__u8 proto;		/* TCP or UDP */
 };
@@ -100,9 +124,11 @@ static inline int lb_pull(struct lb_cursor_at *cursor, __u64 size)
 	return 1;
 }
 
-static inline __u16 lb_length(const struct lb_packet *packet)
+/* Bytes of the IP packet, as it says. v6 is a constant wherever it is passed. */
+static inline __u32 lb_length(const struct lb_packet *packet, int v6)
 {
-	return lb_swap16(packet->ip->tot_len);
+	return v6 ? sizeof(*packet->ip6) + lb_swap16(packet->ip6->payload) :
+		    lb_swap16(packet->ip->tot_len);
 }
 
 static inline __u8 lb_tcp_flags(const struct lb_packet *packet)
@@ -110,65 +136,117 @@ static inline __u8 lb_tcp_flags(const struct lb_packet *packet)
 	return packet->proto == IPPROTO_TCP ? ((struct lb_tcp *)packet->l4)->flags : 0;
 }
 
-/* An IP header that is longer than its packet, or a packet that ends before its transport. */
-static inline enum lb_parsed lb_too_short(const struct lb_packet *packet)
-{
-	return lb_length(packet) < packet->ip->ihl * 4 ? LB_PARSED_MALFORMED : LB_PARSED_TRUNCATED;
-}
-
-/* The transport's header, which must lie before the end of the IP packet as well. */
+/*
+ * The transport's header, which must lie before the end of the IP packet as well. A packet
+ * whose IP header says more than its length is told apart by the caller.
+ */
 static inline enum lb_parsed lb_parse_l4(struct lb_cursor_at *cursor, const void *ip_end,
-					 struct lb_packet *packet)
+					 __u8 proto, struct lb_packet *packet)
 {
 	__u64 size;
 
-	packet->proto = packet->ip->protocol;
+	packet->proto = proto;
 	packet->l4 = cursor->at;
-	if (lb_likely(packet->proto == IPPROTO_TCP))
+	if (lb_likely(proto == IPPROTO_TCP))
 		size = sizeof(struct lb_tcp);
-	else if (lb_likely(packet->proto == IPPROTO_UDP))
+	else if (lb_likely(proto == IPPROTO_UDP))
 		size = sizeof(struct lb_udp);
+	else if (proto == IPPROTO_ICMP || proto == IPPROTO_ICMPV6)
+		return LB_PARSED_ICMP;
 	else
-		return packet->proto == IPPROTO_ICMP ? LB_PARSED_ICMP : LB_PARSED_OTHER_PROTO;
+		return LB_PARSED_OTHER_PROTO;
 	if (lb_unlikely(!lb_pull(cursor, size) || cursor->at > ip_end))
-		return lb_too_short(packet);
+		return LB_PARSED_TRUNCATED;
 	return LB_PARSED_OK;
 }
 
 /* IP options, and what is no IPv4 header at all. */
 static inline enum lb_parsed lb_parse_options(struct lb_cursor_at *cursor,
-					      const struct lb_packet *packet)
+					      const struct iphdr *ip)
 {
-	__u32 header = packet->ip->ihl * 4;
+	__u32 header = ip->ihl * 4;
 
-	if (packet->ip->version != 4 || header < sizeof(*packet->ip) ||
-	    lb_length(packet) < header)
+	if (ip->version != 4 || header < sizeof(*ip))
 		return LB_PARSED_MALFORMED;
-	return lb_pull(cursor, header - sizeof(*packet->ip)) ? LB_PARSED_OK : LB_PARSED_TRUNCATED;
+	return lb_pull(cursor, header - sizeof(*ip)) ? LB_PARSED_OK : LB_PARSED_TRUNCATED;
 }
 
 static inline enum lb_parsed lb_parse_ipv4(struct lb_cursor_at *cursor,
 					   struct lb_packet *packet)
 {
+	enum lb_parsed parsed = LB_PARSED_OK;
 	struct iphdr *ip = cursor->at;
 	const void *ip_end;
 
 	if (!lb_pull(cursor, sizeof(*ip)))
 		return LB_PARSED_MALFORMED;
 	packet->ip = ip;
-	if (lb_unlikely(*(const __u8 *)ip != LB_IP_PLAIN)) {
-		enum lb_parsed parsed = lb_parse_options(cursor, packet);
-
-		if (parsed != LB_PARSED_OK)
-			return parsed;
+	if (lb_unlikely(*(const __u8 *)ip != LB_IP_PLAIN))
+		parsed = lb_parse_options(cursor, ip);
+	ip_end = (void *)ip + lb_length(packet, 0);
+	if (lb_likely(parsed == LB_PARSED_OK)) {
+		if (lb_unlikely(ip_end > cursor->end))
+			parsed = LB_PARSED_TRUNCATED;
+		else if (lb_unlikely(ip->frag_off & lb_swap16(LB_IP_MF | LB_IP_OFFSET)))
+			parsed = LB_PARSED_FRAGMENT;
+		else
+			parsed = lb_parse_l4(cursor, ip_end, ip->protocol, packet);
 	}
-	ip_end = (void *)ip + lb_length(packet);
-	if (lb_unlikely(ip_end > cursor->end))
-		return LB_PARSED_TRUNCATED;
-	if (lb_unlikely(ip->frag_off & lb_swap16(LB_IP_MF | LB_IP_OFFSET)))
-		return ip_end < cursor->at ? LB_PARSED_MALFORMED : LB_PARSED_FRAGMENT;
-	return lb_parse_l4(cursor, ip_end, packet);
+	if (lb_unlikely(parsed != LB_PARSED_OK) && lb_length(packet, 0) < ip->ihl * 4)
+		return LB_PARSED_MALFORMED;
+	return parsed;
 }
+
+#ifdef LB_IPV6
+#define LB_EXTENSIONS 4 /* more than anybody sends */
+
+static inline int lb_is_extension(__u8 next)
+{
+	return next == IPPROTO_HOPOPTS || next == IPPROTO_ROUTING || next == IPPROTO_DSTOPTS;
+}
+
+/* Steps over the extension headers (RFC 8200, section 4); -1: they do not end. */
+static inline int lb_parse_extensions(struct lb_cursor_at *cursor, __u8 next)
+{
+	int i;
+
+	for (i = 0; i < LB_EXTENSIONS && lb_is_extension(next); i++) {
+		struct lb_extension *one = cursor->at;
+
+		if (!lb_pull(cursor, sizeof(*one)))
+			return -1;
+		next = one->next;
+		if (!lb_pull(cursor, one->length * 8))
+			return -1;
+	}
+	return lb_is_extension(next) ? -1 : next;
+}
+
+static inline enum lb_parsed lb_parse_ipv6(struct lb_cursor_at *cursor,
+					   struct lb_packet *packet)
+{
+	struct lb_ip6 *ip = cursor->at;
+	enum lb_parsed parsed;
+	const void *ip_end;
+	int next;
+
+	if (!lb_pull(cursor, sizeof(*ip)) || (*(__u8 *)ip >> 4) != 6)
+		return LB_PARSED_MALFORMED;
+	packet->ip6 = ip;
+	ip_end = (void *)ip + lb_length(packet, 1);
+	if (ip_end > cursor->end)
+		return LB_PARSED_TRUNCATED6;
+	next = lb_parse_extensions(cursor, ip->next);
+	if (next < 0 || cursor->at > ip_end)
+		return LB_PARSED_TRUNCATED6;
+	if (next == IPPROTO_FRAGMENT)
+		return LB_PARSED_FRAGMENT6;
+	parsed = lb_parse_l4(cursor, ip_end, next, packet);
+	if (parsed == LB_PARSED_OK)
+		return LB_PARSED_OK6;
+	return parsed == LB_PARSED_TRUNCATED ? LB_PARSED_TRUNCATED6 : parsed;
+}
+#endif
 
 /* The frame's own header, which says whose it is. */
 static inline int lb_parse_eth(struct lb_cursor_at *cursor, struct lb_packet *packet)
@@ -190,7 +268,11 @@ static inline enum lb_parsed lb_parse(struct lb_cursor_at *cursor, struct lb_pac
 		return lb_parse_ipv4(cursor, packet);
 	switch (packet->eth->proto) {
 	case lb_swap16(ETH_P_IPV6):
+#ifdef LB_IPV6
+		return lb_parse_ipv6(cursor, packet);
+#else
 		return LB_PARSED_IPV6;
+#endif
 	case lb_swap16(ETH_P_8021Q):
 	case lb_swap16(ETH_P_8021AD):
 		return LB_PARSED_VLAN;

@@ -6,18 +6,26 @@ in the order of precedence:
 1. a server that leaves, or that a person drains or maintains, takes no new flows;
 2. a server that is down is out;
 3. one that nobody has seen yet waits, if its service can serve without it;
-4. what is left has its configured weight.
+4. what its agent wants (HAProxy's words: drain, maint, down) is done;
+5. one that is overloaded is out, as far as the pool can do without it;
+6. load, and then slow start, scale what is left: the configured weight.
 
-When nothing is left to take new flows, `last_resort` decides: here and nowhere else.
+When too little is left to take new flows, `last_resort` decides: here and nowhere else.
+
+Load needs a past (hold times, steps). `World.pools` remembers it, `settle()` writes it
+there, and `decide()` takes the next step from it for itself: it is as true without.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import assert_never
 
 from lbctl.health.judge import Health
+from lbctl.load import ONE, WHOLE, Policy, Pool, step
 from lbctl.model import (
+    HASHING,
+    MAX_WEIGHT,
     Destination,
     Endpoint,
     Frontend,
@@ -28,7 +36,7 @@ from lbctl.model import (
     Table,
     VirtualService,
 )
-from lbctl.world import Admin, Leaving, Order, World, target_of
+from lbctl.world import Admin, Leaving, Order, World, agent_of, target_of
 
 SORRY = "sorry"  # the name of a service's sorry server
 
@@ -40,6 +48,9 @@ class Rule(StrEnum):
     ADMIN = "admin"
     HEALTH = "health"
     NEWCOMER = "newcomer"
+    AGENT = "agent"
+    LOAD = "load"
+    SLOW_START = "slow start"
     WEIGHT = "weight"
     LAST_RESORT = "last resort"
 
@@ -82,10 +93,91 @@ def decide(world: World, name: str, now: float) -> list[Decision]:
     the sorry server when it serves."""
     service = world.config.services[name]
     decisions = [_weigh(world, service, ServerName(name, key), now) for key in service.servers]
+    held = True
+    if has_memory(service):
+        pool = _pool(world, name, decisions, now)
+        decisions = [_balance(world, service, pool, one) for one in decisions]
+        held = pool.held
     decisions += [_leave(one, now) for one in world.leaving if one.name.service == name]
-    if any(decision.scheduled for decision in decisions):
+    if held and any(decision.scheduled for decision in decisions):
         return decisions
     return _last_resort(name, service, decisions)
+
+
+# --- load -------------------------------------------------------------------------------
+
+
+def has_memory(service: Service) -> bool:
+    """Whether what becomes of the service depends on more than the present."""
+    return service.agent is not None or service.slow_start > 0 or service.quorum != ONE
+
+
+def settle(world: World, names: Iterable[str], now: float) -> Iterator[tuple[str, Pool, Pool]]:
+    """Write down what load made of these services by now: (name, before, after) of those
+    where that is something else. To be called whenever facts changed, and at deadlines."""
+    for name in names:
+        service = world.config.services.get(name)
+        if service is None or not has_memory(service):
+            world.pools.pop(name, None)
+            continue
+        weighed = (_weigh(world, service, ServerName(name, key), now) for key in service.servers)
+        before, after = world.pools.get(name), _pool(world, name, list(weighed), now)
+        world.pools[name] = after
+        if before != after:
+            yield name, before or Pool(), after
+
+
+def _pool(world: World, name: str, weighed: Sequence[Decision], now: float) -> Pool:
+    service = world.config.services[name]
+    reports = {d.name.server: world.report(service, d.server) for d in weighed if d.scheduled}
+    policy = Policy(
+        service.overload,
+        service.slow_start,
+        service.quorum,
+        ring=service.scheduler.name in HASHING,
+        unrest=world.unrest.get(name, 0.0),
+    )
+    return step(world.pools.get(name), reports, policy, now)
+
+
+def scale(service: Service) -> int:
+    """What configured weights are multiplied by, so that an eighth of one is a weight. All
+    servers of a service have the same, loaded or not: nobody's moves because another's did."""
+    heaviest = max((server.weight for server in service.servers.values()), default=0)
+    return WHOLE if has_memory(service) and heaviest * WHOLE <= MAX_WEIGHT else 1
+
+
+def _balance(world: World, service: Service, pool: Pool, one: Decision) -> Decision:
+    """What load and slow start leave of a weight. An overloaded server keeps its flows."""
+    memory = pool.servers.get(one.name.server)
+    if memory is None or not one.weight:
+        return one
+    if memory.out:
+        return replace(one, weight=0, rule=Rule.LOAD, because=f"overloaded: {memory.because}")
+    factor = scale(service)
+    weight = max(1, one.weight * factor * memory.eighths // WHOLE)
+    if memory.eighths == WHOLE:
+        return replace(one, weight=weight, because=_neutral(world, service, pool, one))
+    scaled = f" x {factor}" if factor > 1 else ""
+    product = f"{one.weight} configured{scaled} x {memory.eighths}/{WHOLE} = {weight}"
+    if memory.load > memory.eighths:
+        because = f"{product}: came back; all of it after {service.slow_start:g} s"
+        return replace(one, weight=weight, rule=Rule.SLOW_START, because=because)
+    return replace(one, weight=weight, rule=Rule.LOAD, because=f"{product}: {memory.because}")
+
+
+def _neutral(world: World, service: Service, pool: Pool, one: Decision) -> str:
+    """Why load takes nothing away, where that is not plain."""
+    if pool.overloaded:
+        return f"{one.because}; all are overloaded: spread evenly"
+    target = agent_of(service, one.server)
+    seen = world.sightings.get(target) if target is not None else None
+    if seen is not None and seen.health is Health.DOWN:
+        return f"{one.because}; its agent is silent"
+    return one.because
+
+
+# --- one server -------------------------------------------------------------------------
 
 
 def _weigh(world: World, service: Service, name: ServerName, now: float) -> Decision:
@@ -109,6 +201,14 @@ def _weigh(world: World, service: Service, name: ServerName, now: float) -> Deci
         return give(None, Rule.HEALTH, f"down: {evidence}")
     if health is Health.UNKNOWN and target is not None and name in world.newcomers:
         return give(None, Rule.NEWCOMER, "new: enters after its first passed check")
+    if (report := world.report(service, server)) is not None:
+        said = f": {report.reason}" if report.reason else ""
+        if report.state == "down":
+            return give(None, Rule.AGENT, f"its agent says down{said}")
+        if report.admin in ("drain", "maint"):
+            return give(0, Rule.AGENT, f"its agent says {report.admin}{said}")
+        if report.percent == 0:
+            return give(0, Rule.AGENT, "its agent wants 0 %")
     if target is None:
         return give(server.weight, Rule.WEIGHT, "configured weight; no check")
     if health is Health.UNKNOWN:
@@ -129,28 +229,40 @@ def _leave(one: Leaving, now: float) -> Decision:
 
 
 def _last_resort(name: str, service: Service, decisions: list[Decision]) -> list[Decision]:
-    """Nothing takes new flows: what the service's policy makes of that."""
+    """Too little takes new flows: what the service's policy makes of that."""
+    why = "nothing else is left"
+    if any(one.scheduled for one in decisions):
+        why = f"fewer than {service.quorum.servers} servers are left"
     match service.last_resort:
         case LastResort.NONE:
             return decisions
         case LastResort.ALL:
-            return [_pressed(one) for one in decisions]
+            return [_pressed(one, why, scale(service)) for one in decisions]
         case LastResort.SORRY:
             if service.sorry is None:
                 return decisions
-            because = "last resort (sorry): nothing else is left"
-            who = ServerName(name, SORRY)
-            return [*decisions, Decision(who, service.sorry, 1, Rule.LAST_RESORT, because)]
+            because = f"last resort (sorry): {why}"
+            sorry = Decision(ServerName(name, SORRY), service.sorry, 1, Rule.LAST_RESORT, because)
+            return [*(_relieved(one, because) for one in decisions), sorry]
         case _:
             assert_never(service.last_resort)
 
 
-def _pressed(one: Decision) -> Decision:
+def _pressed(one: Decision, why: str, factor: int) -> Decision:
     """A server that is out for its health serves all the same."""
-    if one.rule not in (Rule.HEALTH, Rule.NEWCOMER):
+    if one.rule not in (Rule.HEALTH, Rule.NEWCOMER) and not _agent_says_down(one):
         return one
-    because = f"last resort (all): nothing else is left; {one.because}"
-    return replace(one, weight=one.server.weight, rule=Rule.LAST_RESORT, because=because)
+    because = f"last resort (all): {why}; {one.because}"
+    return replace(one, weight=one.server.weight * factor, rule=Rule.LAST_RESORT, because=because)
+
+
+def _agent_says_down(one: Decision) -> bool:
+    return one.rule is Rule.AGENT and one.weight is None
+
+
+def _relieved(one: Decision, because: str) -> Decision:
+    """A server that is left, but too few are: the sorry server takes the new flows."""
+    return replace(one, weight=0, rule=Rule.LAST_RESORT, because=because) if one.scheduled else one
 
 
 def _virtual_service(
@@ -164,5 +276,7 @@ def _virtual_service(
         # is configured): then it has the greater weight.
         rival = destinations.get(place)
         if weight is not None and (rival is None or weight > rival.weight):
-            destinations[place] = Destination(weight, service.forwarding, server.max_connections)
+            destinations[place] = Destination(
+                weight, service.forwarding, server.max_connections, server.min_connections
+            )
     return VirtualService(service.scheduler, destinations, service.persistence, service.oneshot)

@@ -28,6 +28,43 @@ class HealthChanged(Event, frozen=True, tag="health"):
     evidence: str
 
 
+class AgentHeard(Event, frozen=True, tag="agent"):
+    """An agent speaks, or it is silent now."""
+
+    server: str
+    speaks: bool
+    evidence: str
+
+
+class LoadChanged(Event, frozen=True, tag="load"):
+    """A server left the schedule for its load, or came back."""
+
+    server: str
+    out: bool
+    evidence: str
+
+
+class HookStarted(Event, frozen=True, tag="hook_started"):
+    server: str
+    hook: str
+    command: str
+
+
+class HookEnded(Event, frozen=True, tag="hook_ended"):
+    server: str
+    hook: str
+    passed: bool
+    result: str
+
+
+class HookHeld(Event, frozen=True, tag="hook_held"):
+    """A hook would be due, and ran as often as it may in the last hour."""
+
+    server: str
+    hook: str
+    per_hour: int
+
+
 class Ordered(Event, frozen=True, tag="ordered"):
     """A person set an administrative state."""
 
@@ -53,7 +90,7 @@ class DrainEnded(Event, frozen=True, tag="drain_ended"):
 
 
 class ServiceChanged(Event, frozen=True, tag="service"):
-    """state: serving, last resort, down."""
+    """state: serving, overloaded, without quorum, last resort, down."""
 
     service: str
     state: str
@@ -117,6 +154,25 @@ class Trouble(Event, frozen=True, tag="trouble"):
     error: str
 
 
+# --- virtual routers --------------------------------------------------------------------
+
+
+class RouterRole(Event, frozen=True, tag="router_role"):
+    """A virtual router's role here changed, or was heard for the first time."""
+
+    router: str
+    role: str
+    because: str
+
+
+class RouterNotice(Event, frozen=True, tag="router_notice"):
+    """What a virtual router tells beside its role; notice: `lbctl.vrrp.effects.Notice`."""
+
+    router: str
+    notice: str
+    text: str
+
+
 # --- processes --------------------------------------------------------------------------
 
 
@@ -151,6 +207,11 @@ class StateSetAside(Event, frozen=True, tag="state_set_aside"):
 
 AnyEvent = (
     HealthChanged
+    | AgentHeard
+    | LoadChanged
+    | HookStarted
+    | HookEnded
+    | HookHeld
     | Ordered
     | OrderEnded
     | DrainEnded
@@ -163,6 +224,8 @@ AnyEvent = (
     | Taken
     | Drift
     | Trouble
+    | RouterRole
+    | RouterNotice
     | DaemonStarted
     | DaemonStopping
     | WorkerStarted
@@ -176,6 +239,12 @@ def render(event: AnyEvent) -> str:
     match event:
         case HealthChanged(server, health, evidence):
             return f"{server}: {health}" + (f" ({evidence})" if evidence else "")
+        case AgentHeard(server, speaks, evidence):
+            return f"{server}: its agent {'speaks' if speaks else 'is silent'} ({evidence})"
+        case LoadChanged(server, out, evidence):
+            return f"{server}: {'overloaded' if out else 'no longer overloaded'} ({evidence})"
+        case HookStarted() | HookEnded() | HookHeld():
+            return _render_hook(event)
         case Ordered(server, admin, by, reason, _):
             return f"{server}: {admin} ordered{_by(by)}" + (f": {reason}" if reason else "")
         case OrderEnded(server, admin):
@@ -194,8 +263,24 @@ def render(event: AnyEvent) -> str:
             return f"data path: held something else; mending: {_some(operations)}"
         case Trouble(subject, error):
             return f"{subject}: {error}"
+        case RouterRole(router, role, because):
+            return f"{router}: {role} ({because})"
+        case RouterNotice(router, _, text):
+            return f"{router}: {text}"
         case DaemonStarted() | DaemonStopping() | WorkerStarted() | WorkerLost():
             return _render_process(event)
+        case _:
+            assert_never(event)
+
+
+def _render_hook(event: HookStarted | HookEnded | HookHeld) -> str:
+    match event:
+        case HookStarted(server, hook, command):
+            return f"{server}: {hook} runs {command}"
+        case HookEnded(server, hook, passed, result):
+            return f"{server}: {hook} {'done' if passed else 'failed'} ({result})"
+        case HookHeld(server, hook, per_hour):
+            return f"{server}: {hook} is not run again: {per_hour} times in an hour is all"
         case _:
             assert_never(event)
 

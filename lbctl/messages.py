@@ -4,9 +4,9 @@ Every message is one JSON object with a `kind`. On a stream it is framed by its 
 (4 bytes, network order); on a SEQPACKET socket one packet is one message.
 
     daemon -> probe worker    Assign, ProbeNow
-    probe worker -> daemon    Verdict, Pulse
-    daemon -> vrrp            Routers, Quorum, HandOver
-    vrrp -> daemon            RoleChange
+    probe worker -> daemon    Verdict, Reading, Pulse
+    daemon, cli -> vrrp       Routers, Quorum, HandOver, StandBy, Resume, Synced, Ask
+    vrrp -> daemon, cli       RoleChange, Event, Standing, Done
     daemon -> loader          (argv and a JSON job on stdin; see dataplane.xdp.loader)
 
 A worker that restarts gets a full `Assign`; a daemon that restarts reads the present roles
@@ -19,6 +19,7 @@ from enum import StrEnum
 import msgspec
 
 from lbctl.health.judge import Health
+from lbctl.health.report import Report
 from lbctl.model import AnyProbe, Timing
 
 LIMIT = 64 << 20  # a longer frame is garbage
@@ -62,13 +63,21 @@ class ProbeNow(Message, frozen=True, tag="probe_now"):
 class Verdict(Message, frozen=True, tag="verdict"):
     """A job's health changed, was asked for, or can for now not be found out (then it is
     what it was). evidence: `3 of 3 probes: connection refused`. took: seconds of the last
-    probe."""
+    probe. steps: of a probe that was asked for, with the seconds since its start."""
 
     id: int
     health: Health
     evidence: str
     took: float
     asked: bool = False
+    steps: tuple[tuple[float, str], ...] = ()
+
+
+class Reading(Message, frozen=True, tag="reading"):
+    """What the agent that job `id` asks said, where that is not what it said before."""
+
+    id: int
+    report: Report
 
 
 class Pulse(Message, frozen=True, tag="pulse"):
@@ -93,8 +102,31 @@ class Role(StrEnum):
     FAULT = "fault"
 
 
+class TrackerSettings(msgspec.Struct, frozen=True):
+    """`lbctl.model.Tracker`."""
+
+    type: str
+    subject: str
+    weight: int | None = None
+    interval: float = 2.0
+    timeout: float = 1.0
+    rise: int = 2
+    fall: int = 2
+    user: str = "nobody"
+    needs: int = 1
+
+
+class NotifySettings(msgspec.Struct, frozen=True):
+    """`lbctl.model.Notify`."""
+
+    command: str
+    keepalived: bool = False
+    user: str = "nobody"
+    timeout: float = 30.0
+
+
 class RouterSettings(msgspec.Struct, frozen=True):
-    """One virtual router. interval: seconds."""
+    """One virtual router: `lbctl.model.Router`, whose words these are."""
 
     name: str
     interface: str
@@ -103,6 +135,17 @@ class RouterSettings(msgspec.Struct, frozen=True):
     addresses: tuple[str, ...]
     interval: float = 1.0
     version: int = 3
+    mac: str = "virtual"
+    peers: tuple[str, ...] = ()
+    checksum: str = "auto"
+    accept: bool = True
+    preempt: str = "always"
+    preempt_delay: float = 0.0
+    hold: float = 0.0
+    group: str = ""
+    refresh: float = 60.0
+    trackers: tuple[TrackerSettings, ...] = ()
+    notify: NotifySettings | None = None
 
 
 class Routers(Message, frozen=True, tag="routers"):
@@ -112,17 +155,43 @@ class Routers(Message, frozen=True, tag="routers"):
 
 
 class Quorum(Message, frozen=True, tag="quorum"):
-    """Whether a service that virtual routers track has enough servers."""
+    """Whether a service that virtual routers track has `needs` servers up."""
 
     service: str
     holds: bool
+    needs: int = 1
 
 
 class HandOver(Message, frozen=True, tag="hand_over"):
-    """Give the address to the peer, gracefully."""
+    """Give the address to the peer, gracefully, and leave it there while the peer lives."""
 
     router: str
     reason: str = ""
+
+
+class StandBy(Message, frozen=True, tag="stand_by"):
+    """Hand over and take no part any more, until `Resume`."""
+
+    router: str
+    reason: str = ""
+
+
+class Resume(Message, frozen=True, tag="resume"):
+    """Lift what `HandOver` and `StandBy` ordered."""
+
+    router: str
+
+
+class Synced(Message, frozen=True, tag="synced"):
+    """Whether this gateway holds a full copy of the flows behind a virtual router's
+    addresses (`preempt: when-synced`)."""
+
+    router: str
+    holds: bool
+
+
+class Ask(Message, frozen=True, tag="ask"):
+    """Wants a `Standing` for every virtual router, then `Done`."""
 
 
 class RoleChange(Message, frozen=True, tag="role_change"):
@@ -134,7 +203,51 @@ class RoleChange(Message, frozen=True, tag="role_change"):
     at: float
 
 
-AnyMessage = Assign | ProbeNow | Verdict | Pulse | Routers | Quorum | HandOver | RoleChange
+class Standing(Message, frozen=True, tag="standing"):
+    """Where a virtual router stands, and why in words. counts: RFC 6527's and our own."""
+
+    router: str
+    role: Role
+    priority: int
+    peer: str
+    why: tuple[str, ...]
+    counts: dict[str, int]
+    settings: RouterSettings
+
+
+class Event(Message, frozen=True, tag="event"):
+    """Something an operator should know of a virtual router, at `at` (monotonic)."""
+
+    router: str
+    notice: str
+    text: str
+    at: float
+
+
+class Done(Message, frozen=True, tag="done"):
+    """The answer to each message that a client sends; refused: why it was not done."""
+
+    refused: str = ""
+
+
+AnyMessage = (
+    Assign
+    | ProbeNow
+    | Verdict
+    | Reading
+    | Pulse
+    | Routers
+    | Quorum
+    | HandOver
+    | StandBy
+    | Resume
+    | Synced
+    | Ask
+    | RoleChange
+    | Standing
+    | Event
+    | Done
+)
 
 
 class Garbage(ValueError):

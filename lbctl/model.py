@@ -22,7 +22,7 @@ from ipaddress import (
     ip_address,
 )
 from types import MappingProxyType
-from typing import Self
+from typing import Literal, Self
 
 import msgspec
 
@@ -48,8 +48,8 @@ def family_of(address: Address) -> Family:
     return Family.IPV4 if address.version == 4 else Family.IPV6
 
 
-def _port(text: str, whole: str) -> int:
-    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= 65535):
+def _port(text: str, whole: str, lowest: int = 1) -> int:
+    if not (text.isascii() and text.isdigit() and lowest <= int(text) <= 65535):
         raise ValueError(f"'{whole}' has no valid port (1 to 65535)")
     return int(text)
 
@@ -62,16 +62,21 @@ class Endpoint:
     port: int
 
     @classmethod
-    def parse(cls, text: str) -> Self:
+    def parse(cls, text: str, lowest: int = 1) -> Self:
+        """lowest: 0 where the text is our own, and may be of what has no port."""
         host, colon, port = text.rpartition(":")
         if not colon or not host or (":" in host) != host.startswith("["):
             raise ValueError(f"'{text}' is not ADDRESS:PORT (IPv6: [ADDRESS]:PORT)")
         address = ip_address(host.removeprefix("[").removesuffix("]"))
-        return cls(address, _port(port, text))
+        return cls(address, _port(port, text, lowest))
 
     def __str__(self) -> str:
         host = f"[{self.address}]" if self.address.version == 6 else str(self.address)
         return f"{host}:{self.port}"
+
+    def __hash__(self) -> int:
+        # An address hashes its hexadecimal text, which a table of thousands feels.
+        return hash((int(self.address), self.port))
 
     def sort_key(self) -> tuple[int, int, int]:
         """Orders IPv4 before IPv6, which compare with each other in no other way."""
@@ -100,6 +105,9 @@ class Listen:
             raise ValueError(f"'{text}' has no address (write ADDRESS:PORT/PROTO)")
         where = Endpoint.parse(endpoint)
         return cls(where.address, where.port, Proto(proto))
+
+    def __hash__(self) -> int:
+        return hash((int(self.address), self.port))  # an enum's own hash costs as much again
 
     @property
     def family(self) -> Family:
@@ -164,10 +172,11 @@ class Encapsulation(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Tunnel:
-    """How `tun` wraps a packet; `port` is GUE's UDP port."""
+    """How `tun` wraps a packet; `port` is GUE's UDP port. flags: `csum`, `remcsum`."""
 
     encapsulation: Encapsulation = Encapsulation.IPIP
     port: int = 0
+    flags: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +185,11 @@ class Forwarding:
 
     mode: Mode = Mode.NAT
     tunnel: Tunnel | None = None
+
+    def __post_init__(self) -> None:
+        # One way to say IPIP, or a table read back would differ from the one written.
+        if self.mode is Mode.TUN and self.tunnel is None:
+            object.__setattr__(self, "tunnel", Tunnel())
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +203,10 @@ class Scheduler:
         return " ".join([self.name, *sorted(self.flags)])
 
 
-SCHEDULERS = ("rr", "wrr", "lc", "wlc", "mh", "sh", "dh", "sed", "nq", "fo", "ovf", "lblc", "lblcr")
+SCHEDULERS = (
+    *("rr", "wrr", "lc", "wlc", "mh", "sh", "dh"),
+    *("sed", "nq", "fo", "ovf", "lblc", "lblcr", "twos"),
+)
 WEIGHTLESS = frozenset({"rr", "lc"})  # they take every positive weight as 1
 HASHING = frozenset({"mh", "sh"})  # the flow alone picks the server: nothing is remembered
 
@@ -217,6 +234,8 @@ class Destination:
     weight: int = 1
     forwarding: Forwarding = Forwarding()
     max_connections: int = 0  # 0: no limit
+    # A full server takes new flows again below this (IPVS; 0: three quarters of the limit).
+    min_connections: int = 0
 
 
 @dataclass(frozen=True)
@@ -257,8 +276,28 @@ class TcpProbe(Probe, frozen=True, tag="tcp"):
     """A connection that is accepted."""
 
 
+class Tls(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How a probe speaks TLS. name: whom the certificate must name, also asked for by SNI
+    ("": the server's address, and no SNI). ca: a file of authorities ("": the system's).
+    days: how long the certificate must still be good. cert, key: files for mutual TLS."""
+
+    name: str = ""
+    ca: str = ""
+    verify: bool = True
+    days: int = 0
+    cert: str = ""
+    key: str = ""
+
+
+class TlsProbe(Probe, frozen=True, tag="tls"):
+    """A handshake, and a certificate that is as it should be."""
+
+    tls: Tls = Tls()
+
+
 class HttpProbe(Probe, frozen=True, tag="http"):
-    """A request that is answered with one of `statuses` (inclusive ranges) and `body`."""
+    """A request that is answered with one of `statuses` (inclusive ranges) and `body`.
+    keepalive: one connection for all probes, as long as the server keeps it."""
 
     path: str = "/"
     host: str = ""  # "": the server's address
@@ -266,10 +305,79 @@ class HttpProbe(Probe, frozen=True, tag="http"):
     headers: tuple[tuple[str, str], ...] = ()
     statuses: tuple[tuple[int, int], ...] = ((200, 399),)
     body: str = ""  # a regular expression the body must match; "" reads no body
+    tls: Tls | None = None  # None: plain http
+    version: Literal["1.0", "1.1"] = "1.1"
+    keepalive: bool = False
 
 
-AnyProbe = TcpProbe | HttpProbe
+class UdpProbe(Probe, frozen=True, tag="udp"):
+    """A datagram that is not refused (ICMP unreachable), and is answered if `expect` says so.
+
+    expect: a regular expression that the answer must match ("": silence is good enough).
+    """
+
+    payload: bytes = b""
+    expect: str = ""
+
+
+class DnsProbe(Probe, frozen=True, tag="dns"):
+    """A query over UDP, answered with `rcode` and, for NOERROR, at least one record of the
+    type asked for; answer: an address that must be among them ("": any)."""
+
+    name: str
+    record: Literal["A", "AAAA", "NS", "SOA", "TXT", "MX"] = "A"
+    rcode: Literal["NOERROR", "NXDOMAIN"] = "NOERROR"
+    answer: str = ""
+
+
+class IcmpProbe(Probe, frozen=True, tag="icmp"):
+    """An echo request (ICMP or ICMPv6, by the address) that is answered."""
+
+    size: int = 56  # bytes of payload
+
+
+class GrpcProbe(Probe, frozen=True, tag="grpc"):
+    """grpc.health.v1.Health/Check answers SERVING for `service` ("": the server)."""
+
+    service: str = ""
+    tls: Tls | None = None
+
+
+class ExecProbe(Probe, frozen=True, tag="exec"):
+    """A command that ends with status 0. It runs as an unprivileged user (docs/health.md)."""
+
+    command: tuple[str, ...]
+
+
+class AgentProbe(Probe, frozen=True, tag="agent"):
+    """What the server says of itself.
+
+    speaks: `lbctl` (JSON over HTTPS; plain HTTP where `tls` is None) or `haproxy` (the
+    agent-check line; `send` goes first). token: a file that holds the bearer token.
+    """
+
+    speaks: Literal["lbctl", "haproxy"] = "lbctl"
+    path: str = "/v1/load"
+    tls: Tls | None = Tls()
+    token: str = ""
+    send: str = ""
+
+
+AnyProbe = (
+    TcpProbe
+    | TlsProbe
+    | HttpProbe
+    | UdpProbe
+    | DnsProbe
+    | IcmpProbe
+    | GrpcProbe
+    | ExecProbe
+    | AgentProbe
+)
 CONNECT = TcpProbe()
+AGENT_PORT = 9180
+HAPROXY_AGENT_PORT = 9181
+PORTLESS = (IcmpProbe,)  # probes that ask a machine and not one of its ports
 
 
 @dataclass(frozen=True, slots=True)
@@ -294,7 +402,8 @@ class Check:
     address: Address | None = None
 
     def target(self, server: Endpoint) -> Endpoint:
-        return Endpoint(self.address or server.address, self.port or server.port)
+        port = 0 if isinstance(self.probe, PORTLESS) else self.port or server.port
+        return Endpoint(self.address or server.address, port)
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -323,6 +432,7 @@ class Server:
     port: int | None = None
     weight: int = 1
     max_connections: int = 0
+    min_connections: int = 0
 
     def endpoint(self, frontend: Frontend) -> Endpoint:
         if self.port is not None:
@@ -347,6 +457,79 @@ class Drain:
     quiet: float = 60.0
 
 
+class Metric(StrEnum):
+    """What an agent measures, as the share that is in use: 0.0 to 1.0."""
+
+    CPU = "cpu"
+    MEMORY = "memory"
+    DISK = "disk"
+
+
+@dataclass(frozen=True, slots=True)
+class Threshold:
+    """Shares of one metric: back <= soft < hard or soft <= back < hard.
+
+    soft: the weight begins to fall. hard: the server leaves. back: it may return below
+    this only, so that what hovers around `hard` does not come and go.
+    """
+
+    soft: float
+    hard: float
+    back: float
+
+
+@dataclass(frozen=True, slots=True)
+class Overload:
+    """What load does to servers.
+
+    hold: seconds; a server that left stays out until it was below `back` for so long, and
+    one that came back stays in as long. max_removed: share of the pool that may be out.
+    """
+
+    thresholds: tuple[tuple[Metric, Threshold], ...] = (
+        (Metric.CPU, Threshold(0.80, 0.95, 0.80)),
+        (Metric.MEMORY, Threshold(0.85, 0.95, 0.85)),
+        (Metric.DISK, Threshold(0.85, 0.95, 0.90)),
+    )
+    hold: float = 30.0
+    max_removed: float = 0.4
+
+
+@dataclass(frozen=True, slots=True)
+class Quorum:
+    """How many servers must take new flows for the service to count as healthy: lost below
+    `servers`, had again from `servers + hysteresis` on."""
+
+    servers: int = 1
+    hysteresis: int = 0
+
+
+class Trigger(StrEnum):
+    """What happened to a server that a hook waits for."""
+
+    DOWN = "on_down"
+    UP = "on_up"
+    OVERLOAD = "on_overload"
+
+
+@dataclass(frozen=True, slots=True)
+class Hook:
+    """A command that is run when something happens to a server of a service.
+
+    Seconds. delay: it runs if the state has lasted so long. cooldown: between the end of
+    one run for a server and the start of the next. per_hour: most runs for one server.
+    user: "" is the daemon's own.
+    """
+
+    trigger: Trigger
+    command: tuple[str, ...]
+    delay: float = 0.0
+    timeout: float = 300.0
+    cooldown: float = 60.0
+    per_hour: int = 6
+    user: str = ""
+
+
 class VipOwner(StrEnum):
     """Who puts the VIP on an interface."""
 
@@ -369,6 +552,125 @@ class Service:
     drain: Drain = Drain()
     last_resort: LastResort = LastResort.NONE
     sorry: Server | None = None
+    agent: Check | None = None  # its probe is an AgentProbe
+    overload: Overload | None = None
+    slow_start: float = 0.0  # seconds in which a server that returns gets its whole weight
+    quorum: Quorum = Quorum()
+    hooks: tuple[Hook, ...] = ()
+
+
+# --- virtual routers (VRRP) -------------------------------------------------------------
+
+
+class Mac(StrEnum):
+    """The MAC that answers for a virtual address."""
+
+    VIRTUAL = "virtual"  # 00-00-5E-00-01-{VRID}, 00-00-5E-00-02-{VRID} for IPv6
+    OWN = "own"  # the interface's
+
+
+class Preempt(StrEnum):
+    """Whether a Backup takes over from an Active of lower priority."""
+
+    NEVER = "never"
+    ALWAYS = "always"
+    WHEN_SYNCED = "when-synced"  # once it holds a full copy of the Active's flows
+
+
+class ChecksumForm(StrEnum):
+    """RFC 9568 leaves the pseudo-header out for IPv4; most implementations put it in."""
+
+    AUTO = "auto"  # as the peer does
+    RFC9568 = "rfc9568"
+    PSEUDO = "pseudo"
+
+
+class TrackerKind(StrEnum):
+    INTERFACE = "interface"
+    ROUTE = "route"
+    SCRIPT = "script"
+    QUORUM = "quorum"
+
+
+@dataclass(frozen=True, slots=True)
+class Tracker:
+    """Something whose failure counts against a virtual router.
+
+    subject: an interface, a prefix, a command line or a service, by kind. weight: None:
+    while it fails the router is at fault; negative: subtracted from the priority while it
+    fails; positive: added while it holds. needs: servers, of a quorum. The rest is for
+    scripts and routes (seconds; runs in a row).
+    """
+
+    kind: TrackerKind
+    subject: str
+    weight: int | None = None
+    interval: float = 2.0
+    timeout: float = 1.0
+    rise: int = 2
+    fall: int = 2
+    user: str = "nobody"
+    needs: int = 1
+
+    @property
+    def key(self) -> tuple[TrackerKind, str, int]:
+        """What is looked at: trackers with the same key share one result."""
+        return self.kind, self.subject, self.needs
+
+    def __str__(self) -> str:
+        least = f" (at least {self.needs} servers)" if self.kind is TrackerKind.QUORUM else ""
+        return f"{self.kind} {self.subject}{least}"
+
+
+@dataclass(frozen=True, slots=True)
+class Notify:
+    """A command that is told of each change of role, one at a time, in order.
+
+    It is called with ROUTER ROLE REASON, or with keepalived's arguments: INSTANCE NAME
+    MASTER|BACKUP|FAULT|STOP PRIORITY.
+    """
+
+    command: str
+    keepalived: bool = False
+    user: str = "nobody"
+    timeout: float = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Router:
+    """One virtual router as configured. Times are in seconds.
+
+    priority: 1 to 254; 255 owns the addresses. peers: unicast to these; none: multicast.
+    accept: packets to the addresses reach local programs. hold: after a start, it stays
+    out this long. refresh: between announcements while Active; 0: none.
+    """
+
+    name: str
+    interface: str
+    vrid: int
+    addresses: tuple[Address, ...]
+    priority: int = 100
+    interval: float = 1.0
+    version: int = 3
+    mac: Mac = Mac.VIRTUAL
+    peers: tuple[Address, ...] = ()
+    checksum: ChecksumForm = ChecksumForm.AUTO
+    accept: bool = True
+    preempt: Preempt = Preempt.ALWAYS
+    preempt_delay: float = 0.0
+    hold: float = 0.0
+    group: str = ""
+    refresh: float = 60.0
+    trackers: tuple[Tracker, ...] = ()
+    notify: Notify | None = None
+
+    @property
+    def family(self) -> Family:
+        return family_of(self.addresses[0])
+
+    @property
+    def owner(self) -> bool:
+        return self.priority == 255
 
 
 class Datapath(StrEnum):
@@ -405,3 +707,4 @@ class Config:
 
     gateway: Gateway
     services: Mapping[str, Service] = field(default_factory=dict)
+    routers: Mapping[str, Router] = field(default_factory=dict)

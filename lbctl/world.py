@@ -6,12 +6,14 @@ The three states of a server never mix: *configured* (`config`), *administrative
 Times are seconds of one clock that never steps; whoever saves facts converts them.
 """
 
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import NamedTuple
 
 from lbctl.health.judge import Health
+from lbctl.health.report import Report
+from lbctl.load import Pool
 from lbctl.model import (
     AnyProbe,
     Config,
@@ -88,7 +90,10 @@ class World:
     newcomers: servers added where others go on serving; each enters after its first pass.
     Unknown servers that are not among them are scheduled: their service is new, or nobody
     else in it serves, or they were serving when this process started.
-    outside: places that the data path refuses to take.
+    outside: places that the data path refuses to take. reports: what agents said last;
+    `sightings` has whether they still speak. pools: what load made of each service so far
+    (`lbctl.desired.settle` keeps it). unrest: share of a service's ring that is in
+    transition, as its data path last said.
     """
 
     config: Config
@@ -97,10 +102,18 @@ class World:
     leaving: list[Leaving] = field(default_factory=list)
     newcomers: set[ServerName] = field(default_factory=set)
     outside: Set[tuple[Frontend, Endpoint]] = frozenset()
+    reports: dict[Target, Report] = field(default_factory=dict)
+    pools: dict[str, Pool] = field(default_factory=dict)
+    unrest: dict[str, float] = field(default_factory=dict)
     _checked: dict[Target, list[ServerName]] = field(default_factory=dict, repr=False)
+    _asked: dict[Target, list[ServerName]] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
-        self._checked = _names_by_target(self.config)
+        self._index()
+
+    def _index(self) -> None:
+        self._checked = _names_by_target(targets(self.config))
+        self._asked = _names_by_target(agents(self.config))
 
     def copy(self) -> "World":
         """A world to try a change on: it shares only values with this one."""
@@ -110,20 +123,46 @@ class World:
             sightings=dict(self.sightings),
             leaving=list(self.leaving),
             newcomers=set(self.newcomers),
+            reports=dict(self.reports),
+            pools=dict(self.pools),
+            unrest=dict(self.unrest),
         )
 
     def checked(self, target: Target) -> Sequence[ServerName]:
         """The servers that a verdict on `target` is about."""
         return self._checked.get(target, ())
 
+    def asked(self, target: Target) -> Sequence[ServerName]:
+        """The servers whose agent answers at `target`."""
+        return self._asked.get(target, ())
+
     def see(self, target: Target, sighting: Sighting) -> set[str]:
-        """Take a verdict; return the names of services it touches."""
+        """Take a verdict; return the names of services it touches. Of an agent it says
+        whether it speaks: UP, or DOWN for a silent one."""
         names = self._checked.get(target, [])
-        if names:
+        touched = {name.service for name in (*names, *self.asked(target))}
+        if touched:
             self.sightings[target] = sighting
         if sighting.health is Health.UP:
             self.newcomers.difference_update(names)
+        return touched
+
+    def hear(self, target: Target, report: Report) -> set[str]:
+        """Take what an agent said; return the names of services it touches."""
+        names = self.asked(target)
+        if names:
+            self.reports[target] = report.after(self.reports.get(target))
         return {name.service for name in names}
+
+    def report(self, service: Service, server: Server) -> Report | None:
+        """What the agent on `server` said last; None where there is none, or a silent one,
+        or one that has said nothing yet."""
+        target = agent_of(service, server)
+        if target is None:
+            return None
+        seen = self.sightings.get(target)
+        silent = seen is not None and seen.health is Health.DOWN
+        return None if silent else self.reports.get(target)
 
     def reconfigure(self, config: Config, now: float) -> set[str]:
         """Take a new configuration; return the names of services it touches.
@@ -139,8 +178,12 @@ class World:
                 touched.add(name)
                 self._change_servers(name, before, after, now)
                 self.leaving = [one for one in self.leaving if not self._is_outside(one, before)]
-        self._checked = _names_by_target(config)
-        self.sightings = {t: seen for t, seen in self.sightings.items() if t in self._checked}
+        self._index()
+        known = self._checked.keys() | self._asked.keys()
+        self.sightings = {t: seen for t, seen in self.sightings.items() if t in known}
+        self.reports = {t: said for t, said in self.reports.items() if t in self._asked}
+        self.pools = {name: one for name, one in self.pools.items() if name in config.services}
+        self.unrest = {name: one for name, one in self.unrest.items() if name in config.services}
         names = set(server_names(config))
         self.orders = {name: order for name, order in self.orders.items() if name in names}
         self.newcomers.intersection_update(name for name, _ in targets(config))
@@ -232,6 +275,7 @@ class World:
     def deadline(self, now: float) -> float | None:
         """When time alone changes what follows from these facts."""
         moments = [one.deadline for one in self.leaving]
+        moments += [pool.deadline for pool in self.pools.values() if pool.deadline is not None]
         for order in self.orders.values():
             moments += [order.deadline] if order.until is None else [order.deadline, order.until]
         return min((moment for moment in moments if moment > now), default=None)
@@ -251,11 +295,30 @@ def target_of(service: Service, server: Server) -> Target | None:
     return Target(service.check.probe, service.check.target(endpoint))
 
 
+def agent_of(service: Service, server: Server) -> Target | None:
+    """Where the agent of `server` answers; None where the service has none."""
+    if service.agent is None:
+        return None
+    endpoint = server.endpoint(service.listens[0])
+    return Target(service.agent.probe, service.agent.target(endpoint))
+
+
 def targets(config: Config) -> Iterator[tuple[ServerName, Target]]:
     """Every server with what is checked for it."""
+    return _targets(config, target_of)
+
+
+def agents(config: Config) -> Iterator[tuple[ServerName, Target]]:
+    """Every server with where its agent answers."""
+    return _targets(config, agent_of)
+
+
+def _targets(
+    config: Config, of: Callable[[Service, Server], Target | None]
+) -> Iterator[tuple[ServerName, Target]]:
     for name, service in config.services.items():
         for key, server in service.servers.items():
-            if (target := target_of(service, server)) is not None:
+            if (target := of(service, server)) is not None:
                 yield ServerName(name, key), target
 
 
@@ -264,9 +327,11 @@ def _place(server: Server, service: Service) -> Place:
     return tuple(server.endpoint(frontend) for frontend in service.listens)
 
 
-def _names_by_target(config: Config) -> dict[Target, list[ServerName]]:
+def _names_by_target(
+    pairs: Iterable[tuple[ServerName, Target]],
+) -> dict[Target, list[ServerName]]:
     index: dict[Target, list[ServerName]] = {}
-    for name, target in targets(config):
+    for name, target in pairs:
         index.setdefault(target, []).append(name)
     return index
 

@@ -4,11 +4,23 @@ import os
 import shutil
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# A busy machine is no fault of the code: what a law says does not depend on the time it takes.
+settings.register_profile(
+    "lbctl",
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
+)
+settings.load_profile("lbctl")
+
+pytest_plugins = ("tests.vm.guest",)
 
 SERIAL = ("kernel", "lab")
-TOOLS = ("ip", "nsenter", "ethtool", "nginx")
+TOOLS = ("ip", "nsenter", "ethtool", "nginx", "curl", "wrk", "bpftool")
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist looks at the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     missing = _what_is_missing()
     for item in items:

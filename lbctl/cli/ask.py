@@ -8,6 +8,7 @@ import click
 
 from lbctl.cli.output import ago, fields, show_json, table
 from lbctl.cli.shared import Context, json_option, pass_context
+from lbctl.errors import Exit
 
 
 @click.group()
@@ -22,7 +23,10 @@ def get() -> None:
 @pass_context
 def services(context: Context, name: str | None) -> None:
     """Services, with how many of their servers take new flows."""
-    rows = [row for row in context.client.get("services") if name in (None, row["name"])]
+    if name is None:
+        rows = context.client.get("services")
+    else:
+        rows = [context.client.get("services", name)["service"]]
     if context.json:
         return show_json(rows)
     cells = [
@@ -53,6 +57,58 @@ def servers(context: Context, service: str | None) -> None:
 
 
 @get.command()
+@click.argument("service", required=False)
+@json_option
+@pass_context
+def agents(context: Context, service: str | None) -> None:
+    """What the servers' agents say, and what their load leaves of their weights."""
+    rows = context.client.get("agents")
+    rows = [row for row in rows if service in (None, row["server"].partition("/")[0])]
+    if context.json:
+        return show_json(rows)
+    cells = [
+        (
+            row["server"],
+            row["address"],
+            row["state"],
+            *(_share(row[metric]) for metric in ("cpu", "memory", "disk")),
+            "out" if row["out"] else f"{row['eighths']}/8",
+            row["words"] or ("" if row["state"] == "speaks" else row["evidence"]),
+        )
+        for row in rows
+    ]
+    head = ("SERVER", "AGENT", "STATE", "CPU", "MEM", "DISK", "LEFT", "SAYS")
+    return click.echo(table(head, cells, right=(3, 4, 5, 6)))
+
+
+@get.command()
+@click.option("--output", is_flag=True, help="With what they said.")
+@json_option
+@pass_context
+def hooks(context: Context, output: bool) -> None:
+    """The last runs of hooks: when, for whom, and what came of it."""
+    rows = context.client.get("hooks")
+    if context.json:
+        return show_json(rows)
+    now = time.time()
+    cells = [
+        (
+            row["server"],
+            row["hook"],
+            f"{ago(now - row['at'])} ago",
+            f"{row['took']:.1f} s",
+            "done" if row["passed"] else "failed",
+            row["result"],
+        )
+        for row in rows
+    ]
+    click.echo(table(("SERVER", "HOOK", "WHEN", "TOOK", "STATE", "RESULT"), cells, right=(3,)))
+    for row in rows if output else []:
+        click.echo(f"\n{row['server']} {row['hook']}, {ago(now - row['at'])} ago:\n{row['output']}")
+    return None
+
+
+@get.command()
 @json_option
 @pass_context
 def status(context: Context) -> None:
@@ -77,6 +133,8 @@ def status(context: Context) -> None:
             ]
         )
     )
+    for one in path["switches"]:
+        click.echo(f"\n{one['name']} = {one['found']}{_wrong(one)}: {one['reason']}")
     _warn(answer)
     return None
 
@@ -211,6 +269,25 @@ def why(context: Context, server: str) -> None:
     return None
 
 
+@click.command()
+@click.argument("server", metavar="SERVICE/SERVER")
+@json_option
+@pass_context
+def check(context: Context, server: str) -> None:
+    """Probe SERVICE/SERVER now, and show each step; exit with 1 where it is down."""
+    rows = context.client.post("servers", *_split(server), "check")
+    if context.json:
+        show_json(rows)
+    else:
+        for row in rows:
+            click.echo(f"{row['asked']}: {row['target']}")
+            for at, step in row["steps"]:
+                click.echo(f"  {at * 1000:8.1f} ms  {step}")
+            click.echo(f"  {row['took'] * 1000:8.1f} ms  {row['health']}: {row['evidence']}")
+    if any(row["asked"] == "check" and row["health"] == "down" for row in rows):
+        raise SystemExit(Exit.FAILED)
+
+
 def server_table(rows: Sequence[dict[str, Any]]) -> str:
     cells = [
         (
@@ -240,6 +317,10 @@ def _split(name: str) -> tuple[str, str]:
     return service, server
 
 
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{value * 100:.0f} %"
+
+
 def _weight(row: dict[str, Any]) -> str:
     return "out" if row["weight"] is None else str(row["weight"])
 
@@ -252,6 +333,12 @@ def _counts(counts: dict[str, int]) -> str:
     return ", ".join(f"{number} {kind}" for kind, number in counts.items()) or "none"
 
 
+def _wrong(switch: dict[str, Any]) -> str:
+    if switch["found"] is None:
+        return " (this kernel has none such)"
+    return "" if switch["found"] == switch["wanted"] else f", and must be {switch['wanted']}"
+
+
 def _warn(status: dict[str, Any]) -> None:
     if status["datapath"]["trouble"]:
         click.echo(f"\ndata path: {status['datapath']['trouble']}")
@@ -260,3 +347,5 @@ def _warn(status: dict[str, Any]) -> None:
         click.echo(f"\nrefused: {one['error']} ({again})")
     for line in status["warnings"]:
         click.echo(f"\nwarning: {line}")
+    if foreign := status["datapath"]["foreign"]:
+        click.echo(f"\nof other tools, and left alone: {', '.join(foreign)}")

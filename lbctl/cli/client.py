@@ -3,15 +3,16 @@
 import json
 import socket
 from collections.abc import Iterator
-from http.client import HTTPConnection, HTTPException, HTTPResponse
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 from urllib.parse import quote, urlencode
 
 from lbctl.errors import Exit, InvalidConfig, LbctlError, NotPermitted, Unreachable
 
 TIMEOUT = 60.0  # seconds without a byte; a change waits for the data path
 Json = Any  # an answer; docs/api.md gives its shape
+LINE = 65536  # bytes of a head's line, at most
 DEFAULT_SOCKET = "/run/lbctl/lbctl.sock"
 
 
@@ -23,15 +24,30 @@ class ApiError(LbctlError):
         self.exit_code = exit_code
 
 
-class _UnixConnection(HTTPConnection):
-    def __init__(self, path: str) -> None:
-        super().__init__("lbctl", timeout=TIMEOUT)
-        self._path = path
+class _Garbled(Exception):
+    """An answer that is no HTTP."""
 
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(self._path)
+
+@contextmanager
+def _asked(
+    path: str, method: str, target: str, data: bytes | None, timeout: float | None
+) -> Iterator[tuple[int, BinaryIO]]:
+    """One request on a connection of its own: (status, body). HTTP/1.0, so a body ends with
+    its connection and these lines are the whole client: `http.client` and the mail parser
+    it brings would take a quarter of a verb's time."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.settimeout(timeout)
+        connection.connect(path)
+        length = f"Content-Length: {len(data)}\r\n" if data is not None else ""
+        head = f"{method} {target} HTTP/1.0\r\nHost: lbctl\r\n{length}\r\n"
+        connection.sendall(head.encode() + (data or b""))
+        with connection.makefile("rb") as answer:
+            words = answer.readline(LINE).split()
+            if len(words) < 2 or not words[0].startswith(b"HTTP/1.") or not words[1].isdigit():
+                raise _Garbled("an answer that is no HTTP, so no lbctl daemon's")
+            while answer.readline(LINE).strip():
+                pass
+            yield int(words[1]), answer
 
 
 class Client:
@@ -59,35 +75,27 @@ class Client:
 
     def stream(self, *parts: str, **query: str) -> Iterator[Json]:
         """One JSON value a line, until the daemon goes away."""
-        connection = _UnixConnection(self._path)
-        try:
-            connection.timeout = None  # nothing may happen for hours
-            response = self._request(connection, "GET", _target(parts, query), None)
-            while line := response.readline():
+        # Nothing may happen for hours.
+        with self._talk("GET", _target(parts, query), None, timeout=None) as answer:
+            while line := answer.readline():
                 yield _parse(line)
-        except (OSError, HTTPException) as error:
-            raise self._unreachable(error) from None
-        finally:
-            connection.close()
+        raise Unreachable(f"{self._path}: the daemon went away")
 
     def _ask(self, method: str, target: str, data: bytes | None = None) -> bytes:
-        connection = _UnixConnection(self._path)
-        try:
-            response = self._request(connection, method, target, data)
-            return bytes(response.read())
-        except (OSError, HTTPException) as error:
-            raise self._unreachable(error) from None
-        finally:
-            connection.close()
+        with self._talk(method, target, data, TIMEOUT) as answer:
+            return answer.read()
 
-    def _request(
-        self, connection: HTTPConnection, method: str, target: str, data: bytes | None
-    ) -> HTTPResponse:
-        connection.request(method, target, data)
-        response = connection.getresponse()
-        if response.status >= 400:
-            raise _failure(response.status, response.read())
-        return response
+    @contextmanager
+    def _talk(
+        self, method: str, target: str, data: bytes | None, timeout: float | None
+    ) -> Iterator[BinaryIO]:
+        try:
+            with _asked(self._path, method, target, data, timeout) as (status, answer):
+                if status >= 400:
+                    raise _failure(status, answer.read())
+                yield answer
+        except (OSError, _Garbled) as error:
+            raise self._unreachable(error) from None
 
     def _unreachable(self, error: Exception) -> LbctlError:
         if isinstance(error, PermissionError):

@@ -36,6 +36,14 @@ from lbctl.cli.client import DEFAULT_SOCKET
     help="Where the data path's maps and programs are pinned.",
 )
 @click.option("--node", help="Whose values of a file for several gateways.")
+@click.option(
+    "--vrrp",
+    envvar="LBCTL_VRRP_SOCKET",
+    type=click.Path(path_type=Path),
+    default=Path("/run/lbctl/vrrp.sock"),
+    show_default=True,
+    help="The VRRP process's socket.",
+)
 @click.option("--datapath", default="", hidden=True, help="fake, fake:DIRECTORY")
 @click.pass_context
 def daemon(
@@ -46,6 +54,7 @@ def daemon(
     pins: Path,
     node: str | None,
     datapath: str,
+    vrrp: Path,
 ) -> None:
     """Run the daemon, in the foreground; TERM ends it, HUP reads the file again.
 
@@ -54,4 +63,4 @@ def daemon(
     from lbctl.daemon.run import Options, run
 
     given = ctx.parent.params["socket"] if ctx.parent is not None else DEFAULT_SOCKET
-    run(Options(config, socket or Path(given), state, pins, node, datapath))
+    run(Options(config, socket or Path(given), state, pins, node, datapath, vrrp))

@@ -10,6 +10,7 @@ from lbctl.cli.client import Client, read_file
 from lbctl.cli.output import show_json
 from lbctl.cli.shared import Context, json_option, pass_context, report
 from lbctl.errors import Exit
+from lbctl.model import Datapath
 
 LARGEST = 8 << 20  # as lbctl.config.MAX_BYTES, which is not imported to ask a daemon
 POLL = 0.25  # seconds
@@ -22,13 +23,20 @@ dry_run = click.option("--dry-run", is_flag=True, help="Show what would happen; 
 @click.command()
 @file_argument
 @click.option("--node", help="Whose values of a file for several gateways.")
+@click.option(
+    "--datapath",
+    type=click.Choice([str(one) for one in Datapath]),
+    default=str(Datapath.AUTO),
+    help="Whether this one can do all of it; auto: that of the file.",
+)
 @json_option
 @pass_context
-def validate(context: Context, file: Path, node: str | None) -> None:
+def validate(context: Context, file: Path, node: str | None, datapath: str) -> None:
     """Check FILE, whole; needs neither a daemon nor root."""
     from lbctl.config import parse
 
-    parsed = parse(read_file(file, LARGEST), str(file), node=node)
+    data = read_file(file, LARGEST)
+    parsed = parse(data, str(file), node=node, datapath=Datapath(datapath))
     services = parsed.config.services
     servers = sum(len(service.servers) for service in services.values())
     if context.json:
@@ -82,6 +90,8 @@ def diff(context: Context, file: Path | None) -> None:
         show_json(answer)
     elif lines:
         click.echo("\n".join(lines))
+    for one in answer.get("foreign", ()) if not context.json else ():
+        click.echo(f"{one}: another tool's, and left alone", err=True)
     if lines:
         raise SystemExit(Exit.FAILED)
 

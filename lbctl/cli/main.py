@@ -20,6 +20,7 @@ VERBS: dict[str, tuple[str, str, str]] = {
     "get": ("ask", "get", "List services, servers, overrides, events, ..."),
     "describe": ("ask", "describe", "All about one service or server."),
     "why": ("ask", "why", "Why a server has the place that it has."),
+    "check": ("ask", "check", "Probe a server now, and show each step."),
     "stats": ("numbers", "stats", "Connections, packets and bytes, per second and in all."),
     "monitor": ("numbers", "monitor", "Events as they happen."),
     "add": ("edit", "add", "Add a server or a service, live."),
@@ -30,7 +31,12 @@ VERBS: dict[str, tuple[str, str, str]] = {
     "drain": ("orders", "drain", "No new flows; those that are there finish."),
     "maint": ("orders", "maint", "Like drain, and not checked any more."),
     "ready": ("orders", "ready", "Lift drain and maint."),
+    "ipvsadm": ("ipvsadm.command", "ipvsadm", "ipvsadm's words for what lbctl runs."),
+    "ha": ("ha", "ha", "Virtual routers: who is active and why; hand over."),
+    "vrrp": ("vrrp", "vrrp", "Run the virtual routers, in the foreground."),
+    "gslb": ("gslb", "gslb", "DNS that sends each user to the right site."),
     "daemon": ("daemon", "daemon", "Run the daemon, in the foreground."),
+    "agent": ("agent", "agent", "The servers' agents: certificates, installing, asking."),
     "lab": ("lab", "lab", "A load balancer, a client and servers in namespaces."),
 }
 

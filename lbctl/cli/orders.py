@@ -67,10 +67,12 @@ def wait_until_empty(context: Context, target: str, timeout: float | None) -> No
     """Return when no connection is left on `target`; exit with 8 where time is up first."""
     service, _, server = target.partition("/")
     end = None if timeout is None else time.monotonic() + timeout
+    before: dict[str, int] = {}
     with _shown(target, context.json) as show:
         while True:
             rows = context.client.get("servers", service=service, fresh="1")
             mine = [row for row in rows if not server or row["name"] == target]
+            _mind_given_up(mine, before)
             left, unknown = _remaining(mine)
             show(left, unknown)
             if left == 0 and not unknown:
@@ -78,6 +80,20 @@ def wait_until_empty(context: Context, target: str, timeout: float | None) -> No
             if end is not None and time.monotonic() >= end:
                 _give_up(target, left, unknown, timeout)
             time.sleep(POLL)
+
+
+def _mind_given_up(rows: list[dict[str, Any]], before: dict[str, int]) -> None:
+    """Exit with 8 where a server was taken out with connections that it had still.
+
+    before: connections of each at the last look; brought up to date.
+    """
+    for row in rows:
+        left = before.get(row["name"], 0)
+        if row["weight"] is None and row["rule"] in ("admin", "leaving") and left:
+            text = f"its drain timeout passed: up to {left} connections were given up"
+            click.echo(f"lbctl: {row['name']}: {text}", err=True)
+            raise SystemExit(Exit.TIMEOUT)
+        before[row["name"]] = row["connections"] or 0
 
 
 def _remaining(rows: list[dict[str, Any]]) -> tuple[int, list[str]]:

@@ -23,6 +23,10 @@ COLOURS = {
     "leaving": WARN,
     "new": WARN,
     "last resort": BAD,
+    "overloaded": BAD,
+    "without quorum": BAD,
+    "speaks": GOOD,
+    "silent": WARN,
 }
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from lbctl.config.limits import MAX_BYTES
 from lbctl.config.patch import JSON, Patch
-from lbctl.model import Config
+from lbctl.model import Config, Datapath
 
 __all__ = ["JSON", "MAX_BYTES", "Parsed", "Patch", "dump", "json_schema", "parse"]
 
@@ -36,11 +36,14 @@ def parse(
     *,
     node: str | None = None,
     patches: Sequence[Patch] = (),
+    datapath: Datapath | None = None,
 ) -> Parsed:
     """The configuration in `text` (YAML or JSON, UTF-8, at most MAX_BYTES).
 
     name: the file's name in messages. node: which of `gateways` this one is; not needed
     where there is only one. patches: laid over the file, in order, before validation.
+    datapath: what this one cannot do is a fault, too; `auto` asks the one that the file
+    names.
 
     Raises InvalidConfig with every fault, in the file's order, each as
     `FILE:LINE:COLUMN: PATH: what is wrong (how to mend it)`, or with `override PATH:` in
@@ -48,7 +51,7 @@ def parse(
     """
     from lbctl.config.load import load
 
-    return Parsed(*load(text, name, node, patches))
+    return Parsed(*load(text, name, node, patches, datapath))
 
 
 def json_schema() -> dict[str, Any]:

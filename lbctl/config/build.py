@@ -2,36 +2,65 @@
 a gateway: what is left in a section is sound."""
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, assert_never
 
 from lbctl.config.fault import Fault, did_you_mean
 from lbctl.config.schema import (
+    AgentSection,
     AnyCheck,
+    AnyHttpCheck,
+    DnsCheck,
+    ExecCheck,
     File,
     GatewaySection,
+    GrpcCheck,
     HttpCheck,
+    HttpsCheck,
+    IcmpCheck,
     NoCheck,
+    OverloadSection,
     PersistenceSection,
     ServerSection,
     ServiceSection,
     TcpCheck,
+    ThresholdSection,
+    Timed,
+    TlsCheck,
+    TlsSection,
+    UdpCheck,
 )
 from lbctl.model import (
+    AGENT_PORT,
     CONNECT,
+    HAPROXY_AGENT_PORT,
+    AgentProbe,
     AnyProbe,
     Check,
+    DnsProbe,
     Drain,
+    ExecProbe,
     Family,
     Forwarding,
     Frontend,
     Gateway,
+    GrpcProbe,
+    Hook,
     HttpProbe,
+    IcmpProbe,
+    Metric,
     Mode,
+    Overload,
     Persistence,
+    Quorum,
     Server,
     Service,
+    Threshold,
     Timing,
+    Tls,
+    TlsProbe,
+    Trigger,
     Tunnel,
+    UdpProbe,
 )
 
 
@@ -112,12 +141,18 @@ def _service(section: ServiceSection) -> Service:
         drain=Drain(section.drain.timeout, section.drain.quiet),
         last_resort=section.last_resort,
         sorry=_server(section.sorry) if section.sorry else None,
+        agent=_agent(section.agent),
+        overload=_overload(section.overload) if section.agent is not None else None,
+        slow_start=section.slow_start,
+        quorum=Quorum(section.quorum.servers, section.quorum.hysteresis),
+        hooks=_hooks(section),
     )
 
 
 def _server(section: ServerSection) -> Server:
     port = section.port if section.port is not None else section.address.port
-    return Server(section.address.address, port, section.weight, section.max_connections)
+    limits = section.max_connections, section.min_connections
+    return Server(section.address.address, port, section.weight, *limits)
 
 
 def _forwarding(section: ServiceSection) -> Forwarding:
@@ -129,8 +164,12 @@ def _forwarding(section: ServiceSection) -> Forwarding:
 def _check(section: AnyCheck) -> Check | None:
     if isinstance(section, NoCheck):
         return None
+    return Check(_probe(section), _timing(section), section.port, section.address)
+
+
+def _timing(section: Timed) -> Timing:
     timeout = min(1.0, section.interval) if section.timeout is None else section.timeout
-    timing = Timing(
+    return Timing(
         section.interval,
         timeout,
         section.fall,
@@ -138,12 +177,34 @@ def _check(section: AnyCheck) -> Check | None:
         section.jitter,
         section.fast_interval,
     )
-    return Check(_probe(section), timing, section.port, section.address)
 
 
-def _probe(section: TcpCheck | HttpCheck) -> AnyProbe:
-    if isinstance(section, TcpCheck):
-        return CONNECT
+def _probe(section: AnyCheck) -> AnyProbe:
+    match section:
+        case TcpCheck() | NoCheck():
+            return CONNECT
+        case TlsCheck():
+            return TlsProbe(_tls(section.tls))
+        case HttpCheck():
+            return _http(section, None)
+        case HttpsCheck():
+            return _http(section, _tls(section.tls))
+        case UdpCheck():
+            return UdpProbe(section.payload.encode("latin-1"), section.expect)
+        case DnsCheck():
+            answer = "" if section.answer is None else str(section.answer)
+            return DnsProbe(section.name, section.record, section.rcode, answer)
+        case IcmpCheck():
+            return IcmpProbe(section.size)
+        case GrpcCheck():
+            return GrpcProbe(section.service, None if section.tls is None else _tls(section.tls))
+        case ExecCheck():
+            return ExecProbe(section.command)
+        case _:
+            assert_never(section)
+
+
+def _http(section: AnyHttpCheck, tls: Tls | None) -> HttpProbe:
     return HttpProbe(
         path=section.path,
         host=section.host,
@@ -151,6 +212,52 @@ def _probe(section: TcpCheck | HttpCheck) -> AnyProbe:
         headers=tuple(section.headers.items()),
         statuses=tuple(section.status),
         body=section.body,
+        tls=tls,
+        version=section.version,
+        keepalive=section.keepalive,
+    )
+
+
+def _tls(section: TlsSection) -> Tls:
+    return Tls(section.name, section.ca, section.verify, section.days, section.cert, section.key)
+
+
+def _agent(section: AgentSection | None) -> Check | None:
+    if section is None:
+        return None
+    ours = section.speaks == "lbctl"
+    tls = _tls(section.tls) if isinstance(section.tls, TlsSection) and ours else None
+    probe = AgentProbe(section.speaks, tls=tls, token=section.token, send=section.send)
+    port = section.port or (AGENT_PORT if ours else HAPROXY_AGENT_PORT)
+    return Check(probe, _timing(section), port, section.address)
+
+
+def _overload(section: OverloadSection | None) -> Overload | None:
+    if section is None:
+        return None
+    written = {
+        Metric.CPU: section.cpu,
+        Metric.MEMORY: section.memory,
+        Metric.DISK: section.disk,
+    }
+    thresholds = tuple(
+        (metric, Threshold(one.low, one.hard, one.low if one.back is None else one.back))
+        for metric, one in written.items()
+        if isinstance(one, ThresholdSection)
+    )
+    return Overload(thresholds, section.hold, section.max_removed)
+
+
+def _hooks(section: ServiceSection) -> tuple[Hook, ...]:
+    written = {
+        Trigger.DOWN: section.on_down,
+        Trigger.UP: section.on_up,
+        Trigger.OVERLOAD: section.on_overload,
+    }
+    return tuple(
+        Hook(trigger, one.run, one.delay, one.timeout, one.cooldown, one.per_hour, one.user)
+        for trigger, one in written.items()
+        if one is not None
     )
 
 

@@ -10,8 +10,11 @@ from lbctl.config.fault import Fault
 from lbctl.config.shorthand import Path
 from lbctl.model import (
     HASHING,
+    PORTLESS,
+    WEIGHTLESS,
     Address,
     Endpoint,
+    ExecProbe,
     Family,
     Frontend,
     LastResort,
@@ -21,6 +24,7 @@ from lbctl.model import (
     Server,
     Service,
     TcpProbe,
+    Trigger,
     VipOwner,
     family_of,
 )
@@ -44,6 +48,8 @@ def within(name: str, service: Service) -> Iterator[Fault]:
     yield from _forwarding(at, service)
     yield from _persistence(at, service)
     yield from _oneshot(at, service)
+    yield from _quorum(at, service)
+    yield from _hooks(at, service)
 
 
 def warnings(name: str, service: Service) -> Iterator[Fault]:
@@ -63,6 +69,11 @@ def warnings(name: str, service: Service) -> Iterator[Fault]:
             text = f"a tcp check of a service of {kinds} (write check: none, or check.port)"
             if service.check.port is None:
                 yield Fault((*at, "check"), text, on_key=True)
+    if service.scheduler.name in WEIGHTLESS and (service.overload or service.slow_start):
+        name = service.scheduler.name
+        instead = "wrr" if name == "rr" else "wlc"
+        text = f"{name} knows no weights: load only takes servers out, nothing starts slowly"
+        yield Fault((*at, "scheduler"), f"{text} (use {instead})")
     if service.sorry is not None and service.last_resort is not LastResort.SORRY:
         text = f"has no effect: last_resort is {service.last_resort} (write last_resort: sorry)"
         yield Fault((*at, "sorry"), text, on_key=True)
@@ -146,6 +157,7 @@ def _ports(path: Path, server: Server, service: Service) -> Iterator[Fault]:
         service.check is None
         or service.check.port
         or isinstance(first, Listen)
+        or isinstance(service.check.probe, (*PORTLESS, ExecProbe))
         or path[2] == "sorry"
     ):
         return
@@ -186,3 +198,18 @@ def _oneshot(at: Path, service: Service) -> Iterator[Fault]:
         if service.oneshot and isinstance(listen, Listen) and listen.proto is not Proto.UDP:
             yield Fault((*at, "oneshot"), f"is for UDP, and '{listen}' is not (remove it)")
             return
+
+
+def _quorum(at: Path, service: Service) -> Iterator[Fault]:
+    wanted = service.quorum.servers + service.quorum.hysteresis
+    if wanted > 1 and wanted > len(service.servers):
+        text = f"needs {wanted} servers, and there are {len(service.servers)} (lower it)"
+        yield Fault((*at, "quorum"), text, on_key=True)
+
+
+def _hooks(at: Path, service: Service) -> Iterator[Fault]:
+    for hook in service.hooks:
+        if hook.trigger is Trigger.OVERLOAD and service.agent is None:
+            yield Fault((*at, str(hook.trigger)), "needs an agent (write agent)", on_key=True)
+        elif hook.trigger is not Trigger.OVERLOAD and service.check is None:
+            yield Fault((*at, str(hook.trigger)), "needs a check (remove check: none)", on_key=True)

@@ -1,25 +1,40 @@
 """A `Config` as a file: what `lbctl export` writes."""
 
 import dataclasses
-from typing import Any
+from typing import Any, assert_never
 
 import yaml
 
 from lbctl.config.duration import show_duration
+from lbctl.config.ha import written
 from lbctl.config.scalar import resolve
 from lbctl.config.shorthand import Raw
 from lbctl.model import (
+    AgentProbe,
+    AnyProbe,
     Check,
     Config,
+    DnsProbe,
     Drain,
+    ExecProbe,
     Gateway,
+    GrpcProbe,
+    Hook,
     HttpProbe,
+    IcmpProbe,
+    Metric,
     Mode,
+    Overload,
     Persistence,
+    Quorum,
     Server,
     Service,
+    TcpProbe,
     Timing,
+    Tls,
+    TlsProbe,
     Tunnel,
+    UdpProbe,
 )
 
 Section = dict[str, Any]
@@ -44,6 +59,8 @@ def dump(config: Config) -> str:
     document: Section = {"apiVersion": "lbctl/v1", "gateway": _gateway(config.gateway)}
     if config.services:
         document["services"] = {name: _service(one) for name, one in config.services.items()}
+    if config.routers:
+        document["virtual_routers"] = {n: written(one) for n, one in config.routers.items()}
     return yaml.dump(document, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
 
 
@@ -70,6 +87,8 @@ def _service(service: Service) -> Section:
         "scheduler": str(service.scheduler),
         "servers": {name: _server(one) for name, one in service.servers.items()},
     }
+    if not service.servers:
+        section["allow_empty"] = True
     if service.forwarding.mode is not Mode.NAT:
         section["mode"] = str(service.forwarding.mode)
     if service.forwarding.tunnel is not None:
@@ -85,6 +104,7 @@ def _service(service: Service) -> Section:
     if service.sorry is not None:
         section["sorry"] = _server(service.sorry)
     plain = _changed(service, Service(()))
+    section |= _load(service)
     return section | {key: plain[key] for key in ("oneshot", "vip", "last_resort") if key in plain}
 
 
@@ -107,9 +127,12 @@ def _persistence(persistence: Persistence) -> Section:
 
 
 def _check(check: Check) -> Section:
-    section: Section = {"type": "tcp"}
-    if isinstance(check.probe, HttpProbe):
-        section = {"type": "http", **_http(check.probe)}
+    return {"type": "tcp", **_probe(check.probe), **_asked(check)}
+
+
+def _asked(check: Check) -> Section:
+    """Where and when a check or an agent is asked."""
+    section: Section = {}
     if check.port is not None:
         section["port"] = check.port
     if check.address is not None:
@@ -120,10 +143,87 @@ def _check(check: Check) -> Section:
     return section | timing
 
 
+def _probe(probe: AnyProbe) -> Section:
+    match probe:
+        case TcpProbe():
+            return {}
+        case TlsProbe():
+            return {"type": "tls", "tls": _tls(probe.tls)}
+        case HttpProbe():
+            tls = {} if probe.tls is None else {"tls": _tls(probe.tls)}
+            return {"type": "https" if tls else "http", **_http(probe), **tls}
+        case UdpProbe():
+            return {"type": "udp", "payload": probe.payload.decode("latin-1")} | (
+                {"expect": probe.expect} if probe.expect else {}
+            )
+        case DnsProbe() | IcmpProbe() | ExecProbe() | AgentProbe() | GrpcProbe():
+            return _others(probe)
+        case _:
+            assert_never(probe)
+
+
+def _others(probe: DnsProbe | IcmpProbe | ExecProbe | AgentProbe | GrpcProbe) -> Section:
+    match probe:
+        case DnsProbe(name, record, rcode, answer):
+            section: Section = {"type": "dns", "name": name, "record": record, "rcode": rcode}
+            return section | ({"answer": answer} if answer else {})
+        case IcmpProbe(size):
+            return {"type": "icmp", "size": size}
+        case ExecProbe(command):
+            return {"type": "exec", "command": list(command)}
+        case GrpcProbe(service, tls):
+            return {"type": "grpc", "service": service} | ({"tls": _tls(tls)} if tls else {})
+        case AgentProbe():
+            section = {"speaks": probe.speaks, "tls": _tls(probe.tls) if probe.tls else "none"}
+            if probe.speaks == "haproxy":
+                del section["tls"]
+            return section | {
+                key: getattr(probe, key) for key in ("token", "send") if getattr(probe, key)
+            }
+        case _:
+            assert_never(probe)
+
+
+def _tls(tls: Tls) -> Section:
+    keys = ("name", "ca", "verify", "days", "cert", "key")
+    return {key: getattr(tls, key) for key in keys if getattr(tls, key) != getattr(Tls(), key)}
+
+
+def _load(service: Service) -> Section:
+    """What load and its absence do to a service."""
+    section: Section = {}
+    if service.agent is not None:
+        section["agent"] = {**_probe(service.agent.probe), **_asked(service.agent)}
+        section["overload"] = "none" if service.overload is None else _overload(service.overload)
+    if service.slow_start:
+        section["slow_start"] = show_duration(service.slow_start)
+    if service.quorum != Quorum():
+        section["quorum"] = _changed(service.quorum, Quorum())
+    for hook in service.hooks:
+        section[str(hook.trigger)] = _hook(hook)
+    return section
+
+
+def _overload(overload: Overload) -> Section:
+    known = dict(overload.thresholds)
+    section: Section = {
+        str(metric): dataclasses.asdict(known[metric]) if metric in known else "none"
+        for metric in Metric
+    }
+    return section | {"hold": show_duration(overload.hold), "max_removed": overload.max_removed}
+
+
+def _hook(hook: Hook) -> Section:
+    section = _changed(hook, Hook(hook.trigger, hook.command), run=list(hook.command))
+    for key in section.keys() & {"delay", "timeout", "cooldown"}:
+        section[key] = show_duration(section[key])
+    return section
+
+
 def _http(probe: HttpProbe) -> Section:
     section: Section = {
         key: value
-        for key in ("path", "host", "method", "body")
+        for key in ("path", "host", "method", "body", "version", "keepalive")
         if (value := getattr(probe, key)) != getattr(HttpProbe(), key)
     }
     if probe.headers:

@@ -4,6 +4,7 @@ Every parser raises ValueError with the value, what is wrong with it, and how to
 """
 
 import re
+import shlex
 import warnings
 from ipaddress import IPv6Address, ip_address, ip_network
 from typing import Annotated, NamedTuple
@@ -136,6 +137,40 @@ def statuses(value: object) -> tuple[int, int]:
     return low, high
 
 
+def share(value: object) -> float:
+    """`80%` or 0.8: a share, as a number from 0 to 1."""
+    if isinstance(value, str) and (match := re.fullmatch(r"([0-9]{1,3}(?:\.[0-9]+)?) ?%", value)):
+        number = float(match[1]) / 100
+    elif isinstance(value, (int, float)) and not isinstance(value, bool):
+        number = float(value)
+    else:
+        raise ValueError(f"{show(value)} is not a share (write 80%)")
+    if not 0 <= number <= 1:
+        raise ValueError(f"{show(value)} is not a share (write 0% to 100%)")
+    return number
+
+
+def command(value: object) -> tuple[str, ...]:
+    """A command line, or a list of its words; the program by its whole path."""
+    try:
+        words = shlex.split(value) if isinstance(value, str) else value
+    except ValueError as error:
+        raise ValueError(f"{show(value)} is not a command: {error}") from None
+    if not isinstance(words, list) or not words or not all(isinstance(w, str) for w in words):
+        raise ValueError(f"{show(value)} is not a command (write it, or a list of its words)")
+    if not words[0].startswith("/"):
+        raise ValueError(f"{show(words[0])} has no whole path (write /usr/local/bin/...)")
+    if any("\0" in word for word in words):
+        raise ValueError(f"{show(value)} has a NUL in it")
+    return tuple(words)
+
+
+def _latin(value: str) -> str:
+    if any(ord(character) > 255 for character in value):
+        raise ValueError(f"{show(value)} has characters that are no bytes (write them as \\xNN)")
+    return value
+
+
 def regex(value: str) -> str:
     try:
         with warnings.catch_warnings():
@@ -204,6 +239,17 @@ HeaderName = Annotated[str, _matching(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,100}", "a h
 HeaderValue = Annotated[
     str, _matching(r"[\t\x20-\x7e\x80-\xff]*", "a header's value (one line of Latin-1)")
 ]
+
+Share = Annotated[float, PlainValidator(share, json_schema_input_type=str | float)]
+Command = Annotated[
+    tuple[str, ...], PlainValidator(command, json_schema_input_type=str | list[str])
+]
+Bytes = Annotated[str, AfterValidator(_latin)]
+File = Annotated[str, _matching(r"/[^\x00]{1,4000}", "a file (write its whole path)")]
+DnsName = Annotated[
+    str, _matching(r"(?=.{1,254}$)([a-zA-Z0-9_-]{1,63}\.)*[a-zA-Z0-9_-]{0,63}", "a DNS name")
+]
+User = Annotated[str, _matching(r"[a-z_][a-z0-9_-]{0,31}", "a user's name")]
 
 Interfaces = Annotated[
     list[Interface], BeforeValidator(_listed, json_schema_input_type=Interface | list[Interface])

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any
 
-from lbctl.config import build, cross
+from lbctl.config import build, cross, ha
 from lbctl.config.document import Node, Unreadable, read
 from lbctl.config.fault import Fault, Place, clip, did_you_mean, show
 from lbctl.config.fields import frontend
@@ -17,12 +17,17 @@ from lbctl.config.schema import API_VERSION, Defaults, File
 from lbctl.config.shorthand import Path, Raw, inherit, write_out
 from lbctl.config.source import Source
 from lbctl.config.validate import validate
+from lbctl.dataplane.capabilities import unsupported
 from lbctl.errors import InvalidConfig
-from lbctl.model import Config, Frontend, Service
+from lbctl.model import Config, Datapath, Frontend, Service
 
 
 def load(
-    text: str | bytes, name: str, node: str | None, patches: Sequence[Patch]
+    text: str | bytes,
+    name: str,
+    node: str | None,
+    patches: Sequence[Patch],
+    datapath: Datapath | None = None,
 ) -> tuple[Config, tuple[Patch, ...], tuple[str, ...]]:
     """The configuration, the stale patches, and the warnings. Raises InvalidConfig."""
     try:
@@ -39,6 +44,10 @@ def load(
     faults += found
     config, found = _config(file, node, faults) if file is not None else (None, [])
     faults += [*found, *cross.overlaps(_listens(document))]
+    if config is not None and datapath is not None and not faults:
+        own = config.gateway.datapath
+        lacking = unsupported(config, own if datapath is Datapath.AUTO else datapath)
+        faults = [Fault(path, text) for path, text in lacking]
     if faults or config is None:
         raise InvalidConfig(_said(source, faults))
     notes = [w for name, one in config.services.items() for w in cross.warnings(name, one)]
@@ -99,9 +108,15 @@ def _config(
     if any(fault.path[:1] in (("gateway",), ("gateways",)) for fault in before):
         return None, faults
     try:
-        return Config(build.gateway(file, node), services), faults
+        gateway = build.gateway(file, node)
     except build.NoGateway as error:
         return None, faults + error.faults
+    names = list(file.gateways)
+    here = node or (names[0] if len(names) == 1 else "")
+    routers = ha.routers(file.virtual_routers, gateway, here)
+    if not any(fault.path[:1] == (ha.AT,) for fault in before):
+        faults += ha.wrong(file.virtual_routers, routers, names, services)
+    return Config(gateway, services, routers), faults
 
 
 def _consistent(services: dict[str, Service], faults: Sequence[Fault]) -> Iterable[Fault]:

@@ -10,6 +10,8 @@ from typing import Any
 TIMING = ("interval", "timeout", "fall", "rise", "jitter", "fast_interval")
 ANY_CHECK = ("type", "port", "address", *TIMING)  # the keys that every type of check has
 
+KEY_BY_KEY = ("check", "drain", "persistence", "agent", "overload", "quorum")
+
 Path = tuple[str | int, ...]
 Raw = Any  # a part of the document that nothing has checked yet
 
@@ -26,6 +28,12 @@ def long_form(path: Path, value: Raw) -> Raw:
             return {"type": value}
         case (*_, "persistence") if is_duration(value) and value != "none":
             return {"timeout": value}
+        case (*_, "agent") if isinstance(value, str) and value != "none":
+            return {"speaks": value}
+        case (*_, "quorum") if isinstance(value, int) and not isinstance(value, bool):
+            return {"servers": value}
+        case (*_, "on_down" | "on_up" | "on_overload") if isinstance(value, (str, list)):
+            return {"run": value}
         case (*_, "listen") | (*_, "back") | (*_, "direct") if isinstance(value, str):
             return [value]
         case _:
@@ -62,12 +70,12 @@ def _section(path: Path, section: Raw) -> Raw:
 def inherit(defaults: Mapping[str, Raw], service: Mapping[str, Raw]) -> dict[str, Raw]:
     """A service (in long form) with what it takes from `defaults`.
 
-    `check`, `drain` and `persistence` are taken key by key, the rest whole. A check of
+    What `KEY_BY_KEY` names is taken key by key, the rest whole. A check of
     another type takes the keys that every type has; a tunnel goes to services in mode
     `tun` only, a sorry server to those whose last resort it is.
     """
     merged = {**defaults, **service}
-    for key in ("check", "drain", "persistence"):
+    for key in KEY_BY_KEY:
         theirs, own = defaults.get(key), service.get(key)
         if isinstance(theirs, dict) and isinstance(own, dict):
             merged[key] = _inherit_check(theirs, own) if key == "check" else {**theirs, **own}

@@ -8,15 +8,15 @@ import re
 from collections.abc import Mapping
 from typing import TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from lbctl.config.fault import Fault, did_you_mean, show
 from lbctl.config.limits import MAX_FAULTS
-from lbctl.config.schema import CHECKS, Section, check_type, keys_at
+from lbctl.config.schema import CHECKS, check_type, keys_at
 from lbctl.config.shorthand import Path, Raw
 
-_Section = TypeVar("_Section", bound=Section)
+_Section = TypeVar("_Section", bound=BaseModel)
 
 _SHAPES = {
     "model_type": "a mapping",

@@ -132,13 +132,15 @@ def roots(refusals: Iterable[Refusal]) -> list[Refusal]:
 
 
 def managed_vips(config: Config) -> set[Address]:
-    """The addresses that lbctl itself puts on the front interface."""
+    """The addresses that the daemon itself puts on the front interface: not those of
+    virtual routers, which one gateway at a time has (`lbctl.vrrp`)."""
+    routed = {address for router in config.routers.values() for address in router.addresses}
     return {
         listen.address
         for service in config.services.values()
         if service.vip is VipOwner.MANAGED
         for listen in service.listens
-        if isinstance(listen, Listen)
+        if isinstance(listen, Listen) and listen.address not in routed
     }
 
 

@@ -15,6 +15,7 @@ from aiohttp.typedefs import Handler
 
 from lbctl.config import MAX_BYTES
 from lbctl.daemon.changing import Changing, requester
+from lbctl.daemon.ipvs import Ipvs
 from lbctl.daemon.parts import Parts
 from lbctl.daemon.peer import GROUP, group_id
 from lbctl.daemon.reading import Reading, answer
@@ -35,6 +36,7 @@ async def serving(parts: Parts, path: Path) -> AsyncIterator[None]:
     app = web.Application(middlewares=[_errors, _permission], client_max_size=MAX_BYTES + 4096)
     app.add_routes(Reading(parts).routes())
     app.add_routes(Changing(parts).routes())
+    app.add_routes(Ipvs(parts).routes())
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
     listener = _listener(path)
     try:
@@ -99,7 +101,8 @@ def _listener(path: Path) -> socket.socket:
             os.chown(path, -1, group)
         path.chmod(0o660)
     except OSError as error:
-        raise LbctlError(
+        kind = NotPermitted if isinstance(error, PermissionError) else LbctlError
+        raise kind(
             f"{path}: cannot listen here: {error.strerror or error}",
             "run as root, or give --socket a path that is yours",
         ) from None

@@ -2,22 +2,27 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import chain
 
 from lbctl.health.judge import Health
 from lbctl.messages import Assign, Job
 from lbctl.model import ServerName, Timing
-from lbctl.world import Admin, Target, World, targets
+from lbctl.world import Admin, Target, World, agents, targets
 
 
 def wanted_checks(world: World, now: float) -> dict[Target, Timing]:
-    """Every target that somebody wants checked, once.
+    """Every target that somebody wants checked, and every agent that is asked, once.
 
     A server in `maint` is not checked. Where services ask the same of the same place at
     different paces, the most impatient one sets it.
     """
     wanted: dict[Target, Timing] = {}
-    for name, target in targets(world.config):
-        check = world.config.services[name.service].check
+    services = world.config.services
+    checks = (
+        (name, target, services[name.service].check) for name, target in targets(world.config)
+    )
+    asked = ((name, target, services[name.service].agent) for name, target in agents(world.config))
+    for name, target, check in chain(checks, asked):
         if check is None or _maintained(world, name, now):
             continue
         old = wanted.get(target)

@@ -51,6 +51,7 @@ class Changing:
             web.post("/v1/orders", self.order),
             web.post("/v1/overrides", self.override),
             web.delete("/v1/overrides/{id}", self.drop_override),
+            web.post("/v1/servers/{service}/{server}/check", self.check),
         ]
 
     async def apply(self, request: web.Request) -> web.Response:
@@ -99,6 +100,13 @@ class Changing:
         body = decode(await request.read(), PlainRequest)
         manner = body.manner(_by(request), self._parts.clock.now())
         return await self._settled(await self._parts.control.drop_override(int(text), manner))
+
+    async def check(self, request: web.Request) -> web.Response:
+        """Probe a server now, and ask its agent; answers a list of `ProbeView`."""
+        match = request.match_info
+        known = configured(self._parts.control.world.config)
+        name = server_named(known, f"{match['service']}/{match['server']}")
+        return answer(await self._parts.probe(name))
 
     async def _take(self, request: web.Request, dry_run: bool) -> Outcome:
         text = await request.read()

@@ -8,7 +8,7 @@ rest. An invalid file never gets past the first arrow.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import msgspec
@@ -16,7 +16,7 @@ import msgspec
 from lbctl.daemon.clock import Clock
 from lbctl.daemon.compare import changes
 from lbctl.daemon.journal import Journal
-from lbctl.daemon.moments import pass_time
+from lbctl.daemon.moments import load_changes, pass_time
 from lbctl.daemon.overrides import (
     Override,
     Path,
@@ -25,10 +25,20 @@ from lbctl.daemon.overrides import (
     without_path,
 )
 from lbctl.daemon.reader import Read
-from lbctl.daemon.state import Saved, StateDirectory, digest, move_override, with_facts
+from lbctl.daemon.state import (
+    Saved,
+    StateDirectory,
+    digest,
+    move_override,
+    restore_hooks,
+    with_facts,
+    with_hooks,
+)
 from lbctl.daemon.trial import operations, refuse_if_emptied
+from lbctl.desired import settle
 from lbctl.errors import InvalidConfig, NotFound
 from lbctl.events import (
+    AgentHeard,
     AnyEvent,
     ConfigRefused,
     ConfigTaken,
@@ -39,12 +49,14 @@ from lbctl.events import (
     Trouble,
 )
 from lbctl.health.judge import Health
+from lbctl.health.report import Report
 from lbctl.model import ServerName
 from lbctl.world import Admin, Order, Sighting, Target, World
 
 ReadConfig = Callable[[bytes, str, Sequence[Override]], Awaitable[Read]]
 SAVE_EVERY = 1.0  # seconds
 SAVE_RETRY = 10.0
+OTHER_GATEWAY = "gateway: what changed there holds once the daemon is started again"
 
 
 @dataclass(frozen=True)
@@ -126,6 +138,10 @@ class Control:
         self._save_after = clock.now()
         self._looked = clock.now()
         self.save_error = ""
+        # What hooks did, so that a restart does not forget a cooldown.
+        self.hooks = restore_hooks(standing.saved, clock)
+        self._settle(set(standing.world.config.services))
+        self._gateway = standing.world.config.gateway  # what the data path was opened for
 
     @property
     def world(self) -> World:
@@ -141,7 +157,7 @@ class Control:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        return self._standing.read.warnings
+        return self._warnings(self._standing.read)
 
     @property
     def origins(self) -> dict[int, str]:
@@ -320,8 +336,12 @@ class Control:
             changes=changed,
             generation=intent.generation,
             stale=tuple(one.id for one in read.stale),
-            warnings=read.warnings,
+            warnings=self._warnings(read),
         )
+
+    def _warnings(self, read: Read) -> tuple[str, ...]:
+        other = read.config.gateway != self._gateway
+        return (*read.warnings, OTHER_GATEWAY) if other else read.warnings
 
     def _finish(
         self,
@@ -350,17 +370,44 @@ class Control:
 
     # --- facts --------------------------------------------------------------------------
 
-    def see(self, target: Target, health: Health, evidence: str) -> None:
-        """Take a verdict of the checks."""
+    def see(self, target: Target, health: Health, evidence: str, asked: bool = False) -> None:
+        """Take a verdict of the checks. asked: somebody wanted to know; if it is the same
+        as ever, what decided in its time stays the evidence."""
         old = self.world.sightings.get(target)
         changed = old is None or old.health is not health
+        if asked and not changed:
+            return
         since = self._clock.now() if old is None or changed else old.since
         touched = self.world.see(target, Sighting(health, evidence, since))
         self._unsaved = True
         if changed:
             names = self.world.checked(target)
             self._journal.tell(*(HealthChanged(str(name), health, evidence) for name in names))
+            speaks = health is Health.UP
+            of = self.world.asked(target)
+            self._journal.tell(*(AgentHeard(str(name), speaks, evidence) for name in of))
         self._tell(touched)
+
+    def hear(self, target: Target, report: Report) -> None:
+        """Take what an agent said."""
+        self._tell(self.world.hear(target, report))
+
+    def calm(self, unrest: Mapping[str, float]) -> None:
+        """Take how much of each service's ring is in transition."""
+        known = self.world.unrest
+        touched = {name for name, share in unrest.items() if known.get(name, 0.0) != share}
+        self.world.unrest.update(unrest)
+        self._tell(touched & self.world.config.services.keys())
+
+    def _settle(self, touched: set[str]) -> None:
+        """Let load have its say on what is touched, before anybody looks at it."""
+        for service, before, after in settle(self.world, touched, self._clock.now()):
+            self._unsaved = True
+            self._journal.tell(*load_changes(service, before, after))
+
+    def remember(self) -> None:
+        """Something that is saved changed elsewhere."""
+        self._unsaved = True
 
     def pass_time(self) -> None:
         """Take what time alone changed since this was last called."""
@@ -406,6 +453,7 @@ class Control:
                 self.save_error = ""
 
     def _tell(self, touched: set[str], changed: bool = False) -> None:
+        self._settle(touched)
         for listener in self.on_touched:
             listener(touched)
         if changed:
@@ -419,6 +467,7 @@ class Control:
             generation=intent.generation,
             overrides=tuple(move_override(one, wall) for one in intent.overrides),
         )
+        saved = with_hooks(saved, self.hooks, self._clock)
         return with_facts(saved, self.world, self._clock)
 
 

@@ -104,6 +104,30 @@ class ReconcileLoop:
         self.journal.tell(*self.reconciler.finish(step, refusals, self.clock.now()))
         self.control.world.outside = self.reconciler.outside()
 
+    async def tend(self) -> None:
+        """Let the data path do its housekeeping."""
+        try:
+            await self.plane.tend()
+        except DataPlaneError as error:
+            self._in_doubt(error)
+
+    async def hear(self) -> None:
+        """Take the kernel's news in; what it refused before may be possible now."""
+        try:
+            retry = await self.plane.catch_up()
+        except DataPlaneError as error:
+            self._in_doubt(error)
+        else:
+            if retry:
+                self.reconciler.retry_now(self.clock.now())
+                self._wake.set()
+
+    def _in_doubt(self, error: DataPlaneError) -> None:
+        """The next pass looks at what is held, and says when all is well again."""
+        self._tell_trouble(str(error))
+        self.reconciler.doubt()
+        self._wake.set()
+
     def _tell_trouble(self, error: str) -> None:
         if error != self.trouble:
             self.journal.tell(Trouble("data path", error))

@@ -90,7 +90,7 @@ def _services(snapshot: Snapshot) -> Iterator[Metric]:
         "lbctl_service_serving",
         "1: at least one server takes new flows, without the last resort",
         ("service",),
-        (([row.name], row.state == "serving") for row in rows),
+        (([row.name], row.state in ("serving", "overloaded", "without quorum")) for row in rows),
     )
 
 

@@ -1,6 +1,11 @@
-"""What time alone changes: orders that end, drains that are given up, departures."""
+"""What time alone changes: orders that end, drains that are given up, departures, the hold
+times of load; and what load changed, in events."""
 
-from lbctl.events import AnyEvent, DrainEnded, OrderEnded
+from collections.abc import Iterator
+
+from lbctl.events import AnyEvent, DrainEnded, LoadChanged, OrderEnded
+from lbctl.load import Memory, Pool
+from lbctl.model import ServerName
 from lbctl.world import Admin, World
 
 
@@ -20,5 +25,19 @@ def pass_time(world: World, since: float, now: float) -> tuple[set[str], list[An
         if one.deadline <= now:
             touched.add(one.name.service)
             events.append(DrainEnded(str(one.name), "removed: drain timeout passed"))
+    for service, pool in world.pools.items():
+        if pool.deadline is not None and pool.deadline <= now:
+            touched.add(service)
     world.expire(now)
     return touched, events
+
+
+def load_changes(service: str, before: Pool, after: Pool) -> Iterator[LoadChanged]:
+    """The servers that left for their load between the two, and those that came back."""
+    for key, one in after.servers.items():
+        out = before.servers.get(key, Memory()).out
+        if one.out != out:
+            because = one.because
+            if not one.out and after.overloaded:
+                because = "all servers are: load is spread evenly"
+            yield LoadChanged(str(ServerName(service, key)), one.out, because)

@@ -8,6 +8,7 @@ from pathlib import Path
 from lbctl import __version__
 from lbctl.daemon.clock import Clock
 from lbctl.daemon.control import Control
+from lbctl.daemon.hookrunner import HookRunner
 from lbctl.daemon.journal import Journal
 from lbctl.daemon.loop import ReconcileLoop
 from lbctl.daemon.names import Known
@@ -15,10 +16,13 @@ from lbctl.daemon.overrides import Override
 from lbctl.daemon.plane import PlaneThread
 from lbctl.daemon.reader import ConfigReader
 from lbctl.daemon.reconcile import Reconciler
+from lbctl.daemon.routers import RouterLink
 from lbctl.daemon.sampler import Sampler
 from lbctl.daemon.shapes import (
     DatapathView,
+    HookView,
     OverrideView,
+    ProbeView,
     Snapshot,
     StatusView,
     StuckView,
@@ -26,6 +30,10 @@ from lbctl.daemon.shapes import (
 )
 from lbctl.daemon.views import Show
 from lbctl.daemon.workers import WorkerKeeper
+from lbctl.errors import LbctlError
+from lbctl.messages import Verdict
+from lbctl.model import ServerName
+from lbctl.world import Target, agent_of, target_of
 
 
 @dataclass(frozen=True)
@@ -42,6 +50,8 @@ class Parts:
     sampler: Sampler
     loop: ReconcileLoop
     keeper: WorkerKeeper
+    hooks: HookRunner
+    routers: RouterLink
     started: float
 
     def known(self) -> Known:
@@ -66,6 +76,37 @@ class Parts:
                 texts += show.service(name).problems
                 texts += [text for server in show.servers(name) for text in server.problems]
         return tuple(dict.fromkeys(texts))
+
+    async def probe(self, name: ServerName) -> list[ProbeView]:
+        """Probe what is checked for a server, and its agent, now. Raises LbctlError."""
+        service = self.control.world.config.services[name.service]
+        server = service.servers[name.server]
+        asked = [
+            ("check", target_of(service, server), service.check),
+            ("agent", agent_of(service, server), service.agent),
+        ]
+        found = [(what, t, check) for what, t, check in asked if t is not None and check]
+        if not found:
+            hint = "`lbctl set` gives its service a check"
+            raise LbctlError(f"{name}: nothing is checked for it", hint)
+        # The worker may be in the middle of the probe before this one.
+        return [
+            _probe_view(what, t, await self.keeper.probe_now(t, 2 * check.timing.timeout + 1.0))
+            for what, t, check in found
+        ]
+
+    def hook_runs(self) -> Iterator[HookView]:
+        """The last runs of hooks, the newest first."""
+        for one in reversed(self.hooks.ledger.runs):
+            yield HookView(
+                server=str(one.key.name),
+                hook=str(one.key.trigger),
+                at=self.clock.to_wall(one.at),
+                took=one.took,
+                passed=one.passed,
+                result=one.result,
+                output=one.output,
+            )
 
     def _override(self, one: Override) -> OverrideView:
         return OverrideView(
@@ -131,3 +172,15 @@ class Parts:
             tuple(show.servers()),
             show.stats(self.sampler.at),
         )
+
+
+def _probe_view(what: str, target: Target, verdict: Verdict) -> ProbeView:
+    kind = target.probe.__struct_config__.tag
+    return ProbeView(
+        asked=what,
+        target=f"{kind} {target.endpoint}",
+        health=str(verdict.health),
+        evidence=verdict.evidence,
+        took=verdict.took,
+        steps=verdict.steps,
+    )

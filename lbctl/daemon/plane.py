@@ -72,6 +72,10 @@ class PlaneThread:
     async def stats(self) -> Stats:
         return await self._run(lambda: self._plane.stats())
 
+    async def ask(self, question: Callable[[DataPlane], T]) -> T:
+        """What only one kind of data path can answer."""
+        return await self._run(lambda: question(self._plane))
+
     async def catch_up(self) -> bool:
         return await self._run(lambda: self._plane.catch_up())
 

@@ -11,6 +11,8 @@ from lbctl.daemon.names import server_named, service_named
 from lbctl.daemon.parts import Parts
 from lbctl.daemon.reconcile import differences
 from lbctl.daemon.requests import BadRequest
+from lbctl.daemon.shapes import SwitchView
+from lbctl.dataplane.port import DataPlane, SharesKernel
 from lbctl.model import ServerName
 
 _encode = msgspec.json.Encoder().encode
@@ -34,6 +36,8 @@ class Reading:
             web.get("/v1/servers", self.servers),
             web.get("/v1/servers/{service}/{server}", self.server),
             web.get("/v1/servers/{service}/{server}/why", self.why),
+            web.get("/v1/agents", self.agents),
+            web.get("/v1/hooks", self.hooks),
             web.get("/v1/overrides", self.overrides),
             web.get("/v1/generations", self.generations),
             web.get("/v1/config", self.config),
@@ -64,6 +68,12 @@ class Reading:
     async def why(self, request: web.Request) -> web.Response:
         name = self._server(request)
         return answer(self._parts.show().why(name, self._parts.overrides()))
+
+    async def agents(self, request: web.Request) -> web.Response:
+        return answer(list(self._parts.show().agents()))
+
+    async def hooks(self, request: web.Request) -> web.Response:
+        return answer(list(self._parts.hook_runs()))
 
     async def overrides(self, request: web.Request) -> web.Response:
         return answer(list(self._parts.overrides()))
@@ -101,7 +111,8 @@ class Reading:
         parts = self._parts
         held = await parts.plane.observe(parts.clock.now())
         acts = differences(parts.control.world, held, parts.clock.now())
-        return answer({"operations": [str(act) for act in acts]})
+        _, foreign = await parts.plane.ask(_shared)
+        return answer({"operations": [str(act) for act in acts], "foreign": foreign})
 
     async def events(self, request: web.Request) -> web.StreamResponse:
         """Those kept, after number `after`; with `follow`, those to come too, one a line."""
@@ -125,7 +136,10 @@ class Reading:
 
     async def status(self, request: web.Request) -> web.Response:
         await self._parts.sampler.glance()
-        return answer(self._parts.status())
+        status = self._parts.status()
+        switches, foreign = await self._parts.plane.ask(_shared)
+        path = msgspec.structs.replace(status.datapath, switches=switches, foreign=foreign)
+        return answer(msgspec.structs.replace(status, datapath=path))
 
     def _service(self, name: str) -> str:
         return service_named(self._parts.known(), name)
@@ -133,6 +147,14 @@ class Reading:
     def _server(self, request: web.Request) -> ServerName:
         match = request.match_info
         return server_named(self._parts.known(), f"{match['service']}/{match['server']}")
+
+
+def _shared(plane: DataPlane) -> tuple[tuple[SwitchView, ...], tuple[str, ...]]:
+    """What a data path has from a kernel that others use as well."""
+    if not isinstance(plane, SharesKernel):
+        return (), ()
+    switches = (SwitchView(s.name, s.wanted, s.found, s.reason) for s in plane.switches())
+    return tuple(switches), tuple(str(frontend) for frontend in plane.foreign())
 
 
 def _number(text: str) -> int:

@@ -33,6 +33,7 @@ from lbctl.dataplane.plan import plan
 from lbctl.dataplane.port import AddServer, AddService, Op
 from lbctl.desired import Decision, Rule, decide, desired, serve
 from lbctl.events import AnyEvent, Drift, Refused, ServiceChanged, Taken
+from lbctl.load import Pool
 from lbctl.model import Address, Endpoint, Frontend, ServerName, Table, VirtualService
 from lbctl.world import World
 
@@ -190,7 +191,7 @@ class Reconciler:
         self._remember(name, decisions, now)
         self.decisions[name] = decisions
         self._wanted[name] = serve(service, decisions)
-        state, because = state_of(decisions)
+        state, because = state_of(decisions, world.pools.get(name))
         before, _ = self.states.get(name, ("serving", ""))
         self.states[name] = state, because
         return [ServiceChanged(name, state, because)] if state != before else []
@@ -257,12 +258,16 @@ def differences(world: World, held: Held, now: float) -> tuple[Act, ...]:
     return _step(desired(world, now), managed_vips(world.config), held).acts
 
 
-def state_of(decisions: Sequence[Decision]) -> tuple[str, str]:
+def state_of(decisions: Sequence[Decision], pool: Pool | None = None) -> tuple[str, str]:
     """What a service is doing, in a word, and why where it is not simply serving."""
     scheduled = [one for one in decisions if one.scheduled]
     pressed = [one for one in scheduled if one.rule is Rule.LAST_RESORT]
     if pressed:
         return "last resort", pressed[0].because
+    if scheduled and pool is not None and pool.overloaded:
+        return "overloaded", "every server is; load is spread evenly"
+    if scheduled and pool is not None and not pool.held:
+        return "without quorum", f"only {len(scheduled)} of its servers take new flows"
     if scheduled:
         return "serving", ""
     reasons = "; ".join(f"{one.name.server} {one.because}" for one in decisions[:3])

@@ -21,12 +21,15 @@ from lbctl.daemon.changing import own_file
 from lbctl.daemon.clock import SYSTEM, Clock
 from lbctl.daemon.control import Control, Manner, Standing
 from lbctl.daemon.fake import open_fake
+from lbctl.daemon.hookrunner import HookRunner
+from lbctl.daemon.hooks import Ledger
 from lbctl.daemon.journal import Journal
 from lbctl.daemon.loop import ReconcileLoop
 from lbctl.daemon.parts import Parts
 from lbctl.daemon.plane import Opened, PlaneThread
 from lbctl.daemon.reader import ConfigReader
 from lbctl.daemon.reconcile import Reconciler
+from lbctl.daemon.routers import RouterLink
 from lbctl.daemon.sampler import EVERY, Sampler
 from lbctl.daemon.startup import stand_up
 from lbctl.daemon.state import StateDirectory
@@ -34,7 +37,8 @@ from lbctl.daemon.systemd import notify, watchdog_interval
 from lbctl.daemon.workers import WorkerKeeper
 from lbctl.errors import InvalidConfig
 from lbctl.events import DaemonStarted, DaemonStopping
-from lbctl.model import Gateway
+from lbctl.model import Config
+from lbctl.vrrp.control import PATH
 
 TEND = 10.0  # seconds between the data path's housekeepings
 EXPIRE = 1.0  # seconds that an override may outlive its time
@@ -51,6 +55,7 @@ class Options:
     pins: Path
     node: str | None = None
     datapath: str = ""
+    vrrp: Path = PATH
 
 
 def run(options: Options) -> None:
@@ -66,19 +71,19 @@ async def _run(options: Options) -> None:
         stack.enter_context(directory.locked())
         read = ConfigReader(options.node)
         standing = await stand_up(options.config, directory, journal, clock, read)
-        opener = partial(_open, options, standing.world.config.gateway)
+        opener = partial(_open, options, standing.world.config)
         plane = await stack.enter_async_context(PlaneThread(opener))
         parts = _assemble(options, standing, directory, journal, clock, read, plane)
         await _live(parts, options, stack)
 
 
-def _open(options: Options, gateway: Gateway) -> Opened:
+def _open(options: Options, config: Config) -> Opened:
     kind, _, where = options.datapath.partition(":")
     if kind == "fake":
         return open_fake(Path(where) if where else None)
     from lbctl.dataplane.select import open_dataplane  # brings in netlink
 
-    return open_dataplane(gateway, options.pins)
+    return open_dataplane(config, options.pins, options.state / "ipvs.json")
 
 
 def _assemble(
@@ -94,8 +99,13 @@ def _assemble(
     control = Control(standing, directory, journal, clock, read)
     keeper = WorkerKeeper(control, journal, clock)
     loop = ReconcileLoop(control, reconciler, plane, journal, clock)
+    hooks = HookRunner(control, journal, clock, Ledger(control.hooks))
     control.on_touched.append(loop.touched)
+    control.on_touched.append(lambda _: hooks.look())
     control.on_changed.append(keeper.tell_changes)
+    routers = RouterLink(control, journal, clock, options.vrrp)
+    control.on_touched.append(routers.touched)
+    control.on_changed.append(routers.tell_changes)
     return Parts(
         file=options.config,
         clock=clock,
@@ -107,6 +117,8 @@ def _assemble(
         sampler=Sampler(plane, clock),
         loop=loop,
         keeper=keeper,
+        hooks=hooks,
+        routers=routers,
         started=clock.now(),
     )
 
@@ -119,8 +131,10 @@ async def _live(parts: Parts, options: Options, stack: AsyncExitStack) -> None:
         _tell_started(parts)
         tasks = [
             group.create_task(parts.keeper.keep()),
+            group.create_task(parts.hooks.run()),
+            group.create_task(parts.routers.keep()),
             group.create_task(_hear_kernel(parts)),
-            group.create_task(_every(TEND, parts.plane.tend)),
+            group.create_task(_every(TEND, parts.loop.tend)),
             group.create_task(_every(EVERY, partial(parts.sampler.fresh, EVERY / 2))),
             group.create_task(_every(EXPIRE, parts.control.drop_expired)),
             group.create_task(_watchdog(parts)),
@@ -166,13 +180,11 @@ async def _reload(parts: Parts) -> None:
 
 
 async def _hear_kernel(parts: Parts) -> None:
-    """Take the kernel's news in as they come; what it refused may be possible now."""
+    """Take the kernel's news in as they come."""
     descriptor = parts.plane.fileno()
     while descriptor is not None:
         await _readable(descriptor)
-        if await parts.plane.catch_up():
-            parts.reconciler.retry_now(parts.clock.now())
-            parts.loop.wake()
+        await parts.loop.hear()
 
 
 async def _readable(descriptor: int) -> None:

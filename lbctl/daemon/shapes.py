@@ -31,7 +31,8 @@ class ServerView(msgspec.Struct, frozen=True):
 
 
 class ServiceView(msgspec.Struct, frozen=True):
-    """state: serving, last resort, down. scheduled: servers that take new flows."""
+    """state: serving, overloaded, without quorum, last resort, down. scheduled: servers that
+    take new flows."""
 
     name: str
     listens: tuple[str, ...]
@@ -44,6 +45,49 @@ class ServiceView(msgspec.Struct, frozen=True):
     scheduled: int
     connections: int | None
     problems: tuple[str, ...]
+
+
+class AgentView(msgspec.Struct, frozen=True):
+    """What a server's agent says. state: speaks, silent, unheard. cpu, memory, disk: shares
+    in use; null: it does not measure that. words: what it wants of its server. weight: as
+    in ServerView. eighths: of its weight that load leaves it."""
+
+    server: str
+    address: str
+    speaks: str
+    state: str
+    cpu: float | None
+    memory: float | None
+    disk: float | None
+    words: str
+    connections: int | None
+    out: bool
+    eighths: int
+    weight: int | None
+    evidence: str
+
+
+class HookView(msgspec.Struct, frozen=True):
+    """A run of a hook that ended. output: the last of what it said."""
+
+    server: str
+    hook: str
+    at: float
+    took: float
+    passed: bool
+    result: str
+    output: str
+
+
+class ProbeView(msgspec.Struct, frozen=True):
+    """One probe that was asked for. steps: [seconds since its start, what was waited for]."""
+
+    asked: str
+    target: str
+    health: str
+    evidence: str
+    took: float
+    steps: tuple[tuple[float, str], ...]
 
 
 class OverrideView(msgspec.Struct, frozen=True):
@@ -117,12 +161,24 @@ class ServiceDescription(msgspec.Struct, frozen=True):
     persistence: str
 
 
+class SwitchView(msgspec.Struct, frozen=True):
+    """A kernel switch that lbctl keeps set. found: null where this kernel has none such."""
+
+    name: str
+    wanted: int
+    found: int | None
+    reason: str
+
+
 class DatapathView(msgspec.Struct, frozen=True):
-    """trouble: why it does not answer; empty where it does."""
+    """trouble: why it does not answer; empty where it does. switches and foreign (listens of
+    other tools in the same table): of IPVS only, read when the status is asked for."""
 
     name: str
     why: str
     trouble: str
+    switches: tuple[SwitchView, ...] = ()
+    foreign: tuple[str, ...] = ()
 
 
 class WorkerView(msgspec.Struct, frozen=True):

@@ -20,9 +20,11 @@ from pathlib import Path
 import msgspec
 
 from lbctl.daemon.clock import Clock
+from lbctl.daemon.hooks import Key, Past
 from lbctl.daemon.overrides import Override
-from lbctl.errors import LbctlError, NotFound
-from lbctl.model import AnyProbe, Endpoint, Server, ServerName
+from lbctl.errors import LbctlError, NotFound, NotPermitted
+from lbctl.load import Pool
+from lbctl.model import AnyProbe, Endpoint, Server, ServerName, Trigger
 from lbctl.world import Leaving, Order, Sighting, Target, World
 
 VERSION = 1
@@ -44,6 +46,12 @@ class SavedLeaving(msgspec.Struct, frozen=True):
     deadline: float
 
 
+class SavedHook(msgspec.Struct, frozen=True):
+    server: str
+    trigger: Trigger
+    past: Past
+
+
 class Saved(msgspec.Struct, frozen=True):
     """The state file.
 
@@ -62,6 +70,8 @@ class Saved(msgspec.Struct, frozen=True):
     sightings: tuple[SavedSighting, ...] = ()
     leaving: tuple[SavedLeaving, ...] = ()
     newcomers: tuple[str, ...] = ()
+    pools: Mapping[str, Pool] = {}
+    hooks: tuple[SavedHook, ...] = ()
 
 
 def with_facts(saved: Saved, world: World, clock: Clock) -> Saved:
@@ -76,6 +86,7 @@ def with_facts(saved: Saved, world: World, clock: Clock) -> Saved:
         ),
         leaving=tuple(_save_leaving(one, wall(one.deadline)) for one in world.leaving),
         newcomers=tuple(sorted(map(str, world.newcomers))),
+        pools={name: pool.moved(wall) for name, pool in world.pools.items()},
     )
 
 
@@ -99,8 +110,8 @@ def restore_facts(world: World, saved: Saved, clock: Clock) -> None:
         if text in names
     }
     for one in saved.sightings:
-        target = Target(one.probe, Endpoint.parse(one.endpoint))
-        if world.checked(target):
+        target = Target(one.probe, Endpoint.parse(one.endpoint, lowest=0))
+        if world.checked(target) or world.asked(target):
             since = moment(one.sighting.since)
             world.sightings[target] = replace(one.sighting, since=since)
     world.leaving = [
@@ -109,6 +120,24 @@ def restore_facts(world: World, saved: Saved, clock: Clock) -> None:
         if ServerName.parse(one.name).service in world.config.services
     ]
     world.newcomers = {names[text] for text in saved.newcomers if text in names}
+    known = world.config.services
+    world.pools = {n: pool.moved(moment) for n, pool in saved.pools.items() if n in known}
+
+
+def with_hooks(saved: Saved, past: Mapping[Key, Past], clock: Clock) -> Saved:
+    hooks = (
+        SavedHook(str(key.name), key.trigger, one.moved(clock.to_wall))
+        for key, one in past.items()
+        if one != Past()
+    )
+    return msgspec.structs.replace(saved, hooks=tuple(hooks))
+
+
+def restore_hooks(saved: Saved, clock: Clock) -> dict[Key, Past]:
+    return {
+        Key(ServerName.parse(one.server), one.trigger): one.past.moved(clock.from_wall)
+        for one in saved.hooks
+    }
 
 
 def move_override(override: Override, to: Callable[[float], float]) -> Override:
@@ -154,7 +183,8 @@ class StateDirectory:
             (self.path / "generations").mkdir(parents=True, exist_ok=True)
             handle = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
-            raise LbctlError(
+            kind = NotPermitted if isinstance(error, PermissionError) else LbctlError
+            raise kind(
                 f"{self.path}: cannot keep state here: {error.strerror}",
                 "run as root, or give --state a directory that is yours",
             ) from None
@@ -225,7 +255,7 @@ def digest(text: bytes) -> str:
 
 def _write(path: Path, data: bytes) -> None:
     fresh = path.with_name(f".{path.name}.new")
-    with fresh.open("wb") as file:
+    with open(fresh, "wb", opener=_owner_only) as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
@@ -235,3 +265,8 @@ def _write(path: Path, data: bytes) -> None:
         os.fsync(directory)
     finally:
         os.close(directory)
+
+
+def _owner_only(path: str, flags: int) -> int:
+    """A file that may hold what a configuration keeps secret."""
+    return os.open(path, flags, 0o600)

@@ -6,6 +6,7 @@ from typing import assert_never
 from lbctl.daemon.clock import Clock
 from lbctl.daemon.reconcile import Reconciler, Stuck
 from lbctl.daemon.shapes import (
+    AgentView,
     OverrideView,
     Reason,
     ServerView,
@@ -17,10 +18,12 @@ from lbctl.daemon.shapes import (
     Why,
 )
 from lbctl.dataplane.port import Stats
-from lbctl.desired import Decision, Rule
-from lbctl.model import Endpoint, Listen, Server, ServerName, Service
-from lbctl.stats.totals import Total, totals, whole
-from lbctl.world import Admin, World, target_of
+from lbctl.desired import Decision, Rule, has_memory, scale
+from lbctl.health.judge import Health
+from lbctl.load import WHOLE, Memory
+from lbctl.model import AgentProbe, Endpoint, Listen, Server, ServerName, Service
+from lbctl.stats.totals import Total, service_total, totals, whole
+from lbctl.world import Admin, Target, World, agents, target_of
 
 UNCHECKED = "unchecked"
 
@@ -81,6 +84,38 @@ class Show:
             persistence=f"{kept.timeout} s per /{kept.prefix}" if kept else "none",
         )
 
+    def agents(self) -> Iterator[AgentView]:
+        for name, target in agents(self._world.config):
+            service = self._world.config.services[name.service]
+            yield self._agent(name, target, service.servers[name.server])
+
+    def _agent(self, name: ServerName, target: Target, server: Server) -> AgentView:
+        world = self._world
+        seen = world.sightings.get(target)
+        said = world.report(world.config.services[name.service], server)
+        memory = _memory(world, name)
+        known = {Health.UP: "speaks", Health.DOWN: "silent", Health.UNKNOWN: "unheard"}
+        probe = target.probe
+        return AgentView(
+            server=str(name),
+            address=str(target.endpoint),
+            speaks=probe.speaks if isinstance(probe, AgentProbe) else "",
+            state=known[seen.health] if seen is not None else "unheard",
+            cpu=said.cpu if said else None,
+            memory=said.memory if said else None,
+            disk=said.disk if said else None,
+            words=said.words if said else "",
+            connections=said.connections if said else None,
+            out=memory.out,
+            eighths=memory.eighths,
+            weight=self.server(name).weight if self._known(name) else None,
+            evidence=seen.evidence if seen is not None else "",
+        )
+
+    def _known(self, name: ServerName) -> bool:
+        decisions = self._reconciler.decisions.get(name.service, ())
+        return any(one.name == name for one in decisions)
+
     def why(self, name: ServerName, overrides: Iterable[OverrideView]) -> Why:
         view = self.server(name)
         prefix = ("services", name.service, "servers", name.server)
@@ -100,7 +135,7 @@ class Show:
         return StatsView(
             at=at,
             age=max(0.0, self._now - at),
-            services={name: _sums(whole(t for _, t in parts)) for name, parts in rows.items()},
+            services={name: _sums(self._service_total(name, part)) for name, part in rows.items()},
             servers={str(d.name): _sums(t) for parts in rows.values() for d, t in parts},
             verdicts=dict(self._stats.verdicts),
             writes=dict(self._stats.writes),
@@ -111,6 +146,10 @@ class Show:
     def _rows(self, name: str) -> list[tuple[Decision, Total]]:
         service = self._world.config.services[name]
         return totals(service, self._reconciler.decisions.get(name, ()), self._stats)
+
+    def _service_total(self, name: str, rows: Iterable[tuple[Decision, Total]]) -> Total:
+        service = self._world.config.services[name]
+        return service_total(service, (total for _, total in rows), self._stats)
 
     def _server(self, one: Decision, sums: Total) -> ServerView:
         service = self._world.config.services[one.name.service]
@@ -168,14 +207,44 @@ class Show:
             (Rule.ADMIN, "administrative", said),
             (Rule.HEALTH, "health", view.health + (f": {view.evidence}" if view.evidence else "")),
             (Rule.NEWCOMER, "newcomer", _newcomer(name in self._world.newcomers)),
-            (Rule.WEIGHT, "weight", f"{view.configured} configured"),
+            *self._load_reasons(name),
+            (Rule.WEIGHT, "weight", self._product(name, view)),
             (Rule.LAST_RESORT, "last resort", "nothing else is left"),
         ]
         for rule, step, says in steps:
             decided = rule is view.rule
-            yield Reason(step, view.because if decided else says, decided)
+            only = decided and rule is not Rule.WEIGHT
+            yield Reason(step, view.because if only else says, decided)
             if decided:
                 return
+
+    def _load_reasons(self, name: ServerName) -> Iterator[tuple[Rule, str, str]]:
+        """What its agent says and what its load does, where it has an agent."""
+        service = self._world.config.services[name.service]
+        server = service.servers.get(name.server)
+        if server is None or not has_memory(service):
+            return
+        memory, said = _memory(self._world, name), self._world.report(service, server)
+        if service.agent is not None:
+            yield Rule.AGENT, "agent", str(said) if said else "says nothing: that is neutral"
+            left = f"{memory.load}/{WHOLE} of its weight"
+            yield Rule.LOAD, "load", left + (f" ({memory.because})" if memory.because else "")
+        if service.slow_start:
+            slow = f"{memory.eighths}/{WHOLE} of its weight"
+            yield Rule.SLOW_START, "slow start", slow
+
+    def _product(self, name: ServerName, view: ServerView) -> str:
+        """The arithmetic of a weight."""
+        service = self._world.config.services[name.service]
+        if not has_memory(service) or view.weight is None:
+            return view.because
+        factor, eighths = scale(service), _memory(self._world, name).eighths
+        return f"{view.configured} x {factor} x {eighths}/{WHOLE} = {view.weight}; {view.because}"
+
+
+def _memory(world: World, name: ServerName) -> Memory:
+    pool = world.pools.get(name.service)
+    return (pool.servers.get(name.server) if pool is not None else None) or Memory()
 
 
 def state_word(one: Decision, admin: Admin) -> str:
@@ -191,9 +260,13 @@ def state_word(one: Decision, admin: Admin) -> str:
             return "down"
         case Rule.NEWCOMER:
             return "new"
+        case Rule.AGENT:
+            return "down" if one.weight is None else "draining"
+        case Rule.LOAD if not one.weight:
+            return "overloaded"
         case Rule.LAST_RESORT:
             return "last resort"
-        case Rule.WEIGHT:
+        case Rule.LOAD | Rule.SLOW_START | Rule.WEIGHT:
             return "serving" if one.weight else "idle"
         case _:
             assert_never(one.rule)

@@ -15,7 +15,16 @@ from lbctl.daemon.control import Control
 from lbctl.daemon.journal import Journal
 from lbctl.errors import LbctlError
 from lbctl.events import WorkerLost, WorkerStarted
-from lbctl.messages import AnyMessage, Garbage, ProbeNow, Pulse, Unframer, Verdict, frame
+from lbctl.messages import (
+    AnyMessage,
+    Garbage,
+    ProbeNow,
+    Pulse,
+    Reading,
+    Unframer,
+    Verdict,
+    frame,
+)
 from lbctl.world import Target
 
 COMMAND = (sys.executable, "-m", "lbctl.health.worker")
@@ -152,10 +161,14 @@ class WorkerKeeper:
             case Verdict():
                 target = self._assignment.target(message.id)
                 if target is not None:
-                    self.control.see(target, message.health, message.evidence)
+                    self.control.see(target, message.health, message.evidence, message.asked)
                 for answer in self._asked.pop(message.id, []) if message.asked else []:
                     if not answer.done():
                         answer.set_result(message)
+            case Reading():
+                target = self._assignment.target(message.id)
+                if target is not None:
+                    self.control.hear(target, message.report)
             case _:
                 raise Lost(f"sent {type(message).__name__}, which is not its to send")
 

@@ -10,7 +10,7 @@ stop the rest (ADR 0001).
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from lbctl.errors import DataPlaneError
 from lbctl.model import Address, Destination, Endpoint, Frontend, Table, VirtualService
@@ -205,6 +205,30 @@ class DataPlane(Protocol):
 
     def close(self) -> None:
         """Let go of handles. What was programmed stays."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Switch:
+    """A sysctl that a data path depends on. found: None where this kernel has none such."""
+
+    name: str
+    wanted: int
+    found: int | None
+    reason: str
+
+
+@runtime_checkable
+class SharesKernel(Protocol):
+    """A data path in a table that other tools write, too, and that hangs on the kernel's
+    switches: IPVS."""
+
+    def foreign(self) -> Table:
+        """What was there at the last `observe()` and is not ours; never touched."""
+        ...
+
+    def switches(self) -> Sequence[Switch]:
+        """As they are now."""
         ...
 
 

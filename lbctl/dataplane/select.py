@@ -3,11 +3,13 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from lbctl.dataplane.capabilities import choose
+from lbctl.dataplane.ipvs.plane import IpvsPlane
 from lbctl.dataplane.port import DataPlane, VipAddresses
 from lbctl.dataplane.vips import InterfaceVips
 from lbctl.dataplane.xdp.plane import XdpPlane
-from lbctl.errors import Unsupported
-from lbctl.model import Datapath, Gateway
+from lbctl.errors import DataPlaneError
+from lbctl.model import Config, Datapath
 from lbctl.netlink import Netlink
 
 
@@ -20,14 +22,30 @@ class Opened:
     why: str
 
 
-def open_dataplane(gateway: Gateway, pins: Path) -> Opened:
-    """Open the data path that `gateway` asks for; what it holds is adopted as it is.
+def open_dataplane(config: Config, pins: Path, intent: Path) -> Opened:
+    """Open the data path that `config` asks for; what it holds is adopted as it is.
 
-    Raises DataPlaneError or NotPermitted, with the command that mends it.
+    pins: where XDP's maps and programs are. intent: the file of what is ours in IPVS.
+    `auto` that meets an obstacle goes on to the next. Raises DataPlaneError or
+    NotPermitted, with the command that mends it.
     """
-    if gateway.datapath is Datapath.IPVS:
-        raise Unsupported("datapath ipvs: not in this version", "say `datapath: xdp`")
     netlink = Netlink()
-    why = "configured" if gateway.datapath is Datapath.XDP else "auto: XDP is all there is"
-    plane = XdpPlane(gateway, pins, netlink)
-    return Opened(plane, InterfaceVips(netlink, gateway.front), why)
+    obstacles: dict[Datapath, str] = {}
+    while True:
+        choice = choose(config, obstacles)
+        try:
+            plane = _open(choice.datapath, config, pins, intent, netlink)
+        except DataPlaneError as error:
+            if config.gateway.datapath is not Datapath.AUTO:
+                raise
+            obstacles[choice.datapath] = str(error)
+        else:
+            return Opened(plane, InterfaceVips(netlink, config.gateway.front), choice.why)
+
+
+def _open(
+    datapath: Datapath, config: Config, pins: Path, intent: Path, netlink: Netlink
+) -> DataPlane:
+    if datapath is Datapath.IPVS:
+        return IpvsPlane(intent, pair=bool(config.routers))
+    return XdpPlane(config.gateway, pins, netlink)

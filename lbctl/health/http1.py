@@ -22,6 +22,7 @@ _OPENING = b"HTTP/1."
 # RFC 9112, 2.2: a recipient may take a single line feed for the end of a line.
 _END_OF_HEAD = re.compile(rb"\r?\n\r?\n")
 _LENGTH = re.compile(rb"\ncontent-length:[ \t]*([0-9]{1,18})[ \t]*\r?\n", re.IGNORECASE)
+_CLOSE = re.compile(rb"\nconnection:[^\n]*\bclose\b", re.IGNORECASE)
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, 5.6.2
 
 
@@ -33,14 +34,14 @@ def request(probe: HttpProbe, endpoint: Endpoint) -> bytes:
     if not re.fullmatch(r"[\x21-\x7e]+", probe.path):
         raise ValueError(f"path '{probe.path}' has a space or a character to be %-encoded")
     fields = {
-        "Host": probe.host or _host(endpoint),
+        "Host": probe.host or _host(endpoint, 80 if probe.tls is None else 443),
         "User-Agent": f"lbctl/{__version__}",
         "Accept": "*/*",
-        "Connection": "close",
+        "Connection": "keep-alive" if probe.keepalive else "close",
     }
     written = {name.lower() for name, _ in probe.headers}
     ours = [(name, value) for name, value in fields.items() if name.lower() not in written]
-    lines = [f"{probe.method} {probe.path} HTTP/1.1"]
+    lines = [f"{probe.method} {probe.path} HTTP/{probe.version}"]
     for name, value in (*ours, *probe.headers):
         if not _TOKEN.fullmatch(name) or re.search(r"[\x00-\x08\x0a-\x1f\x7f]", value):
             raise ValueError(f"header '{name}: {value}' cannot be sent")
@@ -48,18 +49,25 @@ def request(probe: HttpProbe, endpoint: Endpoint) -> bytes:
     return "\r\n".join([*lines, "", ""]).encode()
 
 
-def _host(endpoint: Endpoint) -> str:
+def _host(endpoint: Endpoint, default: int) -> str:
     """RFC 9110, 7.2: the port is named unless it is the scheme's own."""
-    return str(endpoint).removesuffix(":80") if endpoint.port == 80 else str(endpoint)
+    text = str(endpoint)
+    return text.removesuffix(f":{default}") if endpoint.port == default else text
+
+
+class Unanswered(Failed):
+    """The connection ended before a byte of an answer came."""
 
 
 @dataclass(frozen=True, slots=True)
 class Expectation:
-    """What makes an answer a good one."""
+    """What makes an answer a good one. whole: its body is read to the end, wanted or not,
+    so that the connection can be used again."""
 
     statuses: tuple[tuple[int, int], ...]
     body: re.Pattern[str] | None
     bodiless: bool  # the answer to HEAD has a length and no body (RFC 9112, 6.3)
+    whole: bool = False
 
     @classmethod
     def of(cls, probe: HttpProbe) -> "Expectation":
@@ -68,7 +76,7 @@ class Expectation:
             body = re.compile(probe.body) if probe.body else None
         except re.error as error:
             raise ValueError(f"body '{probe.body}' is no regular expression: {error}") from None
-        return cls(probe.statuses, body, probe.method == "HEAD")
+        return cls(probe.statuses, body, probe.method == "HEAD", probe.keepalive)
 
 
 class Answer:
@@ -80,8 +88,20 @@ class Answer:
         self._head_at = 0  # where the final answer begins, past interim ones
         self._body_at: int | None = None  # where the body begins, once the head is whole
         self._length: int | None = None  # of the body, as the server announced it
+        self._stays_open = False
         self.done = False
         self.detail = ""
+        self.body = b""
+
+    @property
+    def complete(self) -> bool:
+        """Whether all of the body was read, and its end was announced."""
+        return self._length == len(self.body)
+
+    @property
+    def reusable(self) -> bool:
+        """Whether the connection is where the next request can go."""
+        return self._stays_open and self.complete
 
     @property
     def step(self) -> str:
@@ -112,7 +132,9 @@ class Answer:
         if not self._data.startswith(_OPENING[: len(self._data) - start], start):
             raise Failed(f"not an HTTP answer: {bytes(self._data[start : start + 24])!r}")
         if ended:
-            raise Failed("answer cut short" if self._data else "closed without an answer")
+            if not self._data:
+                raise Unanswered("closed without an answer")
+            raise Failed("answer cut short")
         if len(self._data) >= LIMIT:
             raise Failed(f"headers longer than {LIMIT >> 10} KiB")
 
@@ -120,11 +142,14 @@ class Answer:
         if not any(low <= status <= high for low, high in self._expected.statuses):
             raise Failed(f"answered {status}")
         self.detail = str(status)
-        self.done = self._expected.body is None
+        self._stays_open = head.startswith(b"HTTP/1.1") and _CLOSE.search(head) is None
         if self._expected.bodiless or status in (204, 304):  # RFC 9112, 6.3
             self._length = 0
         elif (length := _LENGTH.search(head)) is not None:
             self._length = int(length[1])
+        self.done = self._expected.body is None and not (
+            self._expected.whole and self._length is not None
+        )
 
     def _read_body(self, start: int, ended: bool) -> None:
         have, room = len(self._data) - start, max(0, LIMIT - start)
@@ -133,8 +158,8 @@ class Answer:
             return
         if self._length is not None and have < wanted:
             raise Failed(f"closed after {have} of {self._length} bytes of the body")
-        body = bytes(self._data[start : start + wanted]).decode(errors="replace")
-        assert self._expected.body is not None
-        if self._expected.body.search(body) is None:
+        self.body = bytes(self._data[start : start + wanted])
+        pattern = self._expected.body
+        if pattern is not None and pattern.search(self.body.decode(errors="replace")) is None:
             raise Failed("body does not match")
         self.done = True

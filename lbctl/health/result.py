@@ -2,13 +2,26 @@
 
 import errno
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from lbctl.health.judge import Health, Track
+from lbctl.health.report import Report
 from lbctl.model import Timing
 
 
 class Failed(Exception):
     """The server answered, and not as it should. The message is the evidence."""
+
+
+class Unable(Exception):
+    """The probe could not be made, for a reason on our side. The message is the evidence."""
+
+
+class Found(NamedTuple):
+    """What a probe that passed has to say. report: an agent's."""
+
+    detail: str
+    report: Report | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +35,7 @@ class Result:
     passed: bool | None
     detail: str
     took: float
+    report: Report | None = None
 
     def __str__(self) -> str:
         if self.passed:
@@ -54,6 +68,12 @@ _OURS = {
 }
 
 
+def success(found: Found | str, took: float) -> Result:
+    if isinstance(found, str):
+        return Result(True, found, took)
+    return Result(True, found.detail, took, found.report)
+
+
 def failure(error: Exception, took: float) -> Result:
     """The result of a probe that ended in `error`.
 
@@ -62,6 +82,8 @@ def failure(error: Exception, took: float) -> Result:
     """
     if isinstance(error, Failed):
         return Result(False, str(error), took)
+    if isinstance(error, Unable):
+        return Result(None, str(error), took)
     if not isinstance(error, OSError) or error.errno is None:
         return Result(None, f"{type(error).__name__}: {error}", took)
     if error.errno in _OURS:

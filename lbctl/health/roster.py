@@ -5,26 +5,29 @@ A worker may hold a check that is *running* (handed out by `due`) or *waiting*; 
 never overlaps itself.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from lbctl.health.judge import Health, Track, judge
+from lbctl.health.report import Report
 from lbctl.health.result import Result, evidence
 from lbctl.health.schedule import Agenda
-from lbctl.messages import Assign, Job, Pulse, Verdict
+from lbctl.messages import Assign, Job, Pulse, Reading, Verdict
 from lbctl.model import Timing
 
 
 @dataclass(slots=True)
 class _Entry:
     """A job and how far it is. started: of the run under way, None while it waits.
-    asked: somebody waits for the next result. unable: its last probe could not be made."""
+    asked: somebody waits for the next result. unable: its last probe could not be made.
+    report: what its agent was last told to have said."""
 
     job: Job
     track: Track
     started: float | None = None
     asked: bool = False
     unable: bool = False
+    report: Report | None = None
 
 
 @dataclass(slots=True)
@@ -81,7 +84,22 @@ class Roster:
             jobs.append(entry.job)
         return jobs
 
-    def finish(self, id: int, result: Result) -> Verdict | None:
+    def asked(self, id: int) -> bool:
+        """Whether somebody waits for this check's next result."""
+        return self._entries[id].asked
+
+    def reading(self, id: int, report: Report) -> Reading | None:
+        """Take what an agent said; return it where it is news, to the per cent."""
+        entry = self._entries[id]
+        rounded = report.rounded()
+        if rounded == entry.report:
+            return None
+        entry.report = rounded
+        return Reading(id, rounded)
+
+    def finish(
+        self, id: int, result: Result, steps: Sequence[tuple[float, str]] = ()
+    ) -> Verdict | None:
         """Take the result of a run; return what it is worth telling."""
         entry = self._entries[id]
         before, timing = entry.track, entry.job.timing
@@ -98,7 +116,7 @@ class Roster:
         if not (news or asked):
             return None
         said = evidence(before, entry.track, result, timing)
-        return Verdict(id, entry.track.health, said, result.took, asked)
+        return Verdict(id, entry.track.health, said, result.took, asked, tuple(steps))
 
     def pulse(self) -> Pulse:
         """What happened since the last pulse."""

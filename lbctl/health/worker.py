@@ -18,12 +18,14 @@ from time import monotonic
 from lbctl.errors import Exit
 from lbctl.health.outbox import Outbox
 from lbctl.health.privileges import keep_only_net_raw, name_process
-from lbctl.health.probes import Prepared, prepare
-from lbctl.health.reactor import Reactor, Run
-from lbctl.health.result import Result
+from lbctl.health.probes import Instruments, Prepared, prepare
+from lbctl.health.probes.command import account
+from lbctl.health.reactor import Reactor, Run, Steps
+from lbctl.health.result import Result, Unable
 from lbctl.health.roster import Roster
 from lbctl.messages import AnyMessage, Assign, Garbage, Job, ProbeNow, Unframer
 from lbctl.model import Endpoint
+from lbctl.spawner import fork as spawner_beside
 
 PULSE = 1.0  # seconds
 MOST_AT_ONCE = 8192  # probes under way
@@ -32,15 +34,17 @@ _PIECE = 256 << 10
 
 
 class Worker:
-    """One worker on its line to the daemon. room: probes that may be under way."""
+    """One worker on its line to the daemon. room: probes that may be under way. spawner:
+    the line to what runs the commands of `exec` checks."""
 
-    def __init__(self, line: socket, room: int) -> None:
+    def __init__(self, line: socket, room: int, spawner: socket | None = None) -> None:
         self._line = line
         self._room = room
         self._unframer = Unframer()
         self._outbox = Outbox()
         self._roster = Roster(random.random)
         self._reactor = Reactor(monotonic)
+        self._shared = Instruments(self._reactor, spawner)
         self._prepared: dict[int, Prepared] = {}
         self._runs: dict[int, Run] = {}
         self._next_pulse = monotonic() + PULSE
@@ -68,24 +72,30 @@ class Worker:
         for job in self._roster.due(now, self._room - len(self._runs)):
             try:
                 prepared = self._prepared_for(job)
-            except ValueError as error:
+            except (ValueError, Unable) as error:
                 self._finish(job.id, Result(None, str(error), 0.0))
                 continue
-            finished = partial(self._finish, job.id)
-            run = self._reactor.start(prepared(), job.timing.timeout, finished)
+            steps: Steps | None = [] if self._roster.asked(job.id) else None
+            finished = partial(self._finish, job.id, steps=steps)
+            run = self._reactor.start(prepared(), job.timing.timeout, finished, steps)
             if run.under_way:
                 self._runs[job.id] = run
 
     def _prepared_for(self, job: Job) -> Prepared:
         prepared = self._prepared.get(job.id)
         if prepared is None:
-            prepared = prepare(job.probe, Endpoint.parse(job.endpoint))
+            where = Endpoint.parse(job.endpoint, lowest=0)
+            prepared = prepare(job.probe, where, job.timing.timeout, self._shared)
             self._prepared[job.id] = prepared
         return prepared
 
-    def _finish(self, id: int, result: Result) -> None:
+    def _finish(self, id: int, result: Result, steps: Steps | None = None) -> None:
         self._runs.pop(id, None)
-        verdict = self._roster.finish(id, result)
+        if result.report is not None:
+            reading = self._roster.reading(id, result.report)
+            if reading is not None:
+                self._outbox.reading(reading)
+        verdict = self._roster.finish(id, result, steps or ())
         if verdict is not None:
             self._outbox.verdict(verdict)
 
@@ -109,7 +119,10 @@ class Worker:
             case Assign():
                 for id in self._roster.assign(message, now):
                     self._reactor.stop(self._runs.pop(id))
-                self._prepared.clear()  # made again where they are run again
+                if message.whole:
+                    self._prepared.clear()  # made again where they are run again
+                for id in (*message.cancel, *(job.id for job in message.start)):
+                    self._prepared.pop(id, None)
             case ProbeNow(id):
                 if (verdict := self._roster.probe_now(id, now)) is not None:
                     self._outbox.verdict(verdict)
@@ -145,11 +158,12 @@ def main() -> int:
         return Exit.USAGE
     line.setblocking(False)
     name_process("lbctl-probe")
+    spawner = spawner_beside(account())
     keep_only_net_raw()
     # Ctrl-C in a terminal reaches the whole group: it is the daemon's to act on, which
     # then closes the line.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    worker = Worker(line, _room())
+    worker = Worker(line, _room(), spawner)
     gc.freeze()  # what is loaded by now stays: no collection needs to look at it again
     try:
         worker.work()

@@ -55,6 +55,12 @@ def totals(
     ]
 
 
+def service_total(service: Service, servers: Iterable[Total], stats: Stats) -> Total:
+    """A service's sums: what its servers count, and what those that are gone had counted."""
+    past = (stats.past.get(frontend, NOTHING) for frontend in service.listens)
+    return whole((*servers, *map(Total, past)))
+
+
 def total(places: Iterable[tuple[Frontend, Endpoint]], stats: Stats) -> Total:
     """The sums over `places`."""
     return whole(

@@ -2,6 +2,8 @@
 and so gets all the cases of test_port.py."""
 
 import os
+import struct
+import subprocess
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
@@ -13,6 +15,7 @@ import pytest
 
 from lbctl.dataplane.converge import converge
 from lbctl.dataplane.fake import FakeKernel, FakePlane
+from lbctl.dataplane.ipvs.plane import IpvsPlane
 from lbctl.dataplane.port import DataPlane, Flow
 from lbctl.dataplane.xdp import nic
 from lbctl.dataplane.xdp.plane import XdpPlane
@@ -98,14 +101,37 @@ def _xdp(directory: Path) -> Iterator[Open]:
 
 
 def _xdp_flow(frontend: Frontend, server: Endpoint) -> Flow:
-    key = (7).to_bytes(4, "little") + (0x123456789 << 27).to_bytes(8, "little")
+    key = struct.pack("<IQI", 7, 0x123456789 << 30 & (1 << 64) - 1, 0)
     return Flow(frontend, key, server, confirmed=True, idle=0.0)
 
 
-XDP_CAN = {"tcp", "udp", "nat", "oneshot", *(f"scheduler {s}" for s in ("rr", "wrr", "mh"))}
+XDP_CAN = {
+    "tcp",
+    "udp",
+    "ipv6",
+    "nat",
+    "oneshot",
+    *(f"scheduler {s}" for s in ("rr", "wrr", "mh", "sh")),
+}
+
+
+# --- ipvs -----------------------------------------------------------------------------------
+
+
+@contextmanager
+def _ipvs(directory: Path) -> Iterator[Open]:
+    with own_network_namespace():
+        # Before the first address IPVS takes every server's for a broadcast one.
+        subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+        yield lambda: IpvsPlane(directory / "ipvs.json")
+
+
+# `twos` is in the kernel's sources, but in no distribution's kernel.
+IPVS_CAN = ABILITIES - {"scheduler twos"}
 
 
 KINDS: list[Kind] = [
     Kind("fake", ABILITIES, _fake, flow=_fake_flow),
     Kind("xdp", frozenset(XDP_CAN), _xdp, flow=_xdp_flow, marks=(pytest.mark.kernel,)),
+    Kind("ipvs", IPVS_CAN, _ipvs, examples=8, marks=(pytest.mark.ipvs,)),
 ]

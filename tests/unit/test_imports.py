@@ -21,8 +21,10 @@ LAYERS: dict[str, set[str]] = {
     "cores": {
         "lbctl.config.*",
         "lbctl.dataplane",
+        "lbctl.dataplane.capabilities",
         "lbctl.dataplane.converge",
         "lbctl.dataplane.fake",
+        "lbctl.dataplane.ipvs.*",
         "lbctl.dataplane.plan",
         "lbctl.dataplane.port",
         "lbctl.dataplane.ring",
@@ -30,34 +32,57 @@ LAYERS: dict[str, set[str]] = {
         "lbctl.events",
         "lbctl.gslb.*",
         "lbctl.health",
+        "lbctl.health.agentwords",
+        "lbctl.health.dns1",
+        "lbctl.health.grpc1",
         "lbctl.health.http1",
         "lbctl.health.judge",
         "lbctl.health.outbox",
+        "lbctl.health.report",
         "lbctl.health.result",
         "lbctl.health.roster",
         "lbctl.health.schedule",
+        "lbctl.load",
         "lbctl.messages",
         "lbctl.stats.*",
         "lbctl.vrrp.*",
         "lbctl.world",
     },
     "shells": {
-        "lbctl.dataplane.ipvs.*",  # the kernel's IPVS, by netlink
+        "lbctl.dataplane.ipvs.intent",  # the file of what is ours
+        "lbctl.dataplane.ipvs.netlink",  # the kernel's IPVS
+        "lbctl.dataplane.ipvs.nft",  # nftables, for full NAT
+        "lbctl.dataplane.ipvs.plane",
+        "lbctl.dataplane.ipvs.refusal",  # the kernel's errnos
+        "lbctl.dataplane.ipvs.sysctls",  # the kernel's switches
         "lbctl.dataplane.select",  # which data path this box can have
         "lbctl.dataplane.vips",  # VIPs on interfaces
         "lbctl.dataplane.xdp.*",  # pins, maps, the loader child
         "lbctl.gslb.board",  # answers shared between processes
         "lbctl.gslb.datagrams",  # many packets a system call
+        "lbctl.gslb.control",  # the loop that publishes
+        "lbctl.gslb.crew",  # worker processes
         "lbctl.gslb.geo",  # databases of networks
+        "lbctl.gslb.knowledge",  # databases made into tables
+        "lbctl.gslb.explain",  # over what `knowledge` read
+        "lbctl.gslb.looks",  # sites' reports, VIPs, external checks
+        "lbctl.gslb.eyes",  # the beats of those looks
+        "lbctl.gslb.metrics",
+        "lbctl.gslb.native",  # the C compiler, and what it built
+        "lbctl.gslb.tcp",
         "lbctl.gslb.sockets",
         "lbctl.gslb.worker",
         "lbctl.health.privileges",  # capabilities
         "lbctl.health.probes.*",  # sockets of probes
         "lbctl.health.reactor",  # epoll and the probe worker's clock
         "lbctl.health.worker",  # the probe worker's process
+        "lbctl.spawner",  # scripts, as other users
         "lbctl.netlink",  # links, addresses and neighbours
         "lbctl.vrrp.addresses",  # addresses come and go
         "lbctl.vrrp.control",  # the daemon's socket
+        "lbctl.vrrp.errand",  # work that must not delay the loop
+        "lbctl.vrrp.helper",  # the child that runs hooks and scripts
+        "lbctl.vrrp.host",  # one loop over all virtual routers
         "lbctl.vrrp.netlink",  # the macvlan and its addresses
         "lbctl.vrrp.places",  # interfaces by name
         "lbctl.vrrp.realtime",  # scheduling class and locked memory
@@ -65,7 +90,11 @@ LAYERS: dict[str, set[str]] = {
         "lbctl.vrrp.wire",  # the adverts' sockets
     },
     # These wire the rest together.
-    "programs": {"lbctl.daemon.*", "lbctl.cli.*", "lbctl.lab.*"},
+    "programs": {
+        *("lbctl.daemon.*", "lbctl.cli.*", "lbctl.lab.*"),
+        *("lbctl.gslb.api", "lbctl.gslb.run"),
+        "lbctl.vrrp.run",
+    },
 }
 IMPURE = {
     *("asyncio", "bcc", "logging", "os", "pyroute2", "select", "selectors", "socket"),
@@ -74,22 +103,29 @@ IMPURE = {
 # Libraries that stop at their shell.
 OWNERS = {
     "bcc": {"lbctl.dataplane.xdp.loader"},
-    "pyroute2": {"lbctl.netlink", "lbctl.dataplane.ipvs.*", "lbctl.vrrp.netlink"},
+    "pyroute2": {"lbctl.netlink", "lbctl.vrrp.netlink"},
     "scapy": set[str](),
-    "aiohttp": {"lbctl.daemon.*"},
+    "aiohttp": {"lbctl.daemon.*", "lbctl.gslb.api", "lbctl.gslb.eyes", "lbctl.gslb.looks"},
+    "dns": {"lbctl.gslb.zonefile"},
     "click": {"lbctl.cli.*"},
-    "maxminddb": {"lbctl.gslb.*"},
+    "maxminddb": {"lbctl.gslb.geo"},
     "prometheus_client": {"lbctl.daemon.*"},
     "pydantic": {"lbctl.config.*"},
     "rich": {"lbctl.cli.*", "lbctl.lab.*"},
     "yaml": {"lbctl.config.*"},
 }
 # The command line asks the daemon over its socket; of lbctl it knows only the words.
-CLI_MAY = {"lbctl", "lbctl.model", "lbctl.errors", "lbctl.cli.*", "lbctl.config.*", "lbctl.stats.*"}
+CLI_MAY = {
+    *("lbctl", "lbctl.model", "lbctl.errors", "lbctl.messages"),
+    *("lbctl.cli.*", "lbctl.config.*", "lbctl.stats.*"),
+}
 # Verbs that are not questions to the daemon, with the only program each may know.
 VERBS = {
     "lbctl.cli.daemon": {"lbctl.daemon.run"},
+    "lbctl.cli.gslb": {"lbctl.gslb.run"},
+    "lbctl.cli.ha": {"lbctl.vrrp.control"},
     "lbctl.cli.lab": {"lbctl.lab.*"},
+    "lbctl.cli.vrrp": {"lbctl.vrrp.run"},
 }
 
 

@@ -2,12 +2,14 @@
 
 import errno
 import struct
+from collections.abc import Callable, Coroutine
 from socket import (
     AF_INET,
     AF_INET6,
     SO_ERROR,
     SO_LINGER,
     SOCK_CLOEXEC,
+    SOCK_DGRAM,
     SOCK_NONBLOCK,
     SOCK_STREAM,
     SOL_SOCKET,
@@ -15,10 +17,12 @@ from socket import (
 )
 from typing import NamedTuple, Self
 
-from lbctl.health.reactor import news
+from lbctl.health.reactor import Wait, news
 from lbctl.model import Endpoint
 
 _STREAM = SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC
+_DATAGRAM = SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC
+_PIECE = 16 << 10
 # Closing resets: a box that opens thousands of connections a second would otherwise run
 # out of local ports, all of them in TIME_WAIT.
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
@@ -40,6 +44,55 @@ class Remote(NamedTuple):
         sock = socket(self.family, _STREAM)
         sock.setsockopt(SOL_SOCKET, SO_LINGER, _RESET_ON_CLOSE)
         return sock
+
+    def datagram(self) -> socket:
+        """A UDP socket that is connected, so that ICMP errors come to it. Raises OSError."""
+        sock = socket(self.family, _DATAGRAM)
+        sock.connect(self.sockaddr)
+        return sock
+
+
+class Stream:
+    """A connection that a probe talks over. It ends with its context."""
+
+    def __init__(self, sock: socket) -> None:
+        self.sock = sock
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.sock.close()
+
+    async def send(self, data: bytes, step: str = "sending the request") -> None:
+        """Raises OSError."""
+        while data:
+            try:
+                data = data[self.sock.send(data) :]
+            except BlockingIOError:
+                await news(self.sock, step)
+
+    async def receive(self, step: str) -> bytes:
+        """What came; b"" at the end. Raises OSError."""
+        while True:
+            try:
+                return self.sock.recv(_PIECE)
+            except BlockingIOError:
+                await news(self.sock, step)
+
+
+Dial = Callable[[], Coroutine[Wait, None, Stream]]  # opens the connection of one run
+
+
+async def dial(remote: Remote) -> Stream:
+    """A connection. Raises OSError."""
+    sock = remote.stream()
+    try:
+        await connect(sock, remote)
+    except BaseException:
+        sock.close()
+        raise
+    return Stream(sock)
 
 
 async def connect(sock: socket, remote: Remote) -> None:

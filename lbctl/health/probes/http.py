@@ -1,30 +1,58 @@
-"""A request over a connection of its own, and an answer that is as expected."""
+"""A request, and an answer that is as expected: over a connection of its own, or over one
+that is kept for as long as the server does."""
 
-from socket import socket
-
-from lbctl.health.http1 import Answer, Expectation
-from lbctl.health.probes.dial import Remote, connect
-from lbctl.health.reactor import news
-
-_PIECE = 16 << 10
+from lbctl.health.http1 import Answer, Expectation, Unanswered
+from lbctl.health.probes.dial import Dial, Stream
 
 
-async def http(remote: Remote, request: bytes, expected: Expectation) -> str:
-    with remote.stream() as sock:
-        await connect(sock, remote)
-        await _send(sock, request)
-        answer = Answer(expected)
-        while not answer.done:
+async def http(dial: Dial, request: bytes, expected: Expectation) -> str:
+    with await dial() as stream:
+        return (await exchange(stream, request, expected)).detail
+
+
+async def exchange(stream: Stream, request: bytes, expected: Expectation) -> Answer:
+    """Raises Failed, OSError."""
+    await stream.send(request)
+    answer = Answer(expected)
+    while not answer.done:
+        answer.receive(await stream.receive(answer.step))
+    return answer
+
+
+class KeptConnection:
+    """One check's connection from probe to probe."""
+
+    def __init__(self, dial: Dial) -> None:
+        self._dial = dial
+        self._idle: Stream | None = None
+
+    async def ask(self, request: bytes, expected: Expectation) -> Answer:
+        """Over the connection that is open, or over a new one where that one is dead: a
+        server may close what is idle, and is not to blame for it. Raises Failed, OSError."""
+        if (idle := self._idle) is not None:
+            self._idle = None
             try:
-                answer.receive(sock.recv(_PIECE))
-            except BlockingIOError:
-                await news(sock, answer.step)
-        return answer.detail
+                return await self._exchange(idle, request, expected)
+            except (OSError, Unanswered):
+                pass  # RFC 9112, 9.3.1: asked again, on another connection
+        return await self._exchange(await self._dial(), request, expected)
 
-
-async def _send(sock: socket, data: bytes) -> None:
-    while data:
+    async def _exchange(self, stream: Stream, request: bytes, expected: Expectation) -> Answer:
         try:
-            data = data[sock.send(data) :]
-        except BlockingIOError:
-            await news(sock, "sending the request")
+            answer = await exchange(stream, request, expected)
+        except BaseException:
+            stream.sock.close()
+            raise
+        if answer.reusable:
+            self._idle = stream
+        else:
+            stream.sock.close()
+        return answer
+
+    def close(self) -> None:
+        if self._idle is not None:
+            self._idle.sock.close()
+
+
+async def http_kept(kept: KeptConnection, request: bytes, expected: Expectation) -> str:
+    return (await kept.ask(request, expected)).detail

@@ -90,11 +90,12 @@ def test_monitor_shows_events_as_they_come(daemon: Daemon) -> None:
         first = json.loads(follower.stdout.readline())
         assert first["number"] == 1
         assert first["event"]["kind"] == "config_taken"
-        daemon.run("drain", "web/app1", "--reason", "watch me")
+        assert daemon.run("drain", "web/app1", "--reason", "watch me").code == 0
         texts = [first["text"]]
         while "web/app1: drain ordered by root: watch me" not in texts:
             texts.append(json.loads(follower.stdout.readline())["text"])
-        follower.terminate()
+        daemon.end()
+        assert follower.wait(timeout=20) == Exit.UNREACHABLE
 
 
 # --- changing ---------------------------------------------------------------------------
@@ -299,6 +300,19 @@ def test_what_the_kernel_refuses_stays_on_its_status_and_the_rest_is_applied(
     assert daemon.run("diff").code == 0
 
 
+def test_another_gateway_is_told_to_need_a_restart(daemon: Daemon) -> None:
+    daemon.file.write_text(daemon.yaml(app1=1, app2=1).replace("front0", "front1"))
+    applied = daemon.run("apply")
+    assert applied.code == 0
+    assert "  config: gateway.front: front0 -> front1" in applied.out.splitlines()
+    assert "warning: gateway: what changed there holds once the daemon is started again" in (
+        applied.err
+    )
+    daemon.end()
+    daemon.start()
+    assert daemon.client.get("status")["warnings"] == []
+
+
 # --- waiting for a drain ----------------------------------------------------------------
 
 
@@ -324,6 +338,23 @@ def test_drain_gives_up_waiting_with_8_and_goes_on_draining(daemon: Daemon) -> N
     assert daemon.states()["web/app1"] == "draining"
 
 
+def test_drain_says_so_when_connections_were_given_up(daemon: Daemon) -> None:
+    daemon.file.write_text(daemon.yaml(drain="1s", app1=1, app2=1))
+    assert daemon.run("apply").code == 0
+    daemon.active(app1=3)
+    waited = daemon.run("drain", "web/app1", "--wait")
+    assert waited.code == Exit.TIMEOUT
+    assert "web/app1: its drain timeout passed: up to 3 connections were given up" in waited.err
+    assert daemon.states()["web/app1"] == "drained"
+
+
+def test_a_server_that_is_gone_already_is_not_waited_for(daemon: Daemon) -> None:
+    daemon.servers["app1"].stop()
+    daemon.until(app1="down", app2="serving")
+    daemon.active(app1=3)
+    assert daemon.run("drain", "web/app1", "--wait").code == 0
+
+
 # --- what goes wrong --------------------------------------------------------------------
 
 
@@ -335,6 +366,8 @@ def test_drain_gives_up_waiting_with_8_and_goes_on_draining(daemon: Daemon) -> N
         ("weight web/ap1 3", Exit.FAILED, "did you mean 'app1'?"),
         ("del server web/ap1", Exit.FAILED, "did you mean 'app1'?"),
         ("add server wbe/app9 192.0.2.1", Exit.FAILED, "did you mean 'web'?"),
+        ("get services wbe", Exit.FAILED, "did you mean 'web'?"),
+        ("get servers wbe", Exit.FAILED, "did you mean 'web'?"),
         ("describe wbe", Exit.FAILED, "did you mean 'web'?"),
         ("why web/ap1", Exit.FAILED, "did you mean 'app1'?"),
         ("why web", Exit.USAGE, "is not SERVICE/SERVER"),

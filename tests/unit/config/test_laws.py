@@ -12,27 +12,41 @@ from lbctl.config import Patch, dump, parse
 from lbctl.errors import InvalidConfig
 from lbctl.model import (
     SCHEDULERS,
+    AgentProbe,
     Check,
     Config,
     Datapath,
+    DnsProbe,
     Drain,
     Encapsulation,
+    ExecProbe,
     Family,
     FirewallMark,
     Forwarding,
     Gateway,
+    GrpcProbe,
+    Hook,
     HttpProbe,
+    IcmpProbe,
     LastResort,
     Listen,
+    Metric,
     Mode,
+    Overload,
     Persistence,
     Proto,
+    Quorum,
     Scheduler,
     Server,
     Service,
     TcpProbe,
+    Threshold,
     Timing,
+    Tls,
+    TlsProbe,
+    Trigger,
     Tunnel,
+    UdpProbe,
     VipOwner,
     XdpMode,
 )
@@ -78,9 +92,75 @@ http_probes = st.builds(
     statuses=st.lists(statuses, min_size=1, max_size=3).map(tuple),
     body=LITERAL,
 )
+FILES = st.sampled_from(["", "/etc/lbctl/ca.pem"])
+
+
+@st.composite
+def tls(draw) -> Tls:
+    verify, cert = draw(st.booleans()), draw(FILES)
+    days = draw(st.integers(0, 90)) if verify else 0
+    name = draw(st.sampled_from(["", "www.example.com"]))
+    return Tls(name, draw(FILES), verify, days, cert, draw(FILES) if cert else "")
+
+
+other_probes = st.one_of(
+    st.builds(TlsProbe, tls()),
+    st.builds(
+        HttpProbe,
+        tls=tls(),
+        version=st.sampled_from(["1.0", "1.1"]),
+        keepalive=st.booleans(),
+    ),
+    st.builds(UdpProbe, st.binary(max_size=20), st.sampled_from(["", "^ok$"])),
+    st.builds(
+        DnsProbe,
+        st.sampled_from(["example.com", "a.b-c.example"]),
+        st.sampled_from(["A", "NS"]),
+        st.sampled_from(["NOERROR", "NXDOMAIN"]),
+    ),
+    st.just(DnsProbe("example.com", answer="192.0.2.7")),
+    st.builds(IcmpProbe, st.integers(16, 1400)),
+    st.builds(GrpcProbe, st.sampled_from(["", "web"]), st.none() | tls()),
+    st.builds(ExecProbe, st.just(("/bin/true", "a b", "é"))),
+)
+agent_probes = st.builds(
+    AgentProbe, speaks=st.just("lbctl"), tls=st.none() | tls(), token=FILES
+) | st.builds(AgentProbe, speaks=st.just("haproxy"), tls=st.none(), send=LITERAL)
+shares = st.integers(0, 99).map(lambda n: n / 100)
+
+
+@st.composite
+def thresholds(draw) -> Threshold:
+    hard = draw(st.integers(1, 100)) / 100
+    low = st.integers(0, round(hard * 100) - 1).map(lambda n: n / 100)
+    return Threshold(draw(low), hard, draw(low))
+
+
+@st.composite
+def overloads(draw) -> Overload:
+    metrics = draw(st.lists(st.sampled_from(Metric), unique=True))
+    ordered = [metric for metric in Metric if metric in metrics]
+    known = tuple((metric, draw(thresholds())) for metric in ordered)
+    return Overload(known, draw(durations(0, 3600)), draw(shares))
+
+
+hooks = st.builds(
+    Hook,
+    trigger=st.sampled_from(Trigger),
+    command=st.just(("/bin/echo", "x y")),
+    delay=durations(0, 3600),
+    timeout=durations(0.1, 3600),
+    cooldown=durations(0, 3600),
+    per_hour=st.integers(1, 3600),
+    user=st.sampled_from(["", "nobody"]),
+)
 outside = st.integers(1, 254).map(lambda n: IPv4Address(f"203.0.113.{n}"))
 checks = st.builds(
-    Check, st.just(TcpProbe()) | http_probes, timings(), st.none() | ports, st.none() | outside
+    Check,
+    st.just(TcpProbe()) | http_probes | other_probes,
+    timings(),
+    st.none() | ports,
+    st.none() | outside,
 )
 tunnels = st.sampled_from([Encapsulation.IPIP, Encapsulation.GRE]).map(Tunnel) | ports.map(
     lambda port: Tunnel(Encapsulation.GUE, port)
@@ -156,7 +236,24 @@ def services(draw, used: set) -> Service | None:
         if sorry
         else draw(st.sampled_from([LastResort.NONE, LastResort.ALL])),
         sorry,
+        **draw(loads(len(members), check is not None)),
     )
+
+
+@st.composite
+def loads(draw, servers: int, checked: bool) -> dict:
+    """What a service has about load, as far as the rest allows it."""
+    agent = draw(st.none() | st.builds(Check, agent_probes, timings(), ports, st.none() | outside))
+    wanted = draw(st.integers(1, servers))
+    may = [Trigger.OVERLOAD] * (agent is not None) + [Trigger.DOWN, Trigger.UP] * checked
+    known = {hook.trigger: hook for hook in draw(st.lists(hooks, max_size=3))}
+    return {
+        "agent": agent,
+        "overload": draw(st.none() | overloads()) if agent is not None else None,
+        "slow_start": draw(st.just(0.0) | durations(0, 3600)),
+        "quorum": Quorum(wanted, draw(st.integers(0, servers - wanted))),
+        "hooks": tuple(known[one] for one in Trigger if one in known and one in may),
+    }
 
 
 @st.composite

@@ -272,12 +272,15 @@ def test_the_last_server_is_guarded_but_not_in_a_whole_file(desk: Desk) -> None:
         with pytest.raises(Refused):
             await control.override((*WEIGHT[:3], "app2", "weight"), 0, BY_ADA)
         await control.order([ServerName("web", "app2")], Admin.MAINT, FORCED)
-        idle = FILE.replace("1:8080", "1:8080, weight: 0")
-        await control.take_file(
-            idle.replace("app1: ", "app1: {address: ").replace("weight: 0", "weight: 0}").encode(),
-            "x",
-            BY_ADA,
-        )
+        for name in ("app1", "app2"):
+            await control.order([ServerName("web", name)], Admin.READY, BY_ADA)
+        idle = FILE.replace("scheduler: rr", "scheduler: wrr")
+        for number in (1, 2):
+            short = f"app{number}: 198.51.100.{number}:8080"
+            whole = f"app{number}: {{address: '198.51.100.{number}:8080', weight: 0}}"
+            idle = idle.replace(short, whole)
+        await control.take_file(idle.encode(), "idle", BY_ADA)
+        assert weights(control) == {"app1": 0, "app2": 0}
 
     story(work)
 

@@ -39,6 +39,7 @@ def test_an_edited_file_is_a_new_generation_under_the_same_overrides(desk: Desk)
         desk.file.write_text(FILE.replace("app2: 198.51.100.2", "app3: 198.51.100.3"))
         again = await desk.open()
         assert (again.intent.generation, weights(again)) == (2, {"app1": 5, "app3": 1})
+        assert [one.id for one in again.intent.overrides] == [1]
         assert [one.name.server for one in again.world.leaving] == ["app2"]
 
     asyncio.run(work())

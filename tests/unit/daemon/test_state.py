@@ -86,7 +86,14 @@ def test_an_override_keeps_its_end_through_the_wall_clock() -> None:
 
 @pytest.mark.parametrize(
     "data",
-    [b"", b"\x00\x01", b"[]", b'{"version": "x"}', b'{"orders": {"web/app1": {}}}', os.urandom(99)],
+    [
+        b"",
+        b"\x00\x01",
+        b"[]",
+        b'{"version": "x"}',
+        b'{"orders": {"web/app1": {}}}',
+        bytes(range(157, 256)),
+    ],
 )
 def test_a_damaged_file_is_no_state_and_says_why(directory, data: bytes) -> None:
     directory.file.write_bytes(data)

@@ -1,0 +1,1 @@
+"""Instructions per packet, as virtual nanoseconds: a gauge that no neighbour disturbs."""

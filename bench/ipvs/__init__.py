@@ -1,0 +1,1 @@
+"""What programming IPVS costs, beside ipvsadm and keepalived on the same kernel."""

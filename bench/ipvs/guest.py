@@ -1,0 +1,171 @@
+"""The part that runs on the kernel with IPVS; writes its figures as JSON.
+
+python -m bench.ipvs.guest OUT
+"""
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from bench.ipvs.table import FIRST_SERVER, FIRST_VIP, PLACES, SERVERS, keepalived, rules, table
+from lbctl.dataplane.converge import converge
+from lbctl.dataplane.ipvs.plane import IpvsPlane
+from lbctl.model import Table
+
+ROUNDS = 5
+PATIENCE = 120.0  # seconds for keepalived
+
+
+def main():
+    subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+    with tempfile.TemporaryDirectory() as name:
+        work = Path(name)
+        (work / "rules").write_text(rules(table()))
+        figures = {
+            **side_by_side(work),
+            "ipvsadm_calls": calls(["ipvsadm", "-R"], work, work / "rules"),
+            "process_calls": calls(ours(work), work),
+            "idle_calls": calls([*ours(work), "0"], work),
+            **daemon(work),
+            "keepalived_reload": reload_keepalived(work),
+        }
+    Path(sys.argv[1]).write_text(json.dumps(figures))
+
+
+def ours(work):
+    return [sys.executable, "-m", "bench.ipvs.restore", str(work / "intent.json")]
+
+
+def clear(work):
+    subprocess.run(["ipvsadm", "-C"], check=True)
+    (work / "intent.json").unlink(missing_ok=True)
+
+
+def cpu(command, stdin=None):
+    """CPU seconds of a command."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    with open(stdin or os.devnull) as source:
+        subprocess.run(command, stdin=source, check=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def calls(command, work, stdin=None):
+    """System calls of a command on an empty table, as strace counts them."""
+    clear(work)
+    with open(stdin or os.devnull) as source:
+        strace = ["strace", "-f", "-c", "-o", str(work / "trace"), *command]
+        subprocess.run(strace, stdin=source, check=True)
+    total = next(
+        line for line in (work / "trace").read_text().splitlines() if line.endswith(" total")
+    )
+    return int(total.split()[3])
+
+
+def side_by_side(work):
+    """CPU seconds to program the table. Turn by turn, since a guest's clock, and with it its
+    CPU time, also counts what the host does for others."""
+    found = {"ipvsadm_cpu": [], "process_cpu": [], "daemon_cpu": []}
+    for _ in range(ROUNDS):
+        clear(work)
+        found["ipvsadm_cpu"].append(cpu(["ipvsadm", "-R"], work / "rules"))
+        clear(work)
+        plane = IpvsPlane(work / "intent.json")
+        started = time.process_time()
+        assert converge(plane, table(), Table()).refused == ()
+        found["daemon_cpu"].append(time.process_time() - started)
+        plane.close()
+        clear(work)
+        found["process_cpu"].append(cpu(ours(work)))
+    return found
+
+
+def daemon(work):
+    """What a running daemon writes, and how soon a change is in the kernel."""
+    clear(work)
+    plane = IpvsPlane(work / "intent.json")
+    assert converge(plane, table(), Table()).refused == ()
+    written = sum(plane.stats().writes.values())
+    started = time.process_time()
+    same = converge(plane, table())
+    look = time.process_time() - started
+    assert same.asked == ()
+    unchanged = sum(plane.stats().writes.values()) - written
+    latencies = [latency(plane, place) for place in PLACES]
+    changed = sum(plane.stats().writes.values()) - written - unchanged
+    plane.close()
+    return {
+        "look_cpu": look,
+        "unchanged_writes": unchanged,
+        "weight_writes": changed / len(latencies),
+        "weight_latency": latencies,
+    }
+
+
+def latency(plane, place):
+    """Seconds from a changed weight to the kernel. As the daemon does it: a mark names the
+    service, and only that is planned."""
+    (frontend, service), (_, wanted) = (
+        list(table(weight, place).services.items())[place] for weight in (1, 2)
+    )
+    started = time.monotonic()
+    report = converge(plane, Table({frontend: wanted}), Table({frontend: service}))
+    assert shown_weight(place) == "2", report
+    return time.monotonic() - started
+
+
+def reload_keepalived(work):
+    """Seconds from SIGHUP until the changed weight is in the kernel."""
+    clear(work)
+    config = work / "keepalived.conf"
+    config.write_text(keepalived(table()))
+    command = ["keepalived", "-n", "-l", "-C", "-f", str(config)]
+    command += ["-p", str(work / "pid"), "-c", str(work / "checkers")]
+    log = (work / "log").open("wb")
+    with subprocess.Popen(command, stdout=log, stderr=log) as process:
+        try:
+            wait(lambda: count_servers() == 10_000)
+            return [reload_one(process, config, place) for place in PLACES]
+        finally:
+            process.terminate()
+            process.wait()
+
+
+def reload_one(process, config, place):
+    config.write_text(keepalived(table(2, place)))
+    started = time.monotonic()
+    process.send_signal(signal.SIGHUP)
+    wait(lambda: shown_weight(place) == "2")
+    return time.monotonic() - started
+
+
+def shown_weight(place):
+    """As the real ipvsadm shows it."""
+    server = FIRST_SERVER + place * SERVERS
+    command = ["ipvsadm", "-Ln", "-t", f"{FIRST_VIP + place}:80"]
+    listing = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+    for line in listing.splitlines():
+        if f"-> {server}:80 " in line:
+            return line.split()[3]
+    return None
+
+
+def count_servers():
+    return Path("/proc/net/ip_vs").read_text().count("  -> ") - 1
+
+
+def wait(check):
+    end = time.monotonic() + PATIENCE
+    while not check():
+        assert time.monotonic() < end, "keepalived did not get there"
+        time.sleep(0.05)
+
+
+if __name__ == "__main__":
+    main()

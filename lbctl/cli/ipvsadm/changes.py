@@ -1,0 +1,223 @@
+"""ipvsadm's commands as overrides of lbctl's configuration.
+
+A virtual service of ipvsadm is a service of lbctl with one listen. Where lbctl is otherwise
+(a service with two listens, one forwarding method for all servers of a service), the command
+is refused with the words that do it.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from ipaddress import IPv4Network
+from typing import Any
+
+from lbctl.cli.ipvsadm.argv import Arguments, Command, Misuse, place
+from lbctl.errors import LbctlError
+from lbctl.model import Endpoint, Frontend, Mode, Server, Service, parse_frontend
+
+DEFAULT_SCHEDULER = "wlc"
+DEFAULT_PERSISTENCE = "360"  # seconds
+METHODS = {"gatewaying": Mode.DR, "ipip": Mode.TUN, "masquerading": Mode.NAT}
+
+
+class Failure(LbctlError):
+    """In ipvsadm's words."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """One override. value None: deletes. force: it is meant, even if it is the last server."""
+
+    path: tuple[str, ...]
+    value: Any
+    force: bool = False
+
+
+def changes(arguments: Arguments, services: Mapping[str, Service]) -> list[Change]:
+    """What `arguments` mean for these services. Raises Failure and Misuse."""
+    frontend = parse_frontend(arguments.service)
+    found = [name for name, service in services.items() if frontend in service.listens]
+    if arguments.command is Command.ADD:
+        if found:
+            raise Failure("Service already exists", f"it is lbctl's service {found[0]}")
+        return [Change(("services", _name_of(frontend)), _new_service(arguments, frontend))]
+    if not found:
+        raise Failure("No such service", "`lbctl get services` lists those of lbctl")
+    name = found[0]
+    service = _only_listen(name, services[name])
+    match arguments.command:
+        case Command.EDIT:
+            settings = _settings(arguments, frontend)
+            settings.setdefault("persistence", "none")
+            return [Change(("services", name, key), value) for key, value in settings.items()]
+        case Command.DELETE:
+            return [Change(("services", name), None, force=True)]
+        case Command.ADD_SERVER | Command.EDIT_SERVER | Command.DELETE_SERVER:
+            return _server_changes(arguments, name, service, frontend)
+        case _:
+            raise AssertionError(f"{arguments.command} changes no configuration")
+
+
+def _only_listen(name: str, service: Service) -> Service:
+    if len(service.listens) > 1:
+        listens = ", ".join(map(str, service.listens))
+        raise Failure(
+            f"service {name} has {len(service.listens)} listens ({listens}), and ipvsadm means one",
+            f"`lbctl set {name} ...` and `lbctl weight {name}/... ...` change it for all",
+        )
+    return service
+
+
+# --- services ---------------------------------------------------------------------------
+
+
+def _new_service(arguments: Arguments, frontend: Frontend) -> dict[str, Any]:
+    # As with ipvsadm: no check, and whoever wants the VIP on an interface puts it there.
+    fixed = {"listen": [str(frontend)], "check": "none", "vip": "external"}
+    return {**fixed, "allow_empty": True, "servers": {}} | _settings(arguments, frontend)
+
+
+def _settings(arguments: Arguments, frontend: Frontend) -> dict[str, Any]:
+    options = arguments.options
+    words = [options.get("scheduler", DEFAULT_SCHEDULER)]
+    words += sorted(flag for flag in options.get("sched-flags", "").split(",") if flag)
+    settings: dict[str, Any] = {"scheduler": " ".join(words)}
+    if "persistent" in options:
+        settings["persistence"] = _persistence(options, frontend)
+    elif "netmask" in options or "pe" in options:
+        raise Misuse("'netmask' and 'pe' need the 'persistent' option")
+    if "ops" in options:
+        settings["oneshot"] = True
+    return settings
+
+
+def _persistence(options: Mapping[str, str], frontend: Frontend) -> dict[str, Any]:
+    timeout = options["persistent"] or DEFAULT_PERSISTENCE
+    if not timeout.isdigit():
+        raise Misuse(f"illegal timeout for persistent service: {timeout}")
+    lasting: dict[str, Any] = {"timeout": int(timeout)}
+    if mask := options.get("netmask"):
+        lasting["prefix"] = _prefix(mask, frontend)
+    if engine := options.get("pe"):
+        lasting["engine"] = engine
+    return lasting
+
+
+def _prefix(mask: str, frontend: Frontend) -> int:
+    try:
+        if frontend.family == "ipv6":
+            return int(mask)
+        return IPv4Network(f"0.0.0.0/{mask}").prefixlen
+    except ValueError:
+        raise Misuse(f"invalid netmask: {mask}") from None
+
+
+# --- servers ----------------------------------------------------------------------------
+
+
+def _server_changes(
+    arguments: Arguments, name: str, service: Service, frontend: Frontend
+) -> list[Change]:
+    endpoint = _endpoint(arguments, frontend)
+    held = {server.endpoint(frontend): key for key, server in service.servers.items()}
+    if arguments.command is Command.ADD_SERVER:
+        if endpoint in held:
+            raise Failure("Destination already exists", f"it is {name}/{held[endpoint]}")
+        return _add_server(arguments, name, service, endpoint, by_mark=endpoint.port == 0)
+    if endpoint not in held:
+        raise Failure("No such destination", f"`lbctl get servers {name}` lists them")
+    path = ("services", name, "servers", held[endpoint])
+    if arguments.command is Command.DELETE_SERVER:
+        return [Change(path, None, force="force" in arguments.options)]
+    mode = _mode(arguments)
+    if mode is not None and mode is not service.forwarding.mode:
+        raise _other_mode(name, service, mode)
+    old = service.servers[held[endpoint]]
+    return [Change((*path, key), value) for key, value in _numbers(arguments, old).items()]
+
+
+def _endpoint(arguments: Arguments, frontend: Frontend) -> Endpoint:
+    address, port = place(arguments.options["real-server"])
+    whole = Endpoint.parse(f"[{address}]:1" if ":" in address else f"{address}:1")
+    return Server(whole.address, port).endpoint(frontend)
+
+
+def _add_server(
+    arguments: Arguments, name: str, service: Service, endpoint: Endpoint, by_mark: bool
+) -> list[Change]:
+    # ipvsadm's default is direct routing, also in a service of another method.
+    mode = _mode(arguments) or Mode.DR
+    value: dict[str, Any] = {"address": str(endpoint.address)}
+    if not by_mark:
+        value["port"] = endpoint.port
+    value |= _numbers(arguments, Server(endpoint.address))
+    added = Change(("services", name, "servers", _key_of(endpoint)), value)
+    tunnel = _tunnel(arguments)
+    if service.servers:
+        if mode is not service.forwarding.mode:
+            raise _other_mode(name, service, mode)
+        return [added]
+    method = [Change(("services", name, "mode"), str(mode))]
+    method += [Change(("services", name, "tunnel"), tunnel)] if tunnel else []
+    return [*method, added]
+
+
+def _other_mode(name: str, service: Service, mode: Mode) -> Failure:
+    has = service.forwarding.mode
+    return Failure(
+        f"service {name} forwards by {has}, and this says {mode} (ipvsadm's default is -g, dr)",
+        f"`lbctl set {name} mode={mode}` changes it for all of its servers",
+    )
+
+
+def _mode(arguments: Arguments) -> Mode | None:
+    said = [mode for option, mode in METHODS.items() if option in arguments.options]
+    if len(said) > 1:
+        raise Misuse("multiple forwarding methods specified")
+    return said[0] if said else None
+
+
+def _tunnel(arguments: Arguments) -> dict[str, Any] | None:
+    options = arguments.options
+    kind = options.get("tun-type")
+    if kind is None:
+        return None
+    if {"tun-csum", "tun-remcsum"} & options.keys():
+        raise Misuse("lbctl's tunnels have no checksum options")
+    return {"type": kind} | ({"port": _number("tun-port", options)} if kind == "gue" else {})
+
+
+def _numbers(arguments: Arguments, old: Server) -> dict[str, int]:
+    """Weight and thresholds; what is not said is ipvsadm's default, also for `-e`."""
+    options = arguments.options
+    weight = _number("weight", options, 1)
+    upper, lower = _number("u-threshold", options, 0), _number("l-threshold", options, 0)
+    # In an order that is valid at each step: the lower one is never above the upper.
+    pairs = [("max_connections", upper), ("min_connections", lower)]
+    if upper < old.min_connections:
+        pairs.reverse()
+    changed = {key: value for key, value in pairs if value != getattr(old, key)}
+    return {"weight": weight, **changed}
+
+
+def _number(name: str, options: Mapping[str, str], default: int = 0) -> int:
+    text = options.get(name, str(default))
+    if not text.isdigit():
+        raise Misuse(f"illegal {name} specified: {text}")
+    return int(text)
+
+
+# --- names ------------------------------------------------------------------------------
+
+
+def _name_of(frontend: Frontend) -> str:
+    """`192-0-2-10-80-tcp`: a name that lbctl takes, and that says what it is."""
+    return _slug(str(frontend))
+
+
+def _key_of(endpoint: Endpoint) -> str:
+    return _slug(str(endpoint))
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", text).strip("-")

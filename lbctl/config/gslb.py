@@ -1,0 +1,163 @@
+"""The `gslb` section into `lbctl.gslb.model`, every fault with its place.
+
+Zone files are read through a callback, so that this module touches no files.
+"""
+
+from collections.abc import Callable, Iterator
+
+from lbctl.config.document import Unreadable, read
+from lbctl.config.fault import Fault, Place
+from lbctl.config.gslb_schema import (
+    ApiSection,
+    GslbSection,
+    MemberSection,
+    NameSection,
+    ProbeSection,
+    SiteSection,
+    ZoneSection,
+)
+from lbctl.config.source import Source
+from lbctl.config.validate import validate
+from lbctl.errors import InvalidConfig
+from lbctl.gslb import check, model
+from lbctl.gslb.rrl import RateLimit
+from lbctl.gslb.wire import name_to_wire
+from lbctl.gslb.zonefile import read_zone
+from lbctl.model import HttpProbe, TcpProbe, Timing
+
+ReadFile = Callable[[str], str]  # a path as the file has it -> text; raises OSError
+
+
+def load_gslb(text: str | bytes, name: str, me: str, read_file: ReadFile) -> model.Gslb:
+    """The `gslb` section of the file. me: which of the observers this one is.
+
+    Raises InvalidConfig with every fault, each with file and line, zone files included.
+    """
+    try:
+        root, faults = read(text)
+    except Unreadable as error:
+        raise InvalidConfig([f"{name}: {error}"]) from None
+    raw = root.plain()
+    source = Source(name, root, ())
+    section = None
+    if isinstance(raw, dict) and raw.get("gslb") is not None:
+        found, more = validate(GslbSection, raw["gslb"], ("gslb",))
+        faults, section = [*faults, *more], found
+    else:
+        faults.append(Fault((), "has no gslb section (write gslb:)", place=Place(1, 1)))
+    if faults or section is None:
+        raise InvalidConfig([source.say(one) for one in sorted(faults, key=source.order)])
+    made, zone_faults = _build(section, me, read_file, source)
+    found_faults = [Fault(("gslb", *path), text) for path, text in check.faults(made)]
+    said = [source.say(one) for one in sorted(found_faults, key=source.order)]
+    if said or zone_faults:
+        raise InvalidConfig([*said, *zone_faults])
+    return made
+
+
+def _build(
+    section: GslbSection, me: str, read_file: ReadFile, source: Source
+) -> tuple[model.Gslb, list[str]]:
+    faults: list[str] = []
+    zones = []
+    for name, zone in section.zones.items():
+        try:
+            zones.append(_zone(name, zone, read_file))
+        except OSError as error:
+            where = ("gslb", "zones", name, "file")
+            faults.append(source.say(Fault(where, f"cannot be read: {error.strerror}")))
+        except ValueError as error:
+            faults.append(source.say(Fault(("gslb", "zones", name), str(error))))
+        except InvalidConfig as error:
+            faults += error.faults
+    observers = section.observers
+    built = model.Gslb(
+        zones=tuple(zones),
+        sites={name: _site(one) for name, one in section.sites.items()},
+        policies={
+            name: model.Policy(tuple(one.steps), one.all_down, tuple(one.static))
+            for name, one in section.policies.items()
+        },
+        listens=tuple(section.listen),
+        databases=model.Databases(**section.databases.model_dump()),
+        observers=model.Observers(
+            me=me,
+            peers={name: _api(one) for name, one in observers.peers.items() if name != me},
+            quorum=observers.quorum,
+            silent_after=observers.silent_after,
+        ),
+        rate_limit=RateLimit(**section.rate_limit.model_dump()),
+        processes=section.processes,
+        cookie_secrets=_secrets(section, read_file, faults, source),
+        identity=section.identity.encode(),
+        api=_listener(section),
+    )
+    return built, faults
+
+
+def _secrets(
+    section: GslbSection, read_file: ReadFile, faults: list[str], source: Source
+) -> tuple[bytes, ...]:
+    if not section.cookie_secret:
+        return ()
+    try:
+        lines = read_file(section.cookie_secret).split()
+        secrets = tuple(bytes.fromhex(line) for line in lines)
+        if secrets and all(16 <= len(secret) <= 32 for secret in secrets):
+            return secrets
+        text = "wants 16 to 32 octets as hex, one secret a line"
+    except (OSError, ValueError) as error:
+        text = f"cannot be read: {error}"
+    faults.append(source.say(Fault(("gslb", "cookie_secret"), text)))
+    return ()
+
+
+def _listener(section: GslbSection) -> model.SiteApi | None:
+    api = section.api
+    return model.SiteApi(api.listen, api.certificate, api.key, api.ca) if api else None
+
+
+def _api(section: ApiSection) -> model.Api:
+    return model.Api(section.api, section.name)
+
+
+def _site(section: SiteSection) -> model.Site:
+    return model.Site(
+        location=section.location,
+        apis=tuple(_api(one) for one in section.gateways),
+        check=_check(section.probe) if section.probe else None,
+        vips=tuple(section.vips),
+        capacity=section.capacity,
+    )
+
+
+def _check(section: ProbeSection) -> model.ExternalCheck:
+    probe: HttpProbe | TcpProbe = TcpProbe()
+    if section.type == "http":
+        probe = HttpProbe(path=section.path, host=section.host, statuses=tuple(section.status))
+    timing = Timing(section.interval, section.timeout, section.fall, section.rise)
+    return model.ExternalCheck(probe, section.target, timing)
+
+
+def _zone(name: str, section: ZoneSection, read_file: ReadFile) -> model.Zone:
+    apex = name_to_wire(name)
+    records = read_zone(read_file(section.file), section.file, apex)
+    names = tuple(_names(apex, section))
+    return model.Zone(apex, records, names)
+
+
+def _names(apex: bytes, section: ZoneSection) -> Iterator[model.Name]:
+    for name, one in section.names.items():
+        yield _name(name, one, apex)
+
+
+def _name(name: str, section: NameSection, apex: bytes) -> model.Name:
+    wire = apex if name == "@" else name_to_wire(name)[:-1] + apex
+    members = tuple(_member(site, one) for site, one in section.members.items())
+    return model.Name(wire, section.policy, members, section.ttl)
+
+
+def _member(site: str, section: MemberSection) -> model.Member:
+    return model.Member(
+        site, tuple(section.addresses), section.cname or b"", section.weight, section.service
+    )

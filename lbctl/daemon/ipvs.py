@@ -1,0 +1,119 @@
+"""What the API says and does about the kernel's IPVS beyond services and servers: the whole
+table with its numbers, connections, timeouts, the sync daemon, counters. `lbctl ipvsadm`
+is made of it. None of this is configuration, so none of it is an override."""
+
+from collections.abc import Callable
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+from aiohttp import web
+
+from lbctl.daemon.parts import Parts
+from lbctl.daemon.reading import answer
+from lbctl.daemon.requests import BadRequest
+from lbctl.dataplane.ipvs.codec import SyncDaemon, SyncRole, Timeouts
+from lbctl.dataplane.ipvs.plane import IpvsPlane
+from lbctl.dataplane.ipvs.view import view
+from lbctl.dataplane.port import DataPlane
+from lbctl.errors import LbctlError
+from lbctl.model import parse_frontend
+
+T = TypeVar("T")
+Shape = TypeVar("Shape", bound=msgspec.Struct)
+CONNECTIONS = Path("/proc/thread-self/net/ip_vs_conn")
+
+
+class ZeroRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """frontend "": all services."""
+
+    frontend: str = ""
+
+
+class TimeoutsRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Seconds; 0 leaves that one as it is."""
+
+    tcp: int = 0
+    fin: int = 0
+    udp: int = 0
+
+
+class SyncRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """run: start it, or stop it."""
+
+    role: SyncRole
+    run: bool = True
+    interface: str = ""
+    id: int = 0
+    maxlen: int = 0
+    group: str = ""
+    port: int = 0
+    ttl: int = 0
+
+
+class Ipvs:
+    """The handlers under /v1/ipvs."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+
+    def routes(self) -> list[web.RouteDef]:
+        return [
+            web.get("/v1/ipvs", self.table),
+            web.get("/v1/ipvs/connections", self.connections),
+            web.post("/v1/ipvs/zero", self.zero),
+            web.post("/v1/ipvs/timeouts", self.timeouts),
+            web.post("/v1/ipvs/sync", self.sync),
+        ]
+
+    async def table(self, request: web.Request) -> web.Response:
+        return answer(await self._ask(_view))
+
+    async def connections(self, request: web.Request) -> web.Response:
+        lines = await self._ask(lambda plane: CONNECTIONS.read_text().splitlines())
+        return answer(lines)
+
+    async def zero(self, request: web.Request) -> web.Response:
+        body = _decode(await request.read(), ZeroRequest)
+        frontend = parse_frontend(body.frontend) if body.frontend else None
+        await self._ask(lambda plane: plane.zero(frontend))
+        return answer({})
+
+    async def timeouts(self, request: web.Request) -> web.Response:
+        body = _decode(await request.read(), TimeoutsRequest)
+        await self._ask(lambda plane: plane.set_timeouts(Timeouts(body.tcp, body.fin, body.udp)))
+        return answer({})
+
+    async def sync(self, request: web.Request) -> web.Response:
+        body = _decode(await request.read(), SyncRequest)
+        group = ip_address(body.group) if body.group else None
+        numbers = (body.id, body.maxlen, group, body.port, body.ttl)
+        daemon = SyncDaemon(body.role, body.interface, *numbers)
+        if body.run:
+            await self._ask(lambda plane: plane.start_sync(daemon))
+        else:
+            await self._ask(lambda plane: plane.stop_sync(body.role))
+        return answer({})
+
+    async def _ask(self, question: Callable[[IpvsPlane], T]) -> T:
+        """`question`, on the data path's thread. Raises LbctlError where that is no IPVS."""
+
+        def put(plane: DataPlane) -> T:
+            if not isinstance(plane, IpvsPlane):
+                problem = f"the data path is {plane.name}: it has no IPVS table"
+                raise LbctlError(problem, "`lbctl get servers` shows what is served")
+            return question(plane)
+
+        return await self._parts.plane.ask(put)
+
+
+def _view(plane: IpvsPlane) -> dict[str, Any]:
+    return view(plane.listing(), plane.info(), plane.timeouts(), plane.sync_daemons())
+
+
+def _decode(data: bytes, shape: type[Shape]) -> Shape:
+    try:
+        return msgspec.json.decode(data or b"{}", type=shape)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise BadRequest(f"request body: {error}", "docs/api.md has its shape") from None

@@ -1,0 +1,149 @@
+"""The daemon's line to the VRRP process: which virtual routers should run, whether the
+services that they track have enough servers, and what became of it.
+
+The VRRP process is a unit of its own and needs none of this to go on; a daemon that comes
+back says all again. One without virtual routers does not look for the process at all.
+"""
+
+import asyncio
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from lbctl.daemon.clock import Clock
+from lbctl.daemon.control import Control
+from lbctl.daemon.journal import Journal
+from lbctl.desired import Rule, decide
+from lbctl.events import RouterNotice, RouterRole, Trouble
+from lbctl.messages import (
+    AnyMessage,
+    Done,
+    Event,
+    Garbage,
+    Quorum,
+    Role,
+    RoleChange,
+    Routers,
+    decode,
+    encode,
+)
+from lbctl.model import TrackerKind
+from lbctl.vrrp.control import LIMIT, PATH
+from lbctl.vrrp.settings import to_message
+
+PAUSE = 1.0  # seconds between two attempts to connect
+SUBJECT = "virtual routers"
+
+
+@dataclass
+class RouterLink:
+    """roles: what each virtual router is here, as last heard; empty without a line."""
+
+    control: Control
+    journal: Journal
+    clock: Clock
+    path: Path = PATH
+    roles: dict[str, Role] = field(default_factory=dict)
+    _line: socket.socket | None = None
+    _wanted: Routers | None = None
+    _quorums: dict[tuple[str, int], Quorum] = field(default_factory=dict)
+    _trouble: str = ""
+
+    async def keep(self) -> None:
+        """For ever: a line, and after it another."""
+        while True:
+            if self._routers().routers or self.path.is_socket():
+                try:
+                    await self._serve()
+                except (OSError, Garbage) as error:
+                    self._complain(str(getattr(error, "strerror", None) or error))
+            await asyncio.sleep(PAUSE)
+
+    def tell_changes(self) -> None:
+        """The configuration may want other virtual routers than before."""
+        wanted = self._routers()
+        if wanted != self._wanted:
+            self._tell_quorums()
+            self._wanted = wanted
+            self._send(wanted)
+
+    def touched(self, services: set[str]) -> None:
+        """These services may have gained or lost servers."""
+        if any(service in services for service, _ in self._tracked()):
+            self._tell_quorums()
+
+    async def _serve(self) -> None:
+        loop = asyncio.get_running_loop()
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as line:
+            line.setblocking(False)
+            await loop.sock_connect(line, str(self.path))
+            self._line, self._trouble, self._quorums = line, "", {}
+            try:
+                self._tell_quorums()
+                self._wanted = self._routers()
+                self._send(self._wanted)
+                while data := await loop.sock_recv(line, LIMIT):
+                    self._take(decode(data))
+            finally:
+                self._line, self.roles = None, {}
+        raise ConnectionResetError("the VRRP process ended; it is looked for again")
+
+    def _take(self, message: AnyMessage) -> None:
+        match message:
+            case RoleChange(router, role, reason, _):
+                if self.roles.get(router) is not role:
+                    self.roles[router] = role
+                    self.journal.tell(RouterRole(router, str(role), reason))
+            case Event(router, notice, text, _):
+                self.journal.tell(RouterNotice(router, notice, text))
+            case Done(refused):
+                if refused:
+                    self._complain(refused)
+            case _:
+                raise Garbage(f"{type(message).__name__} is not the VRRP process's to send")
+
+    def _complain(self, text: str) -> None:
+        """Once for each trouble."""
+        if text != self._trouble:
+            self._trouble = text
+            hint = "" if self._line else " (systemctl start lbctl-vrrp)"
+            self.journal.tell(Trouble(SUBJECT, f"{text}{hint}"))
+
+    def _send(self, message: AnyMessage) -> None:
+        """What cannot be sent is said again with the next line."""
+        if self._line is None:
+            return
+        try:
+            self._line.send(encode(message))
+        except OSError:
+            self._line.shutdown(socket.SHUT_RDWR)
+
+    def _routers(self) -> Routers:
+        routers = self.control.world.config.routers
+        return Routers(tuple(to_message(router) for router in routers.values()))
+
+    def _tracked(self) -> set[tuple[str, int]]:
+        """The services that are tracked, with how many servers they need."""
+        return {
+            (tracker.subject, tracker.needs)
+            for router in self.control.world.config.routers.values()
+            for tracker in router.trackers
+            if tracker.kind is TrackerKind.QUORUM
+        }
+
+    def _tell_quorums(self) -> None:
+        for quorum in self._find_quorums():
+            key = (quorum.service, quorum.needs)
+            if self._quorums.get(key) != quorum:
+                self._quorums[key] = quorum
+                self._send(quorum)
+
+    def _find_quorums(self) -> Iterator[Quorum]:
+        """Whether enough servers take new flows by their own merit."""
+        world, now = self.control.world, self.clock.now()
+        for service, needs in self._tracked():
+            if service in world.config.services:
+                decisions = decide(world, service, now)
+                up = sum(d.scheduled and d.rule is not Rule.LAST_RESORT for d in decisions)
+                yield Quorum(service, up >= needs, needs)

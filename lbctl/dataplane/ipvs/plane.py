@@ -1,0 +1,396 @@
+"""The port on IPVS.
+
+A batch of operations: what would touch foreign objects is refused; the intent is written;
+full NAT's new rules and the switches go in; the messages go out in batches; the services
+touched are read back; intents and rules that are no longer needed go.
+"""
+
+import os
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from itertools import groupby
+from pathlib import Path
+
+from lbctl.dataplane.ipvs import nft
+from lbctl.dataplane.ipvs.codec import (
+    Command,
+    Info,
+    ServerEntry,
+    ServiceEntry,
+    SyncDaemon,
+    SyncRole,
+    Timeouts,
+    as_told,
+    info_of,
+    server_entry,
+    service_entry,
+    service_key,
+    sync_daemon,
+    sync_request,
+    timeouts_of,
+    timeouts_request,
+    told,
+)
+from lbctl.dataplane.ipvs.intent import IntentFile
+from lbctl.dataplane.ipvs.netlink import open_ipvs
+from lbctl.dataplane.ipvs.operation import Request, in_force, latest, request_of, routed
+from lbctl.dataplane.ipvs.owned import after, claimed, split
+from lbctl.dataplane.ipvs.refusal import explain, explained, foreign
+from lbctl.dataplane.ipvs.sysctls import FULLNAT, Setting, enforce, inspect, settings
+from lbctl.dataplane.port import (
+    Active,
+    AddServer,
+    AddService,
+    Flow,
+    Op,
+    Refusal,
+    RemoveServer,
+    RemoveService,
+    SetServer,
+    SetService,
+    Stats,
+    Switch,
+)
+from lbctl.errors import DataPlaneError
+from lbctl.model import Family, Forwarding, Frontend, Mode, Table, VirtualService
+
+Told = tuple[Op, Request]
+Listing = list[tuple[ServiceEntry, list[ServerEntry]]]
+SERVICE_OPS = (AddService, SetService, RemoveService)
+FEW = 16  # services; asking for so many is cheaper than listing all
+WRITES = {
+    "services added": Command.NEW_SERVICE,
+    "services changed": Command.SET_SERVICE,
+    "services removed": Command.DEL_SERVICE,
+    "servers added": Command.NEW_DEST,
+    "servers changed": Command.SET_DEST,
+    "servers removed": Command.DEL_DEST,
+}
+
+
+class IpvsPlane:
+    """IPVS in the network namespace of the thread that opens it.
+
+    intent: the file that says which entries are ours. pair: a virtual router can bring us
+    a peer's connections. Opening raises Unsupported where the kernel has no IPVS and
+    NotPermitted where we may not use it.
+    """
+
+    name = "ipvs"
+
+    def __init__(self, intent: Path, pair: bool = False) -> None:
+        self._intent = IntentFile(intent)
+        self._pair = pair
+        self._foreign = Table()
+        self._routed: set[Family] = set()
+        self._translated: frozenset[Frontend] = frozenset()
+        self._netlink = open_ipvs()
+        try:
+            self.observe()
+        except BaseException:
+            self._netlink.close()
+            raise
+        self.tend()
+
+    # --- the port -----------------------------------------------------------------------
+
+    def observe(self) -> Table:
+        held = _table(self.listing())
+        ours, self._foreign = split(held, self._intent.owned)
+        self._routed = routed(
+            (frontend, destination)
+            for frontend, service in ours.services.items()
+            for destination in service.destinations.values()
+        )
+        if self._intent.owned.fullnat:
+            self._translated = nft.read()
+        return _with_fullnat(ours, self._translated)
+
+    def apply(self, ops: Sequence[Op]) -> list[Refusal]:
+        refusals, possible = self._sift(ops)
+        if not possible:
+            return refusals
+        was = self._intent.owned
+        try:
+            self._prepare(possible)
+        except DataPlaneError as error:
+            self._intent.write(was)
+            return refusals + [Refusal(op, error) for op in possible]
+        results = self._carry_out(possible)
+        if results or any(isinstance(op, RemoveServer | RemoveService) for op in possible):
+            refused = {id(refusal.op) for refusal in results}
+            self._intent.write(after(was, [op for op in possible if id(op) not in refused]))
+        self._translate(self._intent.owned.fullnat)
+        return refusals + results
+
+    def stats(self) -> Stats:
+        servers, active = {}, {}
+        owned = self._intent.owned
+        for service, entries in self.listing():
+            for one in entries:
+                if owned.has(service.frontend, one.endpoint):
+                    key = service.frontend, one.endpoint
+                    servers[key] = one.counters
+                    active[key] = Active(one.active, "records", closing=one.inactive)
+        sent = self._netlink.sent
+        return Stats(servers, active, writes={name: sent.get(c, 0) for name, c in WRITES.items()})
+
+    def export_flows(self) -> Iterator[Flow]:
+        """None: the kernel's own sync daemon carries IPVS connections to a peer."""
+        return iter(())
+
+    def import_flows(self, flows: Iterable[Flow]) -> int:
+        return 0
+
+    def fileno(self) -> int | None:
+        return None
+
+    def catch_up(self) -> bool:
+        return False
+
+    def tend(self) -> None:
+        """Keep the switches as they must be: whoever turns one back loses flows. One that
+        cannot be set shows in `switches()`."""
+        enforce(self._wanted())
+
+    def close(self) -> None:
+        self._netlink.close()
+
+    # --- beyond the port ----------------------------------------------------------------
+
+    def foreign(self) -> Table:
+        """What the kernel held at the last `observe()` that is not ours. A foreign server
+        in a service of ours stands here under that service."""
+        return self._foreign
+
+    def listing(self) -> Listing:
+        """Every service of the kernel, foreign ones too, with its servers and numbers."""
+        with explained("read the table"):
+            services = [service_entry(one) for one in self._netlink.dump(Command.GET_SERVICE)]
+            return [(service, self._servers(service.frontend)) for service in services]
+
+    def switches(self) -> list[Switch]:
+        """The kernel's, with their reasons, as `lbctl get status` shows them."""
+        return inspect(self._wanted())
+
+    def info(self) -> Info:
+        with explained("read its version"):
+            return info_of(self._netlink.ask(Command.GET_INFO))
+
+    def timeouts(self) -> Timeouts:
+        with explained("read the timeouts"):
+            return timeouts_of(self._netlink.ask(Command.GET_CONFIG))
+
+    def set_timeouts(self, timeouts: Timeouts) -> None:
+        """Of connections, in seconds; a zero leaves that one as it is."""
+        self._command("set the timeouts", (Command.SET_CONFIG, timeouts_request(timeouts)))
+
+    def sync_daemons(self) -> list[SyncDaemon]:
+        with explained("read the sync daemon"):
+            return [sync_daemon(one) for one in self._netlink.dump(Command.GET_DAEMON)]
+
+    def start_sync(self, daemon: SyncDaemon) -> None:
+        attempt = f"start the sync {daemon.role} on {daemon.interface}"
+        self._command(attempt, (Command.NEW_DAEMON, sync_request(daemon)))
+
+    def stop_sync(self, role: SyncRole) -> None:
+        request = sync_request(SyncDaemon(role, ""))
+        self._command(f"stop the sync {role}", (Command.DEL_DAEMON, request))
+
+    def zero(self, frontend: Frontend | None = None) -> None:
+        """Set the counters of one service, or of all, to zero."""
+        body = service_key(frontend) if frontend is not None else b""
+        self._command("zero counters", (Command.ZERO, body))
+
+    # --- reading ------------------------------------------------------------------------
+
+    def _servers(self, frontend: Frontend) -> list[ServerEntry]:
+        found = self._netlink.dump(Command.GET_DEST, service_key(frontend))
+        return [server_entry(one, frontend.family) for one in found]
+
+    def _wanted(self) -> tuple[Setting, ...]:
+        return settings(
+            pair=self._pair,
+            fullnat=bool(self._intent.owned.fullnat),
+            routed_ipv4=Family.IPV4 in self._routed,
+            routed_ipv6=Family.IPV6 in self._routed,
+        )
+
+    # --- writing ------------------------------------------------------------------------
+
+    def _sift(self, ops: Sequence[Op]) -> tuple[list[Refusal], Sequence[Op]]:
+        """Refuse what would touch what is not ours."""
+        if not self._foreign.services:
+            return [], ops
+        trespasses = [(op, self._trespass(op)) for op in ops]
+        refusals = [Refusal(op, error) for op, error in trespasses if error is not None]
+        return refusals, [op for op, error in trespasses if error is None]
+
+    def _trespass(self, op: Op) -> DataPlaneError | None:
+        """Why `op` would touch what is not ours, if it would."""
+        others = self._foreign.get(op.frontend)
+        if others is None:
+            return None
+        if not self._intent.owned.has(op.frontend):
+            return foreign(op, "the service")
+        if isinstance(op, AddServer) and op.endpoint in others.destinations:
+            return foreign(op, "the server")
+        if isinstance(op, RemoveService):
+            return foreign(op, "server " + ", ".join(str(one) for one in others.destinations))
+        return None
+
+    def _prepare(self, ops: Sequence[Op]) -> None:
+        """What must be true before the kernel hears of `ops`. Raises DataPlaneError."""
+        was = self._intent.owned
+        self._intent.write(claimed(was, ops))
+        changes = [op for op in ops if isinstance(op, AddServer | SetServer)]
+        self._routed |= routed((op.frontend, op.destination) for op in changes)
+        unset = enforce(self._wanted())
+        for setting in FULLNAT:
+            if setting in unset:
+                problem = f"{setting.sysctl}: cannot set {setting.value}: {unset[setting]}"
+                raise DataPlaneError(problem, setting.reason)
+        self._translate(was.fullnat | self._intent.owned.fullnat)
+
+    def _translate(self, frontends: frozenset[Frontend]) -> None:
+        if frontends != self._translated:
+            nft.write(frontends)
+            self._translated = frontends
+
+    def _carry_out(self, ops: Sequence[Op]) -> list[Refusal]:
+        """Services that are new go first and are waited for: where one is refused because
+        another tool was quicker, servers must not land in that tool's service."""
+        refusals: list[Refusal] = []
+        done: list[Told] = []
+        without: set[Frontend] = set()
+        for adding, group in groupby(ops, lambda op: isinstance(op, AddService)):
+            batch = list(group)
+            if without and not adding:
+                vain = [op for op in batch if op.frontend in without]
+                refusals += [
+                    Refusal(op, DataPlaneError(f"{op}: No such service: it was refused"))
+                    for op in vain
+                ]
+                batch = [op for op in batch if op.frontend not in without]
+            failed, taken = self._write(batch)
+            refusals += failed
+            done += taken
+            if adding:
+                without |= {refusal.op.frontend for refusal in failed}
+        return refusals + self._read_back(done)
+
+    def _write(self, ops: Sequence[Op]) -> tuple[list[Refusal], list[Told]]:
+        """Send `ops`; those that failed, and those that the kernel took."""
+        refusals: list[Refusal] = []
+        sent: list[Told] = []
+        for op in ops:
+            try:
+                sent.append((op, request_of(op)))
+            except ValueError as error:
+                refusals.append(Refusal(op, DataPlaneError(f"{op}: {error}")))
+        try:
+            errnos = self._netlink.write([request for _, request in sent])
+        except OSError as error:
+            cause = f"IPVS: cannot write: {error.strerror}"
+            return refusals + [Refusal(op, DataPlaneError(f"{op}: {cause}")) for op, _ in sent], []
+        if not any(errnos):
+            return refusals, sent
+        results = list(zip(sent, errnos, strict=True))
+        refusals += [Refusal(op, explain(op, number)) for (op, _), number in results if number]
+        return refusals, [one for one, number in results if not number]
+
+    def _read_back(self, done: Sequence[Told]) -> list[Refusal]:
+        """Operations that the kernel took and whose effect is not there."""
+        if not done:
+            return []
+        try:
+            doubtful, held = self._held(done)
+        except DataPlaneError as error:
+            return [Refusal(op, error) for op, _ in done]
+        cause = "taken, but not in force: another tool undid it, or it was lost"
+        return [
+            Refusal(op, DataPlaneError(f"{op}: {cause}"))
+            for op in doubtful
+            if not in_force(op, held)
+        ]
+
+    def _held(self, done: Sequence[Told]) -> tuple[list[Op], Table]:
+        """Operations that are not plainly in force, and their services as they are now."""
+        requests = {id(op): body for op, (_, body) in done}
+        ops = latest([op for op, _ in done])
+        with explained("read back"):
+            headers = self._headers(dict.fromkeys(op.frontend for op in ops))
+            dumps = self._dumps(op.frontend for op in ops if not isinstance(op, SERVICE_OPS))
+            as_they_are = {f: {as_told(one) for one in dump} for f, dump in dumps.items()}
+            doubtful = [
+                op
+                for op in ops
+                if not isinstance(op, AddServer | SetServer)
+                or told(requests[id(op)]) not in as_they_are[op.frontend]
+            ]
+            unclear = {op.frontend for op in doubtful if not isinstance(op, SERVICE_OPS)}
+            found = [
+                (one, [server_entry(body, one.frontend.family) for body in dumps[one.frontend]])
+                if one.frontend in unclear
+                else (one, [])
+                for one in headers
+            ]
+        # Rules that go have not gone yet: a packet without need of one passes it unharmed.
+        translated = self._translated & self._intent.owned.fullnat
+        return doubtful, _with_fullnat(_table(found), translated)
+
+    def _dumps(self, frontends: Iterable[Frontend]) -> dict[Frontend, list[memoryview]]:
+        """The servers of each, as the kernel sends them."""
+        return {
+            frontend: self._netlink.dump(Command.GET_DEST, service_key(frontend))
+            for frontend in dict.fromkeys(frontends)
+        }
+
+    def _headers(self, frontends: Collection[Frontend]) -> list[ServiceEntry]:
+        """These services without their servers: one by one, or picked from a dump of all."""
+        if len(frontends) > FEW:
+            dump = map(service_entry, self._netlink.dump(Command.GET_SERVICE))
+            return [one for one in dump if one.frontend in frontends]
+        found = []
+        for frontend in frontends:
+            with suppress(ProcessLookupError):  # ESRCH: it is gone
+                found.append(self._netlink.ask(Command.GET_SERVICE, service_key(frontend)))
+        return [service_entry(one) for one in found]
+
+    def _command(self, attempt: str, request: Request) -> None:
+        """One request that is no operation of the port. Raises DataPlaneError."""
+        with explained(attempt):
+            number = self._netlink.write([request])[0]
+            if number:
+                raise OSError(number, os.strerror(number))
+
+
+def _table(listing: Listing) -> Table:
+    return Table(
+        {
+            service.frontend: replace(
+                service.service, destinations={one.endpoint: one.destination for one in servers}
+            )
+            for service, servers in listing
+        }
+    )
+
+
+_FULLNAT = Forwarding(Mode.FULLNAT)
+
+
+def _with_fullnat(table: Table, translated: frozenset[Frontend]) -> Table:
+    """NAT of a service whose source nftables translates is full NAT."""
+    if not translated:
+        return table
+    services = table.services.items()
+    return Table({f: _as_fullnat(s) if f in translated else s for f, s in services})
+
+
+def _as_fullnat(service: VirtualService) -> VirtualService:
+    destinations = {
+        endpoint: replace(one, forwarding=_FULLNAT) if one.forwarding.mode is Mode.NAT else one
+        for endpoint, one in service.destinations.items()
+    }
+    return replace(service, destinations=destinations)

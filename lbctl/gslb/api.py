@@ -1,0 +1,262 @@
+"""What the GSLB server answers: its operators on a Unix socket, its peers over mutual TLS.
+
+    GET  /v1/gslb/status                          sites, names, databases, errors
+    GET  /v1/gslb/explain?name=&client=[&ecs=]    the chain for one client
+    GET  /v1/gslb/simulate?name=[&fail=SITE]      shares over the databases' networks
+    GET  /v1/gslb/drain/SITE                      how far a drain is
+    POST /v1/gslb/drain/SITE   {reason}           take a site out of the answers
+    POST /v1/gslb/ready/SITE                      put it back
+    POST /v1/gslb/feed         {load, times}      an agent's word on this site
+    POST /v1/gslb/reload                          read the configuration again
+    GET  /metrics
+
+Peers get /v1/site alone.
+"""
+
+import os
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from ipaddress import ip_address, ip_network
+from pathlib import Path
+
+import msgspec
+from aiohttp import web
+from aiohttp.typedefs import Handler
+
+from lbctl.errors import Exit, InvalidConfig, LbctlError, NotFound
+from lbctl.gslb.control import Control
+from lbctl.gslb.explain import explain, simulate
+from lbctl.gslb.eyes import Eyes
+from lbctl.gslb.looks import server_context
+from lbctl.gslb.metrics import exposition
+from lbctl.gslb.model import SiteApi
+from lbctl.gslb.reports import DrainOrder, SiteReport, encode
+
+STATUS = {Exit.INVALID: 422, Exit.REFUSED: 409, Exit.USAGE: 400}
+
+
+class Feed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """load: share of the site's capacity. times: seconds to client networks."""
+
+    load: float | None = None
+    times: dict[str, float] | None = None
+
+
+class SiteView(msgspec.Struct, frozen=True):
+    site: str
+    state: str  # up | down | draining
+    why: str
+    load: float
+    connections: int
+    observers: dict[str, str]
+
+
+class DrainView(msgspec.Struct, frozen=True):
+    """left: seconds until no resolver remembers the site. empty: nothing is left to wait
+    for. connections: those its gateways count."""
+
+    site: str
+    draining: bool
+    left: float
+    connections: int
+    empty: bool
+
+
+def _ok(value: object) -> web.Response:
+    return web.Response(body=msgspec.json.encode(value), content_type="application/json")
+
+
+@web.middleware
+async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except LbctlError as error:
+        return _failure(error)
+    except KeyError as error:
+        return _failure(LbctlError(f"{request.path}: {error} is missing"), 400)
+    except (ValueError, msgspec.MsgspecError) as error:
+        return _failure(LbctlError(f"{request.path}: {error}"), 400)
+
+
+def _failure(error: LbctlError, status: int | None = None) -> web.Response:
+    if status is None:
+        status = 404 if isinstance(error, NotFound) else STATUS.get(error.exit_code, 500)
+    faults = error.faults if isinstance(error, InvalidConfig) else []
+    body = {
+        "error": error.message, "hint": error.hint, "exit_code": int(error.exit_code),
+        "faults": faults,
+    }  # fmt: skip
+    return web.Response(
+        body=msgspec.json.encode(body), content_type="application/json", status=status
+    )
+
+
+class Operators:
+    """The handlers behind the Unix socket."""
+
+    def __init__(self, control: Control, eyes: Eyes) -> None:
+        self._control = control
+        self._eyes = eyes
+        self._drained_at: dict[str, float] = {}  # monotonic, by site
+
+    def routes(self) -> list[web.RouteDef]:
+        return [
+            web.get("/v1/gslb/status", self.status),
+            web.get("/v1/gslb/explain", self.explain),
+            web.get("/v1/gslb/simulate", self.simulate),
+            web.get("/v1/gslb/drain/{site}", self.drained),
+            web.post("/v1/gslb/drain/{site}", self.drain),
+            web.post("/v1/gslb/ready/{site}", self.ready),
+            web.post("/v1/gslb/feed", self.feed),
+            web.post("/v1/gslb/reload", self.reload),
+            web.get("/metrics", self.metrics),
+        ]
+
+    async def status(self, request: web.Request) -> web.Response:
+        control, now = self._control, time.monotonic()
+        overview = control.overview
+        sites = []
+        for name in control.gslb.sites:
+            standing = control.standing(name)
+            state = "down" if not standing.up else "draining" if standing.draining else "up"
+            words = {
+                who: str(word.health)
+                for (who, what), word in overview.words.items()
+                if what == name and now - word.at <= control.gslb.observers.silent_after
+            }
+            connections = sum(one.connections for one in overview.fresh(name, now))
+            why = standing.why or (overview.verdict(name, now).why if words else "")
+            sites.append(SiteView(name, state, why, standing.load, connections, words))
+        databases = {
+            str(kind): {"path": one.path, "epoch": one.epoch, "networks": one.networks}
+            for kind, one in control.known.databases.items()
+        }
+        return _ok(
+            {
+                "sites": sites,
+                "names": sum(len(zone.names) for zone in control.gslb.zones),
+                "databases": databases,
+                "changes": control.changes,
+                "slow": control.slow,
+                "errors": control.errors,
+            }
+        )
+
+    async def explain(self, request: web.Request) -> web.Response:
+        control = self._control
+        ecs = request.query.get("ecs")
+        found = explain(
+            control.known,
+            control.maps,
+            control.weather,
+            request.query["name"],
+            ip_address(request.query["client"]),
+            ip_network(ecs) if ecs else None,
+        )
+        return _ok(found)
+
+    async def simulate(self, request: web.Request) -> web.Response:
+        control = self._control
+        query = request.query
+        return _ok(simulate(control.known, control.weather, query["name"], query.get("fail", "")))
+
+    async def drain(self, request: web.Request) -> web.Response:
+        site = self._site(request)
+        body = await request.read()
+        reason = msgspec.json.decode(body, type=dict[str, str]).get("reason", "") if body else ""
+        self._order(site, draining=True, reason=reason)
+        self._drained_at.setdefault(site, time.monotonic())
+        return _ok(self._drain_view(site))
+
+    async def ready(self, request: web.Request) -> web.Response:
+        site = self._site(request)
+        self._order(site, draining=False, reason="")
+        self._drained_at.pop(site, None)
+        return _ok(self._drain_view(site))
+
+    async def drained(self, request: web.Request) -> web.Response:
+        return _ok(self._drain_view(self._site(request)))
+
+    def _order(self, site: str, *, draining: bool, reason: str) -> None:
+        self._control.overview.drains[site] = DrainOrder(draining, time.time(), reason)
+        self._control.mark()
+
+    def _drain_view(self, site: str) -> DrainView:
+        control, now = self._control, time.monotonic()
+        order = control.overview.drains.get(site)
+        draining = order is not None and order.draining
+        started = self._drained_at.setdefault(site, now) if draining else now
+        left = max(0.0, started + control.longest_ttl(site) + 1 - now) if draining else 0.0
+        connections = sum(one.connections for one in control.overview.fresh(site, now))
+        gone = draining and not control.standing(site).serves
+        return DrainView(site, draining, left, connections, gone and not left and not connections)
+
+    def _site(self, request: web.Request) -> str:
+        site = request.match_info["site"]
+        if site not in self._control.gslb.sites:
+            raise NotFound(f"{site}: no such site", f"known: {', '.join(self._control.gslb.sites)}")
+        return site
+
+    async def feed(self, request: web.Request) -> web.Response:
+        feed = msgspec.json.decode(await request.read(), type=Feed)
+        for network in feed.times or {}:
+            ip_network(network)
+        own = self._eyes.own
+        self._eyes.own = SiteReport(
+            own.name,
+            own.services,
+            own.load if feed.load is None else feed.load,
+            times=own.times if feed.times is None else feed.times,
+        )
+        return _ok({})
+
+    async def reload(self, request: web.Request) -> web.Response:
+        await self._control.reload()
+        return _ok({"changes": self._control.changes})
+
+    async def metrics(self, request: web.Request) -> web.Response:
+        return web.Response(text=exposition(self._control), content_type="text/plain")
+
+
+@asynccontextmanager
+async def serving(control: Control, eyes: Eyes, path: Path) -> AsyncIterator[None]:
+    """Answer operators on the Unix socket at `path` while in the context."""
+    app = web.Application(middlewares=[_errors])
+    app.add_routes(Operators(control, eyes).routes())
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
+    await runner.setup()
+    _unlink(path)
+    before = os.umask(0o117)  # root and the group
+    try:
+        await web.UnixSite(runner, str(path)).start()
+    finally:
+        os.umask(before)
+    try:
+        yield
+    finally:
+        await runner.cleanup()
+        _unlink(path)
+
+
+def _unlink(path: Path) -> None:
+    path.unlink(missing_ok=True)
+
+
+@asynccontextmanager
+async def telling(files: SiteApi, report: Callable[[], SiteReport]) -> AsyncIterator[None]:
+    """Answer peers over mutual TLS while in the context."""
+
+    async def site(request: web.Request) -> web.Response:
+        return web.Response(body=encode(report()), content_type="application/json")
+
+    app = web.Application()
+    app.add_routes([web.get("/v1/site", site)])
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
+    await runner.setup()
+    host, port = str(files.listen.address), files.listen.port
+    try:
+        await web.TCPSite(runner, host, port, ssl_context=server_context(files)).start()
+        yield
+    finally:
+        await runner.cleanup()

@@ -1,0 +1,150 @@
+"""The tasks that look at sites and listen to observers, each on its own beat."""
+
+import asyncio
+import json
+import ssl
+import time
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from lbctl.gslb.control import Control
+from lbctl.gslb.looks import Silent, ask, client_context, probe_external, probe_vips
+from lbctl.gslb.model import Api, Site
+from lbctl.gslb.overview import SITE_TIMING
+from lbctl.gslb.reports import ServiceState, SiteReport
+
+BEAT = SITE_TIMING.interval
+
+
+class Eyes:
+    """Looks at every site of a control's configuration."""
+
+    def __init__(self, control: Control, session: aiohttp.ClientSession, daemon: str) -> None:
+        self.control = control
+        self._session = session
+        self._daemon = daemon  # the local daemon's socket; "" where there is none
+        self._context: ssl.SSLContext | None = None
+        if control.gslb.api is not None:
+            self._context = client_context(control.gslb.api)
+        self.own = SiteReport(control.gslb.observers.me)
+
+    def tasks(self) -> list[Coroutine[Any, Any, None]]:
+        """What has to run: one task per site and per observer."""
+        gslb = self.control.gslb
+        tasks: list[Coroutine[Any, Any, None]] = []
+        for name, site in gslb.sites.items():
+            if site.check is not None and not site.apis:
+                tasks.append(self._external(name, site))
+            elif site.apis or site.vips:
+                tasks.append(self._site(name, site))
+        tasks += [self._peer(name, api) for name, api in gslb.observers.peers.items()]
+        if self._daemon:
+            tasks.append(self._local())
+        return tasks
+
+    async def _external(self, name: str, site: Site) -> None:
+        assert site.check is not None
+        timing = site.check.timing
+        while True:
+            started = time.monotonic()
+            try:
+                passed, why = True, await probe_external(self._session, site.check)
+            except Silent as error:
+                passed, why = False, str(error)
+            now = time.monotonic()
+            self.control.overview.looked(name, passed, why, timing, now)
+            self.control.mark()
+            await asyncio.sleep(max(0.05, timing.interval - (now - started)))
+
+    async def _site(self, name: str, site: Site) -> None:
+        """Ask all gateways; one that answers is enough. All silent: try the VIPs."""
+        while True:
+            started = time.monotonic()
+            answers = await asyncio.gather(
+                *(self._gateway(name, number, api) for number, api in enumerate(site.apis))
+            )
+            passed, why = True, "its API answers"
+            if not any(answer == "" for answer in answers):
+                try:
+                    why = await probe_vips(site.vips, SITE_TIMING.timeout)
+                except Silent as error:
+                    passed, why = False, "; ".join([*answers, str(error)])
+            now = time.monotonic()
+            self.control.overview.looked(name, passed, why, SITE_TIMING, now)
+            self.control.mark()
+            await asyncio.sleep(max(0.05, BEAT - (now - started)))
+
+    async def _gateway(self, site: str, number: int, api: Api) -> str:
+        """Ask one gateway; "" if it answered, else why not."""
+        if self._context is None:
+            return "no api section: no certificate to ask with"
+        try:
+            report = await ask(self._session, api, self._context, SITE_TIMING.timeout)
+        except Silent as error:
+            return str(error)
+        self.control.overview.reported(site, number, report, time.monotonic())
+        return ""
+
+    async def _peer(self, name: str, api: Api) -> None:
+        while True:
+            if self._context is not None:
+                try:
+                    report = await ask(self._session, api, self._context, SITE_TIMING.timeout)
+                except Silent:
+                    pass  # its silence is what the verdict sees
+                else:
+                    self.control.overview.heard(name, report, time.monotonic())
+                    self.control.mark()
+            await asyncio.sleep(BEAT)
+
+    async def _local(self) -> None:
+        """What our own gateway's daemon says, for our report to others."""
+        while True:
+            try:
+                self.own = replace_services(self.own, await local_services(Path(self._daemon)))
+            except (OSError, ValueError, KeyError, aiohttp.ClientError, TimeoutError):
+                self.own = replace_services(self.own, {})
+            await asyncio.sleep(BEAT)
+
+    def report(self) -> SiteReport:
+        """What we tell peers."""
+        overview = self.control.overview
+        return SiteReport(
+            self.own.name, self.own.services, self.own.load, overview.mine(), overview.drains,
+            self.own.times,
+        )  # fmt: skip
+
+
+def replace_services(report: SiteReport, services: dict[str, ServiceState]) -> SiteReport:
+    return SiteReport(report.name, services, report.load, times=report.times)
+
+
+async def local_services(path: Path) -> dict[str, ServiceState]:
+    """The services of the daemon behind `path`."""
+    connector = aiohttp.UnixConnector(path=str(path))
+    async with aiohttp.ClientSession(connector=connector) as session:
+        limit = aiohttp.ClientTimeout(total=1.0)
+        async with session.get("http://lbctl/v1/services", timeout=limit) as response:
+            services = json.loads(await response.read())
+    return {
+        one["name"]: ServiceState(one["scheduled"] > 0, one.get("connections") or 0)
+        for one in services
+    }
+
+
+@asynccontextmanager
+async def looking(control: Control, daemon: str) -> AsyncIterator[Eyes]:
+    """Look at all sites while in the context."""
+    async with aiohttp.ClientSession() as session:
+        eyes = Eyes(control, session, daemon)
+        tasks = [asyncio.create_task(one) for one in eyes.tasks()]
+        try:
+            yield eyes
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)

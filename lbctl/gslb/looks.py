@@ -1,0 +1,109 @@
+"""Looking at sites: their gateways' reports over mutual TLS, their VIPs, external checks."""
+
+import asyncio
+import ssl
+from collections.abc import Sequence
+
+import aiohttp
+
+from lbctl.gslb.model import Api, ExternalCheck, SiteApi
+from lbctl.gslb.reports import SiteReport, Unintelligible, decode
+from lbctl.model import HttpProbe, Listen, Proto, TcpProbe
+
+MOST = 4 << 20  # octets of a report
+
+
+class Silent(Exception):
+    """No answer, or none that could be understood."""
+
+
+def client_context(files: SiteApi) -> ssl.SSLContext:
+    """For asking peers: their certificate must be of our CA and bear their name."""
+    context = ssl.create_default_context(ssl.Purpose.SERVER_AUTH, cafile=files.ca)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.load_cert_chain(files.certificate, files.key)
+    return context
+
+
+def server_context(files: SiteApi) -> ssl.SSLContext:
+    """For answering peers: no certificate of our CA, no answer."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=files.ca)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.load_cert_chain(files.certificate, files.key)
+    return context
+
+
+async def ask(
+    session: aiohttp.ClientSession, api: Api, context: ssl.SSLContext, timeout: float
+) -> SiteReport:
+    """A gateway's report. Raises Silent."""
+    url = f"https://{api.endpoint}/v1/site"
+    limit = aiohttp.ClientTimeout(total=timeout)
+    try:
+        async with session.get(
+            url, ssl=context, server_hostname=api.server_name, timeout=limit
+        ) as response:
+            if response.status != 200:
+                raise Silent(f"{api.endpoint}: status {response.status}")
+            return decode(await response.content.read(MOST))
+    except (aiohttp.ClientError, Unintelligible, TimeoutError, OSError, ssl.SSLError) as error:
+        raise Silent(f"{api.endpoint}: {error or type(error).__name__}") from None
+
+
+async def probe_vips(vips: Sequence[Listen], timeout: float) -> str:
+    """Connect to the TCP VIPs of a site; return which one answered. Raises Silent."""
+    reasons = []
+    for vip in vips:
+        if vip.proto is Proto.TCP:
+            try:
+                await connect(str(vip.address), vip.port, timeout)
+            except Silent as error:
+                reasons.append(str(error))
+            else:
+                return f"{vip} answers"
+    raise Silent(", ".join(reasons) or "no VIP to probe")
+
+
+async def connect(host: str, port: int, timeout: float) -> None:
+    """Open and close a connection. Raises Silent."""
+    try:
+        async with asyncio.timeout(timeout):
+            _, writer = await asyncio.open_connection(host, port)
+    except TimeoutError:
+        raise Silent(f"{host}:{port}: no answer in {timeout:g} s") from None
+    except OSError as error:
+        raise Silent(f"{host}:{port}: {error.strerror or error}") from None
+    writer.close()
+
+
+async def probe_external(session: aiohttp.ClientSession, check: ExternalCheck) -> str:
+    """Run an external site's check once; return what it saw. Raises Silent."""
+    target, timeout = check.target, check.timing.timeout
+    match check.probe:
+        case HttpProbe() as probe:
+            return await _http(session, probe, str(target), timeout)
+        case TcpProbe():
+            await connect(str(target.address), target.port, timeout)
+            return f"{target} accepts"
+        case _:
+            kind = type(check.probe).__name__.removesuffix("Probe").lower()
+            raise Silent(f"{target}: no {kind} check from here (say tcp or http)")
+
+
+async def _http(
+    session: aiohttp.ClientSession, probe: HttpProbe, target: str, timeout: float
+) -> str:
+    headers = {"Host": probe.host} if probe.host else {}
+    url = f"http://{target}{probe.path}"
+    limit = aiohttp.ClientTimeout(total=timeout)
+    try:
+        async with session.request(
+            probe.method, url, headers=headers, timeout=limit, allow_redirects=False
+        ) as response:
+            status = response.status
+    except (aiohttp.ClientError, TimeoutError, OSError) as error:
+        raise Silent(f"{target}: {error or type(error).__name__}") from None
+    if not any(low <= status <= high for low, high in probe.statuses):
+        raise Silent(f"{target}: status {status}")
+    return f"status {status}"

@@ -1,0 +1,116 @@
+"""All that is known of the sites, and the weather that follows from it. No I/O.
+
+Shells put in what they saw and heard (`reported`, `looked`, `heard`, `ordered`); `weather`
+is a function of that, the configuration and the time.
+"""
+
+from dataclasses import dataclass, field
+
+from lbctl.gslb.model import Gslb, Site
+from lbctl.gslb.policy import Standing, Weather
+from lbctl.gslb.reports import (
+    DrainOrder,
+    Sighting,
+    SiteReport,
+    networks_of,
+    newer,
+    service_standing,
+)
+from lbctl.gslb.verdict import Sight, Verdict, Word, verdict
+from lbctl.model import Network, Timing
+
+SITE_TIMING = Timing(interval=1.0, timeout=1.0, fall=2, rise=2, fast_interval=0.5)
+
+
+@dataclass(slots=True)
+class Overview:
+    """Facts about sites. Times are monotonic seconds.
+
+    reports: the last of each gateway, by (site, number of the gateway), with its time.
+    """
+
+    gslb: Gslb
+    sights: dict[str, Sight] = field(default_factory=dict)
+    reports: dict[tuple[str, int], tuple[SiteReport, float]] = field(default_factory=dict)
+    words: dict[tuple[str, str], Word] = field(default_factory=dict)  # (observer, site)
+    drains: dict[str, DrainOrder] = field(default_factory=dict)
+
+    def looked(self, site: str, passed: bool, why: str, timing: Timing, now: float) -> None:
+        """We looked at `site` ourselves."""
+        sight = self.sights.get(site, Sight()).look(passed, why, timing)
+        self.sights[site] = sight
+        me = self.gslb.observers.me
+        self.words[me, site] = Word(sight.track.health, now, sight.why)
+
+    def reported(self, site: str, gateway: int, report: SiteReport, now: float) -> None:
+        """A gateway of `site` told us how it does."""
+        self.reports[site, gateway] = (report, now)
+        self.drains = newer(self.drains, report.drains)
+
+    def heard(self, observer: str, report: SiteReport, now: float) -> None:
+        """An observer told us what it sees."""
+        for site, seen in report.sites.items():
+            if site in self.gslb.sites:
+                self.words[observer, site] = Word(seen.health, now, seen.why)
+        self.drains = newer(self.drains, report.drains)
+
+    def fresh(self, site: str, now: float) -> list[SiteReport]:
+        """The reports of `site` that still count."""
+        silent = self.gslb.observers.silent_after
+        return [
+            report
+            for (name, _), (report, at) in self.reports.items()
+            if name == site and now - at <= silent
+        ]
+
+    def verdict(self, site: str, now: float) -> Verdict:
+        """What the observers say of `site` together."""
+        observers = self.gslb.observers
+        words = {who: word for (who, what), word in self.words.items() if what == site}
+        return verdict(site, words, observers, now)
+
+    def weather(self, now: float) -> Weather:
+        """Standings and times, as they follow from the facts."""
+        standings: dict[tuple[str, str], Standing] = {}
+        times: dict[Network, dict[str, float]] = {}
+        for name, site in self.gslb.sites.items():
+            reports = self.fresh(name, now)
+            standings[name, ""] = self._site(name, site, reports, now)
+            for report in reports:
+                for network, seconds in networks_of(report).items():
+                    times.setdefault(network, {})[name] = seconds
+        for zone in self.gslb.zones:
+            for balanced in zone.names:
+                for member in balanced.members:
+                    if member.service and member.site in self.gslb.sites:
+                        site_standing = standings[member.site, ""]
+                        standings[member.site, member.service] = service_standing(
+                            member, self.fresh(member.site, now), site_standing
+                        )
+        return Weather(standings, times)
+
+    def _site(self, name: str, site: Site, reports: list[SiteReport], now: float) -> Standing:
+        judged = self.verdict(name, now) if _judged(site) else Verdict(True, "")
+        order = self.drains.get(name)
+        draining = order is not None and order.draining
+        why = judged.why if not judged.alive else (order.reason if order and draining else "")
+        load = max((report.load for report in reports), default=0.0)
+        if site.capacity:
+            load = max(load, sum(report.connections for report in reports) / site.capacity)
+        return Standing(judged.alive, draining, _steps(load), why)
+
+    def mine(self) -> dict[str, Sighting]:
+        """What we tell others that we see."""
+        return {
+            site: Sighting(sight.track.health, sight.why) for site, sight in self.sights.items()
+        }
+
+
+def _judged(site: Site) -> bool:
+    """Whether there is anything to judge a site by; else it is taken to be up."""
+    return bool(site.apis or site.vips or site.check)
+
+
+def _steps(load: float) -> float:
+    """In hundredths: finer steps would rewrite answers that stay the same."""
+    return round(load, 2)

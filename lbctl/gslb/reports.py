@@ -1,0 +1,99 @@
+"""What gateways and observers tell each other, once a second, over mutual TLS.
+
+    GET /v1/site  ->  SiteReport as JSON
+
+One report says how the site does, what this observer sees of the others, and what it
+measured; so one connection per pair carries everything.
+"""
+
+from ipaddress import ip_network
+
+import msgspec
+
+from lbctl.gslb.model import Member
+from lbctl.gslb.policy import Standing
+from lbctl.health.judge import Health
+from lbctl.model import Network
+
+
+class ServiceState(msgspec.Struct, frozen=True):
+    """A service at the site. up: a server is scheduled."""
+
+    up: bool
+    connections: int = 0
+
+
+class Sighting(msgspec.Struct, frozen=True):
+    """What an observer sees of a site."""
+
+    health: Health
+    why: str = ""
+
+
+class DrainOrder(msgspec.Struct, frozen=True):
+    """Whether a site drains. at: Unix seconds of the order; the latest wins everywhere."""
+
+    draining: bool
+    at: float
+    reason: str = ""
+
+
+class SiteReport(msgspec.Struct, frozen=True):
+    """load: share of the site's capacity. times: measured round trips in seconds, by
+    client network."""
+
+    name: str
+    services: dict[str, ServiceState] = {}
+    load: float = 0.0
+    sites: dict[str, Sighting] = {}
+    drains: dict[str, DrainOrder] = {}
+    times: dict[str, float] = {}
+
+    @property
+    def connections(self) -> int:
+        return sum(service.connections for service in self.services.values())
+
+
+class Unintelligible(ValueError):
+    """Not a report."""
+
+
+def encode(report: SiteReport) -> bytes:
+    return msgspec.json.encode(report)
+
+
+def decode(data: bytes) -> SiteReport:
+    """Raises Unintelligible, and nothing else."""
+    try:
+        report = msgspec.json.decode(data, type=SiteReport)
+        for network in report.times:
+            ip_network(network)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise Unintelligible(str(error)) from None
+    return report
+
+
+def newer(one: dict[str, DrainOrder], two: dict[str, DrainOrder]) -> dict[str, DrainOrder]:
+    """The later order for each site."""
+    merged = dict(one)
+    for site, order in two.items():
+        if site not in merged or merged[site].at < order.at:
+            merged[site] = order
+    return merged
+
+
+def service_standing(member: Member, reports: list[SiteReport], site: Standing) -> Standing:
+    """A member's standing by its service: up where any gateway of the site has it up. A
+    site whose gateways all keep silent is judged by its VIPs alone."""
+    if not reports:
+        return site
+    found = [one.services[member.service] for one in reports if member.service in one.services]
+    if any(service.up for service in found):
+        return site
+    why = f"{member.service}: no server" if found else f"{member.service}: not there"
+    return Standing(up=False, load=site.load, why=why)
+
+
+def networks_of(report: SiteReport) -> dict[Network, float]:
+    """The measured networks of a report."""
+    return {ip_network(text): seconds for text, seconds in report.times.items()}

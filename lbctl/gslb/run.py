@@ -1,0 +1,101 @@
+"""`lbctl gslb serve`: sockets, workers, TCP, eyes and APIs, put together."""
+
+import asyncio
+import os
+import secrets
+import signal
+import time
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+from lbctl.config.gslb import load_gslb
+from lbctl.errors import InvalidConfig
+from lbctl.gslb.api import serving, telling
+from lbctl.gslb.board import Board
+from lbctl.gslb.control import Control
+from lbctl.gslb.cookie import Cookies
+from lbctl.gslb.crew import crew
+from lbctl.gslb.eyes import looking
+from lbctl.gslb.model import Gslb
+from lbctl.gslb.native import Unbuilt, build
+from lbctl.gslb.overview import Overview
+from lbctl.gslb.responder import Responder
+from lbctl.gslb.sockets import open_group, open_stream
+from lbctl.gslb.tcp import answering
+from lbctl.gslb.worker import Settings
+
+CLOCK = 0.5  # seconds between looks at the clock, for TCP's cookies
+
+
+def read(config: Path, me: str) -> Gslb:
+    """The `gslb` section of a file; paths in it are relative to the file. Raises
+    InvalidConfig."""
+    try:
+        text = config.read_bytes()
+    except OSError as error:
+        raise InvalidConfig([f"{config}: cannot be read: {error.strerror}"]) from None
+    return load_gslb(text, str(config), me, lambda path: (config.parent / path).read_text())
+
+
+async def serve(config: Path, me: str, runtime: Path, daemon: str) -> None:
+    """Run a GSLB server until SIGTERM or SIGINT. Raises LbctlError if it cannot start."""
+
+    def load() -> Gslb:
+        return read(config, me)
+
+    gslb = load()
+    board = Board(runtime / "gslb")
+    library, pure = _library(board.directory)
+    settings = Settings(
+        gslb.rate_limit,
+        gslb.cookie_secrets or (secrets.token_bytes(16),),
+        gslb.identity,
+        library,
+    )
+    responder = Responder(settings.limit, Cookies(*settings.secrets), settings.identity)
+    control = Control(load, board, gslb, responder, Overview(gslb), slow=pure)
+    workers = gslb.processes or len(os.sched_getaffinity(0))
+    async with AsyncExitStack() as stack:
+        groups = [open_group(endpoint, workers) for endpoint in gslb.listens]
+        streams = [open_stream(endpoint) for endpoint in gslb.listens]
+        for sock in [one for group in groups for one in group]:
+            stack.callback(sock.close)
+        await control.start()
+        eyes = await stack.enter_async_context(looking(control, daemon))
+        await stack.enter_async_context(serving(control, eyes, runtime / "gslb.sock"))
+        if gslb.api is not None:
+            await stack.enter_async_context(telling(gslb.api, eyes.report))
+        await stack.enter_async_context(answering(streams, responder.stream_reply))
+        await stack.enter_async_context(crew(board.directory, settings, groups, control.tally))
+        await _until_told(control, responder)
+
+
+def _library(directory: Path) -> tuple[str, str]:
+    """The native library's path; or "" and why workers run on Python alone."""
+    try:
+        return str(build(directory)), ""
+    except Unbuilt as error:
+        return "", str(error)
+
+
+async def _until_told(control: Control, responder: Responder) -> None:
+    loop, told = asyncio.get_running_loop(), asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, told.set)
+    tasks = {
+        asyncio.create_task(told.wait()),
+        asyncio.create_task(control.run()),
+        asyncio.create_task(_clock(responder)),
+    }
+    done, rest = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    for task in rest:
+        task.cancel()
+    await asyncio.gather(*rest, return_exceptions=True)
+    for task in done:
+        task.result()  # a fault in the loop ends the server loudly, not silently
+
+
+async def _clock(responder: Responder) -> None:
+    while True:
+        responder.tick(time.monotonic(), int(time.time()))
+        await asyncio.sleep(CLOCK)

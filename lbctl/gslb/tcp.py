@@ -1,0 +1,64 @@
+"""DNS over TCP (RFC 7766): length-prefixed messages, several per connection.
+
+Bounded, because a connection is cheap to open: so many at a time, so long without a query.
+"""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from ipaddress import ip_address
+
+MOST = 512  # connections at a time; the next one is closed at once
+IDLE = 10.0  # seconds without a query (RFC 7766 section 6.2.3)
+
+Reply = Callable[[bytes, bytes], bytes | None]
+
+
+@asynccontextmanager
+async def answering(sockets: list[socket.socket], reply: Reply) -> AsyncIterator[None]:
+    """Answer on the listening `sockets` while in the context."""
+    clients = _Clients(reply)
+    servers = [await asyncio.start_server(clients.serve, sock=sock) for sock in sockets]
+    try:
+        yield
+    finally:
+        for server in servers:
+            server.close()
+        clients.close()
+
+
+class _Clients:
+    def __init__(self, reply: Reply) -> None:
+        self._reply = reply
+        self._open: set[asyncio.StreamWriter] = set()
+
+    def close(self) -> None:
+        for writer in self._open:
+            writer.transport.abort()
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if len(self._open) >= MOST:
+            writer.transport.abort()
+            return
+        self._open.add(writer)
+        source = ip_address(writer.get_extra_info("peername")[0]).packed
+        try:
+            with suppress(asyncio.IncompleteReadError, TimeoutError, OSError):
+                await self._converse(reader, writer, source)
+        finally:
+            self._open.discard(writer)
+            writer.close()
+
+    async def _converse(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, source: bytes
+    ) -> None:
+        while True:
+            async with asyncio.timeout(IDLE):
+                length = int.from_bytes(await reader.readexactly(2), "big")
+                query = await reader.readexactly(length)
+                reply = self._reply(query, source)
+                if reply is None:
+                    return
+                writer.write(len(reply).to_bytes(2, "big") + reply)
+                await writer.drain()

@@ -1,0 +1,184 @@
+"""A worker process: one blocking loop over its UDP sockets.
+
+    python -m lbctl.gslb.worker DIRECTORY SETTINGS_FD REPORT_FD SOCKET_FD...
+
+It looks at the board before each batch, answers, and once a second reports its counters.
+It ends when its parent does (PR_SET_PDEATHSIG) or on SIGTERM.
+"""
+
+import ctypes
+import gc
+import select
+import signal
+import socket
+import struct
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from lbctl.gslb.answers import REASONS, Answers, read_names
+from lbctl.gslb.board import PARTS, Numbers, Reader
+from lbctl.gslb.cookie import Cookies
+from lbctl.gslb.datagrams import Datagrams
+from lbctl.gslb.native import Native
+from lbctl.gslb.regions import read as read_regions
+from lbctl.gslb.responder import Responder
+from lbctl.gslb.rrl import RateLimit, Ruling, Window
+
+PR_SET_PDEATHSIG = 1
+PERIOD = 1.0  # seconds between reports
+
+
+class Settings(msgspec.Struct, frozen=True):
+    """What a worker is told at its start. secrets: of cookies."""
+
+    limit: RateLimit
+    secrets: tuple[bytes, ...]
+    identity: bytes = b""
+    library: str = ""  # of `native`; "": Python alone
+
+
+class Report(msgspec.Struct, frozen=True):
+    """A worker's second. answers: (name TAB site, reason, count)."""
+
+    answers: list[tuple[str, str, int]]
+    events: dict[str, int]
+
+
+class MeteredWindow(Window):
+    """The rate limit by the library's meters, which count both ways' replies."""
+
+    def __init__(self, limit: RateLimit, native: Native) -> None:
+        super().__init__(limit)
+        self._native = native
+
+    def rule(self, network: bytes, *, error: bool) -> Ruling:
+        return self._native.rule(network, error=error)
+
+
+class Worker:
+    """A responder between a board and some sockets."""
+
+    def __init__(self, directory: Path, settings: Settings, report: socket.socket) -> None:
+        self.reader = Reader(directory)
+        self.responder = Responder(settings.limit, Cookies(*settings.secrets), settings.identity)
+        self._report_to = report
+        self.native: Native | None = None
+        if settings.library:
+            self.native = Native(Path(settings.library), settings.limit, settings.secrets[0])
+            self.responder.window = MeteredWindow(settings.limit, self.native)
+        self._have = Numbers(0, 0, 0)
+        self._answers: Answers | None = None
+        self._next_report = 0.0
+        self._second = -1
+
+    def refresh(self) -> None:
+        """Take what is new on the board."""
+        numbers = self.reader.fetch()
+        if numbers is None:
+            return
+        same = numbers[:2] == self._have[:2]
+        try:
+            answers = Answers(self.reader.open("answers", numbers.answers))
+            if self.native is not None:
+                self._take_counts(self.native)
+                names_path, networks_path, answers_path = (
+                    self.reader.path(part, number)
+                    for part, number in zip(PARTS, numbers, strict=True)
+                )
+                if same:
+                    self.native.load(None, None, answers_path)
+                else:
+                    self.native.load(names_path, networks_path, answers_path)
+            if same:
+                self.responder.swap(answers)
+            else:
+                names = read_names(self.reader.open("names", numbers.names))
+                maps = read_regions(self.reader.open("networks", numbers.networks))
+                self.responder.load(names, answers, maps)
+        except FileNotFoundError:
+            return  # replaced since: the board has changed again
+        self._have = numbers
+        self._answers = answers
+        gc.collect()
+        gc.freeze()  # a collection would walk every slot: milliseconds in some query's way
+
+    def tick(self) -> None:
+        """Before each batch: time, news, and once a second the report."""
+        now = time.monotonic()
+        if int(now) != self._second:
+            self._second = int(now)
+            unix = int(time.time())
+            self.responder.tick(now, unix)
+            if self.native is not None:
+                self.native.tick(self._second, unix)
+        if self.reader.changed:
+            self.refresh()
+        if now >= self._next_report:
+            self._next_report = now + PERIOD
+            self.report()
+
+    def _take_counts(self, native: Native) -> None:
+        """Add what the library counted to what Python did."""
+        if self._answers is not None:
+            for choice, reason, count in native.harvest():
+                label = self._answers.label(choice)
+                self.responder.count(label, REASONS[reason], count)
+            self.responder.events["limited"] += native.dropped
+
+    def report(self) -> None:
+        if self.native is not None:
+            self._take_counts(self.native)
+        counted, events = self.responder.harvest()
+        if not counted and not events:
+            return
+        lines = [(label, reason, count) for (label, reason), count in counted.items()]
+        message = msgspec.msgpack.encode(Report(lines, events))
+        # The parent reads in its own time; a stream, so that size does not matter.
+        self._report_to.sendall(struct.pack("!I", len(message)) + message)
+
+    def _serve(self, group: Datagrams) -> None:
+        if self.native is None:
+            group.serve(self.responder.reply)
+        else:
+            group.serve_natively(self.native, self.responder.reply, self.responder.slip)
+
+    def run(self, sockets: Sequence[socket.socket]) -> None:
+        """Serve for ever."""
+        groups = {sock.fileno(): Datagrams(sock) for sock in sockets}
+        if len(groups) == 1:
+            only = next(iter(groups.values()))
+            only.socket.setblocking(True)
+            only.socket.setsockopt(
+                socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", 0, 200_000)
+            )
+            while True:
+                self.tick()
+                self._serve(only)
+        poll = select.epoll()
+        for descriptor, group in groups.items():
+            group.socket.setblocking(False)
+            poll.register(descriptor, select.EPOLLIN)
+        while True:
+            ready = poll.poll(0.2)
+            self.tick()
+            for descriptor, _ in ready:
+                self._serve(groups[descriptor])
+
+
+def main(arguments: Sequence[str]) -> None:
+    """See the module's head."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    directory, settings_fd, report_fd, *sockets = arguments
+    with open(int(settings_fd), "rb") as file:
+        settings = msgspec.msgpack.decode(file.read(), type=Settings)
+    report = socket.socket(fileno=int(report_fd))
+    worker = Worker(Path(directory), settings, report)
+    worker.run([socket.socket(fileno=int(descriptor)) for descriptor in sockets])
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,63 @@
+"""What passes between the VRRP process and its helper (`watch`): one JSON object a packet.
+
+Everything that may be slow is the helper's: scripts, routes, notify commands, nft, and
+writing log lines to a pipe that nobody may be reading.
+"""
+
+import msgspec
+
+from lbctl.messages import TrackerSettings
+
+
+class Chore(msgspec.Struct, frozen=True, tag_field="kind", forbid_unknown_fields=True):
+    """The common shape."""
+
+
+class Log(Chore, frozen=True, tag="log"):
+    text: str
+
+
+class Watch(Chore, frozen=True, tag="watch"):
+    """Scripts and routes to look at: these and no others."""
+
+    trackers: tuple[TrackerSettings, ...]
+
+
+class Call(Chore, frozen=True, tag="call"):
+    """A notify command; one at a time, in this order."""
+
+    argv: tuple[str, ...]
+    user: str
+    timeout: float
+
+
+class Rules(Chore, frozen=True, tag="rules"):
+    """A text for `nft -f -`."""
+
+    text: str
+
+
+class Found(Chore, frozen=True, tag="found"):
+    """What a tracker came to."""
+
+    tracker: str
+    subject: str
+    holds: bool
+    evidence: str
+
+
+class Failed(Chore, frozen=True, tag="failed"):
+    """A chore that was not done, and why."""
+
+    text: str
+
+
+AnyChore = Log | Watch | Call | Rules | Found | Failed
+encode = msgspec.json.Encoder().encode
+_DECODER: msgspec.json.Decoder[AnyChore] = msgspec.json.Decoder(AnyChore)
+LIMIT = 1 << 17  # bytes of one packet
+
+
+def decode(data: bytes) -> AnyChore:
+    """Raises msgspec.MsgspecError."""
+    return _DECODER.decode(data)

@@ -1,0 +1,308 @@
+"""What the virtual routers of a `Node` have in the kernel, and how their effects are done.
+
+The order of effects is kept: a router can answer before it says that it does, and has the
+clock read for its lease before the advert leaves.
+"""
+
+import selectors
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import assert_never
+
+from lbctl.model import Address, Family, Router, Tracker, TrackerKind
+from lbctl.vrrp import places
+from lbctl.vrrp.addresses import Addresses, sweep
+from lbctl.vrrp.effects import Announce, Change, Drop, Send, Take, Tell
+from lbctl.vrrp.errand import Errands
+from lbctl.vrrp.netlink import Link, Netlink, News
+from lbctl.vrrp.node import Effects, Node
+from lbctl.vrrp.receive import Count, Dropped
+from lbctl.vrrp.router import VirtualRouter
+from lbctl.vrrp.settings import FAST
+from lbctl.vrrp.sysctl import Sysctls
+from lbctl.vrrp.wire import Wire
+
+PACKETS = 32  # read per wake-up and router: adverts leave on time also under a flood
+BACKLOG = 256  # read before a takeover: the Active's advert may be among them
+NEWS = 32
+EARLY = 0.0005  # seconds; a sleeping processor takes a third of that to wake up
+LAST_LOOK = 0.00005  # seconds before a takeover
+RETRY = 10.0  # seconds until something that was in the way is tried again
+
+Telling = Callable[[str, Change | Tell | Dropped], None]
+
+
+@dataclass
+class Gear:
+    """What one virtual router has in the kernel."""
+
+    router: VirtualRouter
+    parent: Link
+    addresses: Addresses
+    wire: Wire
+
+    def belongs(self, router: VirtualRouter, parent: Link | None) -> bool:
+        """False: there is nothing to keep; the device went, or it is another router."""
+        return self.router is router and parent is not None and parent.index == self.parent.index
+
+    def fits(self, router: VirtualRouter, parent: Link) -> bool:
+        wire = self.wire
+        same = wire.own == router.own and wire.router is router.settings
+        return same and parent.mac == self.parent.mac
+
+
+class Host:
+    """tell: hears what operators may hear. lease: called before each advert leaves, with
+    the router's name and until when the peers will wait for the next (CLOCK_MONOTONIC)."""
+
+    def __init__(
+        self,
+        selector: selectors.BaseSelector,
+        clock: Callable[[], float],
+        record: Path,
+        tell: Telling,
+        lease: Callable[[str, float], None] | None = None,
+    ) -> None:
+        self.node = Node()
+        self._selector, self._clock, self._tell, self._lease = selector, clock, tell, lease
+        self._kernel, self._news = Netlink(), News()
+        self._errands = Errands()
+        self._sysctls = Sysctls(record)
+        self._gear: dict[str, Gear] = {}
+        self._parents: dict[str, Link] = {}
+        self._blocked: dict[str, str] = {}  # what the kernel would not give, until a retry
+        self._retry_at: float | None = None
+        self.swept = sweep(self._kernel, self._kernel.picture())
+        self._picture = self._kernel.picture()
+        selector.register(self._news, selectors.EVENT_READ, self._take_news)
+
+    @property
+    def deadline(self) -> float | None:
+        takeover = self.node.takeover
+        early = None if takeover is None else takeover - EARLY
+        moments = [m for m in (self.node.deadline, early, self._retry_at) if m is not None]
+        return min(moments, default=None)
+
+    def tick(self) -> None:
+        """Do what is due."""
+        now = self._clock()
+        if self._retry_at is not None and self._retry_at <= now:
+            self._retry_at = None
+            self._retry(now)
+        takeover = self.node.takeover
+        if takeover is not None and takeover - now <= EARLY:
+            self._await(takeover)
+        now = self._clock()
+        deadline = self.node.deadline
+        if deadline is not None and deadline <= now:
+            self.carry(self.node.tick(now))
+
+    def _await(self, takeover: float) -> None:
+        """Be awake when it is time, and hear first what has come meanwhile: a gateway that
+        stalled has the Active's adverts in its socket, and no reason to take over."""
+        names = [n for n in self.node.waiting_until(takeover) if n in self._gear]
+        for name in names:
+            self._gear[name].addresses.prepare()
+        while self._clock() < takeover - LAST_LOOK:
+            pass
+        for name in names:
+            if name in self._gear:
+                self._receive(name, BACKLOG)
+        heard = set(names) - set(self.node.waiting_until(takeover))
+        for name in heard & self._gear.keys():
+            self._gear[name].addresses.relax()
+        while not heard and self._clock() < takeover:
+            pass
+
+    def configure(self, routers: Mapping[str, Router], real_time: bool) -> None:
+        """Run these and no others."""
+        now = self._clock()
+        for router in routers.values():
+            self._locate(router.interface, router.family, self._owned(routers), now)
+        self.carry(self.node.configure(routers, now))
+        for name, running in self.node.routers.items():
+            slow = running.settings.interval < FAST and not real_time
+            reason = "adverts faster than 100 ms need SCHED_FIFO, which is not granted"
+            self.carry(self.node.hinder(name, "scheduler", reason if slow else None, now))
+        self._look(now)
+
+    def strays(self, name: str) -> int:
+        """VRRP packets on the interface that are not this router's."""
+        gear = self._gear.get(name)
+        return gear.wire.strays() if gear else 0
+
+    def close(self) -> None:
+        """Leave nothing in the kernel."""
+        for name in list(self._gear):
+            self._strip(name)
+        self._errands.close()
+        self._sysctls.restore()
+        self._selector.unregister(self._news)
+        self._news.close()
+        self._kernel.close()
+
+    # --- effects ------------------------------------------------------------------------
+
+    def carry(self, effects: Effects) -> None:
+        """Do what the routers want, in order."""
+        before = self._blocked.keys()
+        self._blocked = dict(self._blocked)
+        self._equip()
+        for name, effect in effects:
+            gear = self._gear.get(name)
+            if name in self._blocked and not isinstance(effect, Drop | Change | Tell):
+                continue
+            match effect:
+                case Take():
+                    if gear is not None and (trouble := gear.addresses.take()) is not None:
+                        self._blocked[name] = trouble
+                case Drop():
+                    if gear is not None:
+                        gear.addresses.drop()
+                case Send():
+                    self._send(name, gear, effect)
+                case Announce():
+                    self._announce(gear)
+                case Change() | Tell():
+                    self._tell(name, effect)
+                case _:
+                    assert_never(effect)
+        for name in self._blocked.keys() - before:
+            now = self._clock()
+            self._retry_at = now + RETRY
+            reason = self._blocked[name]
+            self.carry(self.node.hinder(name, "kernel", reason, now, at_once=True))
+
+    def _send(self, name: str, gear: Gear | None, send: Send) -> None:
+        router = self.node.routers.get(name)
+        at = self._clock()
+        if self._lease is not None:
+            self._lease(name, at + send.lease)
+        try:
+            if gear is None:
+                raise OSError("no socket")
+            gear.wire.send(send.advert, send.form)
+        except OSError:
+            if router is not None:
+                router.sent(None)
+        else:
+            if router is not None:
+                router.sent(at)
+
+    def _announce(self, gear: Gear | None) -> None:
+        if gear is None:
+            return
+        try:
+            gear.wire.announce()
+        except OSError:
+            gear.router.counts[Count.SEND_ERRORS] += 1
+
+    def _retry(self, now: float) -> None:
+        blocked, self._blocked = self._blocked, {}
+        for name in blocked.keys() & self.node.routers.keys():
+            self.carry(self.node.hinder(name, "kernel", None, now))
+
+    # --- packets ------------------------------------------------------------------------
+
+    def _receive(self, name: str, limit: int = PACKETS) -> None:
+        """Take what is there, but not for longer than the next advert can wait."""
+        gear = self._gear[name]
+        now = self._clock()
+        try:
+            for heard in gear.wire.receive(limit):
+                try:
+                    effects = self.node.receive(name, heard, now - heard.age)
+                except Dropped as dropped:
+                    self._tell(name, dropped)
+                    continue
+                if effects:
+                    self.carry(effects)
+                    if self._gear.get(name) is not gear:
+                        return
+        except OSError:
+            self._look(now)  # the interface went: the picture says more
+
+    # --- interfaces ---------------------------------------------------------------------
+
+    def _take_news(self) -> None:
+        if not self._news.read(self._picture, NEWS):
+            self._picture = self._kernel.picture()
+        self._look(self._clock())
+
+    def _look(self, now: float) -> None:
+        """What the picture means for the routers and their trackers."""
+        settings = {name: router.settings for name, router in self.node.routers.items()}
+        owned = self._owned(settings)
+        for interface, family in {(one.interface, one.family) for one in settings.values()}:
+            self._locate(interface, family, owned, now)
+        for tracker in {t for one in settings.values() for t in one.trackers}:
+            self._follow(tracker, now)
+
+    def _follow(self, tracker: Tracker, now: float) -> None:
+        if tracker.kind is TrackerKind.INTERFACE:
+            fact = places.state(self._picture, tracker.subject)
+            if fact != self.node.fact(tracker):
+                self.carry(self.node.learn(tracker.key, fact, now))
+
+    def _locate(
+        self, interface: str, family: Family, owned: frozenset[Address], now: float
+    ) -> None:
+        link = self._picture.link(interface)
+        if link is None:
+            self._parents.pop(interface, None)
+        else:
+            self._parents[interface] = link
+        place = places.place(self._picture, interface, family, owned)
+        if place != self.node.place(interface, family):
+            self.carry(self.node.locate(interface, family, place, now))
+
+    @staticmethod
+    def _owned(routers: Mapping[str, Router]) -> frozenset[Address]:
+        owners = (router for router in routers.values() if router.owner)
+        return frozenset(address for router in owners for address in router.addresses)
+
+    # --- gear ---------------------------------------------------------------------------
+
+    def _equip(self) -> None:
+        """Give each router the sockets and devices that fit its settings and place."""
+        for name in self._gear.keys() - self.node.routers.keys():
+            self._strip(name)
+        for name, router in self.node.routers.items():
+            parent, gear = self._parents.get(router.settings.interface), self._gear.get(name)
+            if gear is not None and not gear.belongs(router, parent):
+                self._strip(name)
+                gear = None
+            if parent is None or router.own is None or name in self._blocked:
+                continue
+            if gear is None or not gear.fits(router, parent):
+                self._outfit(name, router, parent, gear)
+
+    def _outfit(self, name: str, router: VirtualRouter, parent: Link, old: Gear | None) -> None:
+        """Addresses stay where they are; only the sockets are made anew."""
+        assert router.own is not None
+        settings = router.settings
+        try:
+            if old is None:
+                addresses = Addresses(self._kernel, self._errands, self._sysctls, settings, parent)
+            else:
+                addresses = old.addresses
+                addresses.router, addresses.parent = settings, parent
+            wire = Wire(settings, parent.index, router.own, addresses.mac)
+        except OSError as error:
+            self._blocked[name] = f"{settings.interface}: {error.strerror or error}"
+            return
+        if old is not None:
+            self._unwire(old)
+        self._gear[name] = Gear(router, parent, addresses, wire)
+        self._selector.register(wire, selectors.EVENT_READ, partial(self._receive, name))
+
+    def _strip(self, name: str) -> None:
+        gear = self._gear.pop(name)
+        self._unwire(gear)
+        gear.addresses.close()
+
+    def _unwire(self, gear: Gear) -> None:
+        self._selector.unregister(gear.wire)
+        gear.wire.close()

@@ -1,0 +1,456 @@
+"""The VRRP process: `lbctl vrrp`, or `python -m lbctl.vrrp.run`.
+
+One thread, one epoll, nothing that waits: timers first, then packets, then clients. It
+goes on with what it was last told when the daemon is gone, and starts again with it.
+"""
+
+import argparse
+import selectors
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import assert_never
+
+import msgspec
+
+from lbctl.errors import InvalidConfig, LbctlError
+from lbctl.messages import (
+    AnyMessage,
+    Ask,
+    Assign,
+    Done,
+    Event,
+    HandOver,
+    ProbeNow,
+    Pulse,
+    Quorum,
+    Reading,
+    Resume,
+    Role,
+    RoleChange,
+    Routers,
+    RouterSettings,
+    StandBy,
+    Standing,
+    Synced,
+    TrackerSettings,
+    Verdict,
+)
+from lbctl.model import Router, TrackerKind
+from lbctl.vrrp import chores, realtime
+from lbctl.vrrp.control import PATH, Server
+from lbctl.vrrp.effects import Change, Tell
+from lbctl.vrrp.explain import explain
+from lbctl.vrrp.helper import Helper
+from lbctl.vrrp.host import Host
+from lbctl.vrrp.node import Fact
+from lbctl.vrrp.notify import arguments
+from lbctl.vrrp.receive import Count, Dropped
+from lbctl.vrrp.router import VirtualRouter
+from lbctl.vrrp.rules import accept_rules
+from lbctl.vrrp.seldom import Seldom
+from lbctl.vrrp.settings import clashes, from_message, to_message
+
+STATE = Path("/var/lib/lbctl")
+RUNTIME = Path("/run/lbctl")
+PRIORITY = 50
+MESSAGES = 8  # read per wake-up and client
+HELPER_PAUSE = 1.0  # seconds until a helper that died is started again
+
+
+class Saved(msgspec.Struct, frozen=True):
+    """What outlives the process. standing_by: router -> reason."""
+
+    routers: tuple[RouterSettings, ...] = ()
+    standing_by: dict[str, str] = {}
+
+
+@dataclass(frozen=True)
+class Options:
+    settings: Path | None = None
+    control: Path = PATH
+    state: Path = STATE
+    runtime: Path = RUNTIME
+    priority: int = PRIORITY
+
+
+class Process:
+    """The loop and what hangs on it."""
+
+    def __init__(self, options: Options) -> None:
+        self._options = options
+        self._selector = selectors.EpollSelector()
+        self._timer = realtime.Timer()
+        self._selector.register(self._timer, selectors.EVENT_READ, self._timer.rest)
+        self._server = Server(options.control)
+        self._selector.register(self._server.listener, selectors.EVENT_READ, self._accept)
+        self._helper: Helper | None = None
+        self._helper_at: float | None = None
+        self._start_helper()
+        options.runtime.mkdir(parents=True, exist_ok=True)
+        record = options.runtime / "vrrp-sysctl.json"
+        self._host = Host(self._selector, time.monotonic, record, self._tell)
+        self._node = self._host.node
+        self._seldom = Seldom()
+        self._saved = Saved()
+        self._stopping = False
+        self._rules = ""
+        self._real_time = realtime.real_time()
+
+    # --- the loop -----------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Until it was stopped and every router has left."""
+        self._restore()
+        realtime.freeze()
+        while not (self._stopping and self._node.done):
+            self._timer.set(self._deadline())
+            for key, _ in self._selector.select():
+                self._tick()
+                # An earlier one of this round may have closed it.
+                if self._selector.get_map().get(key.fd) is key:
+                    key.data()
+            self._tick()
+
+    def stop(self) -> None:
+        """Hand over, then end."""
+        self._stopping = True
+        self._host.carry(self._node.stop("stopped", time.monotonic()))
+
+    def close(self) -> None:
+        self._host.close()
+        self._server.close()
+        if self._helper is not None:
+            if self._rules:
+                self._helper.send(chores.Rules(accept_rules([])))
+            self._helper.close()
+        self._timer.close()
+        self._selector.close()
+
+    def on_readable(self, source: socket.socket, call: Callable[[], None]) -> None:
+        self._selector.register(source, selectors.EVENT_READ, call)
+
+    def _deadline(self) -> float | None:
+        moments = [m for m in (self._host.deadline, self._helper_at) if m is not None]
+        return min(moments, default=None)
+
+    def _tick(self) -> None:
+        self._host.tick()
+        if self._helper_at is not None and self._helper_at <= time.monotonic():
+            self._helper_at = None
+            self._start_helper()
+            self._employ()
+
+    # --- what to run --------------------------------------------------------------------
+
+    def reload(self) -> None:
+        """Read the settings file again; what is wrong with it is logged and not used."""
+        if self._options.settings is not None:
+            try:
+                self._configure(read_settings(self._options.settings))
+            except LbctlError as error:
+                self.log(str(error))
+
+    def _restore(self) -> None:
+        """Start with the settings file, else with what was last told."""
+        path = self._options.state / "vrrp.json"
+        with suppress(FileNotFoundError, msgspec.MsgspecError):
+            self._saved = msgspec.json.decode(path.read_bytes(), type=Saved)
+        standing_by = self._saved.standing_by
+        if self._options.settings is not None:
+            self._configure(read_settings(self._options.settings))
+        elif self._saved.routers:
+            with suppress(LbctlError):
+                self._configure(Routers(self._saved.routers))
+        now = time.monotonic()
+        for name in standing_by.keys() & self._node.routers.keys():
+            self._host.carry(self._node.stand_by(name, standing_by[name], now))
+
+    def _configure(self, message: Routers) -> None:
+        """Raises InvalidConfig, and changes nothing then."""
+        routers = validated(message)
+        self._host.configure(routers, self._real_time)
+        self._save(Saved(message.routers, self._saved.standing_by))
+        self._employ()
+
+    def _save(self, saved: Saved) -> None:
+        if saved == self._saved:
+            return
+        self._saved = saved
+        path = self._options.state / "vrrp.json"
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            fresh = path.with_suffix(".new")
+            fresh.write_bytes(msgspec.json.encode(saved))
+            fresh.replace(path)
+        except OSError as error:
+            self.log(f"{path}: cannot save the virtual routers: {error.strerror}")
+
+    # --- the helper ---------------------------------------------------------------------
+
+    def _start_helper(self) -> None:
+        self._helper = Helper()
+        self._selector.register(self._helper, selectors.EVENT_READ, self._hear_helper)
+
+    def _employ(self) -> None:
+        """Tell the helper what to look at."""
+        routers = [router.settings for router in self._node.routers.values()]
+        slow = (TrackerKind.SCRIPT, TrackerKind.ROUTE)
+        wanted = {t for one in routers for t in to_message(one).trackers if t.type in slow}
+        rules = accept_rules(routers)
+        if self._helper is not None:
+            self._helper.send(chores.Watch(tuple(sorted(wanted, key=_subject))))
+            if rules != self._rules:
+                self._helper.send(chores.Rules(rules or accept_rules([])))
+        self._rules = rules
+
+    def _hear_helper(self) -> None:
+        helper = self._helper
+        assert helper is not None
+        for chore in helper.read(MESSAGES):
+            match chore:
+                case None:
+                    self._selector.unregister(helper)
+                    helper.close()
+                    self._helper, self._rules = None, ""
+                    self._helper_at = time.monotonic() + HELPER_PAUSE
+                case chores.Found(tracker, subject, holds, evidence):
+                    fact = Fact(holds, "" if holds else evidence)
+                    key = (TrackerKind(tracker), subject, 1)
+                    self._host.carry(self._node.learn(key, fact, time.monotonic()))
+                case chores.Failed(text):
+                    self.log(text)
+                case chores.Log() | chores.Watch() | chores.Call() | chores.Rules():
+                    pass  # these go the other way
+                case _:
+                    assert_never(chore)
+
+    def log(self, text: str) -> None:
+        if self._helper is not None:
+            self._helper.send(chores.Log(text))
+
+    # --- what is told -------------------------------------------------------------------
+
+    def _tell(self, name: str, what: Change | Tell | Dropped) -> None:
+        now = time.monotonic()
+        match what:
+            case Change(role, reason):
+                self.log(f"{name}: {role} ({reason})")
+                self._publish(RoleChange(name, role, reason, now))
+                self._notify(name, role, reason)
+            case Tell(notice, text):
+                self._say_seldom(name, notice, text, now)
+                self._publish(Event(name, notice, text, now))
+            case Dropped(count=count):
+                self._say_seldom(name, count, f"packet dropped: {what}", now)
+            case _:
+                assert_never(what)
+
+    def _say_seldom(self, name: str, kind: str, text: str, now: float) -> None:
+        held_back = self._seldom.due((name, kind), now)
+        if held_back is not None:
+            more = f" ({held_back} more like this before)" if held_back else ""
+            self.log(f"{name}: {text}{more}")
+
+    def _notify(self, name: str, role: Role, reason: str) -> None:
+        router = self._node.routers.get(name)
+        if router is None or router.settings.notify is None or self._helper is None:
+            return
+        notify = router.settings.notify
+        argv = arguments(notify, name, role, router.priority, reason)
+        self._helper.send(chores.Call(argv, notify.user, notify.timeout))
+
+    # --- clients ------------------------------------------------------------------------
+
+    def _accept(self) -> None:
+        client = self._server.accept()
+        if client is None:
+            return
+        self._selector.register(client, selectors.EVENT_READ, partial(self._hear, client))
+        for name, router in self._node.routers.items():
+            change = RoleChange(name, router.role, router.reason, router.since)
+            self._server.send(client, change)
+
+    def _hear(self, client: socket.socket) -> None:
+        for message in self._server.read(client, MESSAGES):
+            if message is None or not self._answer(client, message):
+                self._let_go(client)
+                return
+
+    def _answer(self, client: socket.socket, message: AnyMessage) -> bool:
+        refused = ""
+        try:
+            for standing in self._obey(message):
+                if not self._server.send(client, standing):
+                    return False
+        except LbctlError as error:
+            refused = str(error)
+        return self._server.send(client, Done(refused))
+
+    def _obey(self, message: AnyMessage) -> list[Standing]:
+        """Do what a client wants; what it is told. Raises LbctlError."""
+        now = time.monotonic()
+        match message:
+            case Routers():
+                self._configure(message)
+            case Quorum(service, holds, needs):
+                fact = Fact(holds, "" if holds else "too few servers are up")
+                key = (TrackerKind.QUORUM, service, needs)
+                self._host.carry(self._node.learn(key, fact, now))
+            case HandOver(name, reason):
+                if self._known(name).role is not Role.ACTIVE:
+                    raise LbctlError(f"{name}: cannot hand over: it is not active here")
+                self._host.carry(self._node.fail_over(name, _ordered("failover", reason), now))
+            case StandBy(name, reason):
+                self._known(name)
+                self._stand_by(name, _ordered("standby", reason), now)
+            case Resume(name):
+                self._known(name)
+                self._stand_by(name, None, now)
+            case Synced(name, holds):
+                self._known(name)
+                self._node.sync(name, holds)
+            case Ask():
+                return [self._standing(name, now) for name in self._node.routers]
+            case Assign() | ProbeNow() | Verdict() | Reading() | Pulse() | RoleChange():
+                raise LbctlError("not a message for the VRRP process")
+            case Standing() | Event() | Done():
+                raise LbctlError("not a message for the VRRP process")
+            case _:
+                assert_never(message)
+        return []
+
+    def _stand_by(self, name: str, reason: str | None, now: float) -> None:
+        companions = self._node.companions(name)
+        standing_by = {n: r for n, r in self._saved.standing_by.items() if n not in companions}
+        if reason is None:
+            self._host.carry(self._node.resume(name, now))
+        else:
+            self._host.carry(self._node.stand_by(name, reason, now))
+            standing_by |= dict.fromkeys(companions, reason)
+        self._save(Saved(self._saved.routers, standing_by))
+
+    def _known(self, name: str) -> VirtualRouter:
+        try:
+            return self._node.routers[name]
+        except KeyError:
+            known = ", ".join(self._node.routers) or "none"
+            raise LbctlError(f"{name}: no such virtual router (there are: {known})") from None
+
+    def _standing(self, name: str, now: float) -> Standing:
+        router = self._node.routers[name]
+        counts = {str(count): number for count, number in sorted(router.counts.items())}
+        counts[str(Count.VRID_ERRORS)] = self._host.strays(name)
+        return Standing(
+            name,
+            router.role,
+            router.priority,
+            str(router.peer.address) if router.peer else "",
+            tuple(explain(self._node, name, now)),
+            counts,
+            to_message(router.settings),
+        )
+
+    def _publish(self, message: AnyMessage) -> None:
+        for client in list(self._server.clients.values()):
+            if not self._server.send(client, message):
+                self._let_go(client)
+
+    def _let_go(self, client: socket.socket) -> None:
+        if client.fileno() in self._server.clients:
+            self._selector.unregister(client)
+            self._server.forget(client)
+
+
+def _ordered(what: str, reason: str) -> str:
+    return f"{what} ordered" + (f": {reason}" if reason else "")
+
+
+def _subject(tracker: TrackerSettings) -> tuple[str, str]:
+    return tracker.type, tracker.subject
+
+
+def validated(message: Routers) -> dict[str, Router]:
+    """The routers by name. Raises InvalidConfig with everything that is wrong."""
+    faults: list[str] = []
+    routers: dict[str, Router] = {}
+    for settings in message.routers:
+        try:
+            routers[settings.name] = from_message(settings)
+        except InvalidConfig as invalid:
+            faults += invalid.faults
+    faults += [f"{name}: {text}" for name, text in clashes(routers.values())]
+    if faults:
+        raise InvalidConfig(faults)
+    return routers
+
+
+def read_settings(path: Path) -> Routers:
+    """A JSON file with a `Routers` message. Raises LbctlError."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Routers)
+    except OSError as error:
+        raise LbctlError(f"{path}: cannot be read: {error.strerror}") from None
+    except msgspec.MsgspecError as error:
+        raise LbctlError(f"{path}: {error}") from None
+
+
+def main(argv: list[str] | None = None) -> int:
+    options = _options(argv)
+    refused = realtime.be_on_time(options.priority)
+    try:
+        process = Process(options)
+    except LbctlError as error:
+        print(error, file=sys.stderr)
+        return int(error.exit_code)
+    for line in refused:
+        process.log(line)
+    signals = _signals()
+    process.on_readable(signals, partial(_obey_signals, signals, process))
+    try:
+        process.run()
+    except LbctlError as error:
+        print(error, file=sys.stderr)
+        return int(error.exit_code)
+    finally:
+        process.close()
+    return 0
+
+
+def _options(argv: list[str] | None) -> Options:
+    parser = argparse.ArgumentParser(prog="lbctl vrrp", description="Run the virtual routers.")
+    parser.add_argument("--settings", type=Path, help="a JSON file; else as last told")
+    parser.add_argument("--control", type=Path, default=PATH, help="the socket for clients")
+    parser.add_argument("--state", type=Path, default=STATE, help="what outlives a reboot")
+    parser.add_argument("--runtime", type=Path, default=RUNTIME, help="what does not")
+    parser.add_argument("--priority", type=int, default=PRIORITY, help="of SCHED_FIFO")
+    return Options(**vars(parser.parse_args(argv)))
+
+
+def _signals() -> socket.socket:
+    """A socket that has the number of each signal as a byte."""
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    theirs.setblocking(False)
+    signal.set_wakeup_fd(theirs.detach(), warn_on_full_buffer=False)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, lambda *_: None)
+    return ours
+
+
+def _obey_signals(signals: socket.socket, process: Process) -> None:
+    for number in signals.recv(64):
+        if number == signal.SIGHUP:
+            process.reload()
+        else:
+            process.stop()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,153 @@
+"""What is said on the lab's front segment: adverts as they pass the switch's ports, and a
+capture that tshark judges."""
+
+import ctypes
+import socket
+import struct
+import subprocess
+import time
+from dataclasses import dataclass
+from ipaddress import ip_address
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from lbctl.lab import Lab
+from lbctl.lab.kernel import NETNS, SWITCH, namespace
+from tests.lab.vrrp.spaces import inside
+
+FORGER = bytes.fromhex("020000000666")  # the source MAC of bad adverts; not heard
+_ETH_P_ALL = 3
+_SO_ATTACH_FILTER, _SO_TIMESTAMPNS = 26, 35
+_OUTGOING = 4
+_VRRP = 112
+_FILE = struct.Struct("=IHHiIII")
+_FRAME = struct.Struct("=IIII")
+
+
+@dataclass(frozen=True)
+class Said:
+    """An advert on the wire. at: CLOCK_MONOTONIC."""
+
+    at: float
+    source: str
+    mac: str
+    priority: int
+    version: int
+
+
+@dataclass(frozen=True)
+class Judged:
+    """An advert as tshark sees it. checksum: by its own computing, with pseudo-header."""
+
+    mac: str
+    source: str
+    ttl: int
+    version: int
+    checksum: str
+
+
+class Ear:
+    """Listens on every port of a lab's front switch."""
+
+    def __init__(self, lab: Lab, capture: Path | None = None) -> None:
+        self._socket = inside(NETNS / namespace(lab.name, SWITCH), _listen)
+        self._capture = capture.open("wb") if capture else None
+        if self._capture:
+            self._capture.write(_FILE.pack(0xA1B2C3D4, 2, 4, 0, 0, 65535, 1))
+        self.path = capture
+        self.said: list[Said] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._socket.close()
+        if self._capture:
+            self._capture.close()
+
+    def listen(self) -> list[Said]:
+        """All that was said so far."""
+        while True:
+            try:
+                frame, ancillary, _, where = self._socket.recvmsg(4096, 64)
+            except BlockingIOError:
+                return self.said
+            name, _, kind, *_ = where
+            if kind == _OUTGOING or not name.endswith("-front"):
+                continue  # each frame once, where it comes in
+            if (said := _advert(frame, _arrival(ancillary))) is not None:
+                self.said.append(said)
+                self._keep(frame)
+
+    def active(self, span: float) -> set[str]:
+        """Who claimed to be active within the last `span` seconds."""
+        since = time.monotonic() - span
+        return {s.source for s in self.listen() if s.at >= since and s.priority > 0}
+
+    def judge(self) -> list[Judged]:
+        """Every advert that was captured, by tshark."""
+        self.listen()
+        assert self._capture is not None
+        self._capture.flush()
+        fields = ("eth.src", "ip.src", "ipv6.src", "ip.ttl", "ipv6.hlim", "vrrp.version")
+        wanted = [word for one in (*fields, "vrrp.checksum.status") for word in ("-e", one)]
+        done = subprocess.run(
+            ["tshark", "-r", str(self.path), "-Y", "vrrp", "-T", "fields", *wanted],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        return [_judged(line.split("\t")) for line in done.stdout.splitlines()]
+
+    def _keep(self, frame: bytes) -> None:
+        if self._capture:
+            now = time.time()
+            head = _FRAME.pack(int(now), int(now % 1 * 1e6), len(frame), len(frame))
+            self._capture.write(head + frame)
+
+
+def _listen() -> socket.socket:
+    kind = socket.SOCK_RAW | socket.SOCK_NONBLOCK
+    one = socket.socket(socket.AF_PACKET, kind, socket.htons(_ETH_P_ALL))
+    one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
+    one.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
+    # In the kernel, so that a flood costs nobody time but those it is meant for: load the
+    # source MAC's first four bytes, then its last two; a forger's frame is not kept.
+    start, end = int.from_bytes(FORGER[:4]), int.from_bytes(FORGER[4:])
+    code = [(0x20, 0, 0, 6), (0x15, 0, 2, start), (0x28, 0, 0, 10), (0x15, 1, 0, end)]
+    code += [(0x06, 0, 0, 0xFFFF), (0x06, 0, 0, 0)]
+    program = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *c) for c in code))
+    fprog = struct.pack("@HP", len(code), ctypes.addressof(program))
+    one.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, fprog)
+    return one
+
+
+def _arrival(ancillary: list[tuple[int, int, bytes]]) -> float:
+    """When the kernel saw a frame, which is not when this process got round to it."""
+    ((_, _, stamp),) = ancillary
+    seconds, nanoseconds = struct.unpack("=qq", stamp)
+    return seconds + nanoseconds / 1e9 - time.time() + time.monotonic()
+
+
+def _advert(frame: bytes, at: float) -> Said | None:
+    kind = frame[12:14]
+    if kind == b"\x08\x00" and frame[23] == _VRRP:
+        source, body = frame[26:30], frame[14 + (frame[14] & 0xF) * 4 :]
+    elif kind == b"\x86\xdd" and frame[20] == _VRRP:
+        source, body = frame[22:38], frame[54:]
+    else:
+        return None
+    mac = frame[6:12].hex(":")
+    return Said(at, str(ip_address(source)), mac, body[2], body[0] >> 4)
+
+
+def _judged(fields: list[str]) -> Judged:
+    mac, source4, source6, ttl, limit, version, status = fields
+    verdict = {"0": "bad", "1": "good"}.get(status, status)
+    return Judged(mac, source4 or source6, int(ttl or limit), int(version), verdict)

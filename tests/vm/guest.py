@@ -1,0 +1,125 @@
+"""Tests marked `ipvs`, where the running kernel has no IPVS: run in a virtual machine, told
+here as if they had run here.
+
+The first such test boots the machine once, with all that were selected; each then reports
+what it came to in the guest, traceback and duration included. Where the kernel has IPVS
+nothing of this happens.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+MACHINE = Path(__file__).with_name("machine.py")
+RESULTS = "LBCTL_GUEST_RESULTS"  # in the guest: the file that its reports go to
+TIMEOUT = 900  # seconds for all
+EACH = 600  # seconds for one test in the guest, which is twenty times slower
+
+
+def pytest_configure(config):
+    config.addinivalue_line(
+        "markers", "ipvs: needs a kernel with IPVS; `make test` boots one where this has none"
+    )
+    if in_guest():
+        config.pluginmanager.register(Messenger(config, Path(os.environ[RESULTS])))
+
+
+class Messenger:
+    """In the guest: hands each report out as it comes."""
+
+    def __init__(self, config, results):
+        self.config = config
+        self.results = results
+
+    def pytest_runtest_logreport(self, report):
+        plain = self.config.hook.pytest_report_to_serializable(config=self.config, report=report)
+        with self.results.open("a") as results:
+            print(json.dumps(plain, default=str), file=results)
+
+
+@pytest.hookimpl(tryfirst=True)  # before xdist looks at the groups
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if item.get_closest_marker("ipvs"):
+            # One worker takes all of them, or each would boot a machine of its own.
+            item.add_marker(pytest.mark.xdist_group(_GROUP))
+            item.add_marker(pytest.mark.timeout(EACH if has_ipvs() else TIMEOUT))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_protocol(item, nextitem):
+    if not item.get_closest_marker("ipvs") or has_ipvs() or in_guest():
+        return None
+    item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
+    for report in _reports(item):
+        item.ihook.pytest_runtest_logreport(report=report)
+    item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
+    return True
+
+
+def in_guest():
+    return RESULTS in os.environ
+
+
+@cache
+def has_ipvs():
+    if os.geteuid() == 0:
+        subprocess.run(["modprobe", "-q", "ip_vs"], check=False, stderr=subprocess.DEVNULL)
+    return Path("/proc/net/ip_vs").exists()
+
+
+# --- the machine, booted once -----------------------------------------------------------
+
+_GROUP = "vm"
+_FOUND = pytest.StashKey[tuple[dict, str]]()
+
+
+def _reports(item):
+    config = item.config
+    if _FOUND not in config.stash:
+        selected = [one for one in item.session.items if one.get_closest_marker("ipvs")]
+        config.stash[_FOUND] = _run([_plain(one) for one in selected], config)
+    found, output = config.stash[_FOUND]
+    if reports := found.get(_plain(item)):
+        for report in reports:
+            report.nodeid = item.nodeid
+        return reports
+    outcome, text = "failed", f"it did not run in the virtual machine, which said:\n{output}"
+    if output.startswith("vm: missing"):
+        outcome, text = "skipped", (str(item.path), item.location[1] or 0, output.strip())
+    return [pytest.TestReport(item.nodeid, item.location, {}, outcome, text, "setup")]
+
+
+def _plain(item):
+    """The node id as it is without xdist, which appends a test's group."""
+    return item.nodeid.removesuffix(f"@{_GROUP}")
+
+
+def _run(nodeids, config):
+    """The guest's reports by test, and all that it printed."""
+    with tempfile.TemporaryDirectory(prefix="lbctl-guest-") as shared:
+        results, selected = Path(shared, "results"), Path(shared, "selected")
+        selected.write_text("\n".join(nodeids))
+        inside = ["env", f"{RESULTS}={results}", sys.executable, "-m", "pytest", "-q"]
+        inside += ["-p", "no:cacheprovider", f"--timeout={EACH}", f"@{selected}"]
+        outside = ["/usr/bin/python3", str(MACHINE), f"--timeout={TIMEOUT - 60}"]
+        done = subprocess.run(
+            [*outside, "--writable", shared, "--", *inside],
+            cwd=config.rootpath,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            check=False,
+        )
+        found = {}
+        for line in results.read_text().splitlines() if results.exists() else []:
+            plain = json.loads(line)
+            report = config.hook.pytest_report_from_serializable(config=config, data=plain)
+            found.setdefault(report.nodeid, []).append(report)
+    return found, done.stdout.decode(errors="replace")[-4000:]
