@@ -67,8 +67,9 @@ struct lb_gateway {
 
 /*
  * An index: buckets of four ways, one cache line each. A key lies in the bucket it hashes
- * to or, while that is full, in one of the next. An IPv4 key is the triple itself; an IPv6
- * key is a hash, and the record that it leads to is compared.
+ * to or, while that is full, in one of the next. An IPv4 key is the triple itself, with
+ * zeros in bits 8 to 15; an IPv6 key is a hash with ones there, and the record that it
+ * leads to is compared.
  *
  * A key with port and protocol 0 says that the address is known at all: fragments and cut
  * packets, which show no port, are judged by it.
@@ -150,7 +151,7 @@ struct lb_server {
 	__u16 port;
 	__u16 listen;
 	__u16 out;		/* index in gateway.port and in the device map */
-	__u16 mtu;
+	__u16 mtu;		/* of the way to it; 0 unless it is alive */
 	__u16 l3_delta;		/* checksum of listen address -> server address */
 	__u16 l4_delta;		/* the same with the ports */
 	__u8 state;

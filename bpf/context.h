@@ -7,7 +7,8 @@
 #include "maps.h"
 #include "parse.h"
 
-#define lb_unlikely(x) __builtin_expect(!!(x), 0)
+/* Has the compiler make a pointer once, and not from its parts at every use. */
+#define lb_keep(pointer) __asm__ volatile("" : "+r"(pointer))
 
 struct lb_ctx {
 	struct xdp_md *xdp;
@@ -23,7 +24,7 @@ struct lb_ctx {
 
 static inline int lb_is_syn(const struct lb_ctx *c)
 {
-	return (c->packet.tcp_flags & (LB_TCP_SYN | LB_TCP_ACK | LB_TCP_RST | LB_TCP_FIN)) ==
+	return (lb_tcp_flags(&c->packet) & (LB_TCP_SYN | LB_TCP_ACK | LB_TCP_RST | LB_TCP_FIN)) ==
 	       LB_TCP_SYN;
 }
 
@@ -38,10 +39,12 @@ static inline __u32 lb_seq(const struct lb_ctx *c)
 static inline int lb_has_payload(const struct lb_ctx *c)
 {
 	const struct lb_tcp *tcp = (const struct lb_tcp *)c->packet.l4;
+	__u32 before = (void *)c->packet.l4 - (void *)c->packet.ip;
 
 	if (c->packet.proto != IPPROTO_TCP)
 		return 0;
-	return c->packet.length > c->packet.header + (tcp->offset >> 4) * 4;
+	return lb_length(&c->packet, *(__u8 *)c->packet.ip >> 4 == 6) >
+	       before + (tcp->offset >> 4) * 4;
 }
 
 /* An address as the flow hash takes it. */

@@ -40,16 +40,20 @@ static inline __u32 lb_fold6(const __u64 *key, const __u32 *w)
 	return ((key[0] + w[0]) * (key[1] + w[1]) + (key[2] + w[2]) * (key[3] + w[3])) >> 32;
 }
 
-/* The first bucket of an index key; `buckets` is a power of two. */
+/*
+ * The first bucket of an index key; `buckets` is a power of two. From the top of the
+ * product, the only bits that all of the key reaches: neighbouring addresses differ at its
+ * upper end.
+ */
 static inline __u32 lb_index_hash(__u64 key, __u32 buckets)
 {
-	return (__u32)((key * LB_ODD_A) >> 40) & (buckets - 1);
+	return (__u32)(key * LB_ODD_A >> (64 - __builtin_ctz(buckets)));
 }
 
 /* The index key of an IPv4 triple. Network order in, so the same on every machine. */
 static inline __u64 lb_key4(__u32 address, __u16 port, __u8 proto)
 {
-	return (__u64)address << 32 | (__u64)port << 16 | (__u64)proto << 8 | 4;
+	return (__u64)address << 32 | (__u64)port << 16 | proto;
 }
 
 /* That of an IPv6 triple: a hash, so the record that it leads to has to be compared. */
@@ -59,7 +63,7 @@ static inline __u64 lb_key6(const __u32 *w, __u16 port, __u8 proto)
 
 	x = (x ^ (x >> 32) ^ ((__u64)w[2] << 32 | w[3])) * LB_ODD_B;
 	x = (x ^ (x >> 32) ^ ((__u64)port << 16 | proto)) * LB_ODD_A;
-	return (x & ~0xffULL) | 6;
+	return x | 0xff00;
 }
 
 #endif

@@ -5,18 +5,24 @@
 
 #include "hash.h"
 #include "maps.h"
+#include "parse.h"
 
-/* The way of a key in an index of `buckets` buckets; NULL if it is not there. */
+/*
+ * The way of a key in an index of `buckets` buckets; NULL if it is not there. Nearly every
+ * key that is there is the first in its bucket.
+ */
 #define LB_DEFINE_FIND(name, index, buckets)                                    \
 	static inline const struct lb_way *name(__u64 key)                      \
 	{                                                                       \
 		__u32 first = lb_index_hash(key, buckets);                      \
+		const struct lb_bucket *bucket = index(first);                  \
 		int probe, i;                                                   \
                                                                                 \
+		if (lb_likely(bucket && bucket->way[0].key == key))             \
+			return &bucket->way[0];                                 \
 		_Pragma("nounroll")                                             \
 		for (probe = 0; probe < LB_PROBES; probe++) {                   \
-			const struct lb_bucket *bucket = index(first + probe);  \
-                                                                                \
+			bucket = index(first + probe);                          \
 			if (!bucket)                                            \
 				return 0;                                       \
 			_Pragma("unroll")                                       \

@@ -29,6 +29,13 @@
 #include "nat.h"
 #include "schedule.h"
 
+/* A verdict that few packets end in: others do not meet even its constant on their way. */
+static inline enum lb_verdict lb_rare(enum lb_verdict verdict)
+{
+	__asm__ volatile("" : "+r"(verdict));
+	return verdict;
+}
+
 #define LB_AF_INET 2
 #define LB_AF_INET6 10
 
@@ -162,10 +169,10 @@ static inline enum lb_verdict lb_deliver(struct lb_ctx *c, const struct lb_serve
 	struct lb_server_stats *stats = lb_stats(c, index);
 
 	stats->packets_in++;
-	stats->bytes_in += c->packet.length;
-	if (c->fresh)
-		stats->connections++;
+	stats->bytes_in += lb_length(&c->packet, v6);
 	lb_nat_forward(&c->packet, server, v6);
+	if (lb_begins(c))
+		stats->connections++;
 	c->action = lb_out(c, server->out);
 	return LB_FORWARD;
 }
@@ -183,18 +190,19 @@ static inline enum lb_verdict lb_forward(struct lb_ctx *c, __u32 index, int v6)
 	__u32 chosen;
 
 	if (!listen)
-		return LB_DROP_BROKEN;
-	if (lb_expires(c, v6))
-		return LB_DROP_TTL;
+		return lb_rare(LB_DROP_BROKEN);
+	if (lb_unlikely(lb_expires(c, v6)))
+		return lb_rare(LB_DROP_TTL);
 	chosen = lb_choose(c, listen, index);
 	server = lb_servers(chosen);
-	if (!server || server->state != LB_SERVER_ALIVE) /* nor is number 0 */
-		return LB_DROP_NO_SERVER;
-	if (c->packet.length > server->mtu)
-		return LB_DROP_TOO_BIG;
+	if (!server)
+		return lb_rare(LB_DROP_BROKEN);
+	lb_keep(server);
+	if (lb_unlikely(lb_length(&c->packet, v6) > server->mtu)) /* 0, unless it is alive */
+		return lb_rare(lb_alive(chosen) ? LB_DROP_TOO_BIG : LB_DROP_NO_SERVER);
 #ifdef LB_FLOWS
 	if (server->flags & LB_SERVER_RECORD && !lb_record_return(c, server, chosen, v6))
-		return LB_DROP_RETURN_FULL;
+		return lb_rare(LB_DROP_RETURN_FULL);
 #endif
 	return lb_deliver(c, server, chosen, v6);
 }
@@ -235,7 +243,7 @@ static inline void lb_server_ends(const struct lb_ctx *c, const struct lb_listen
 	if (!place.way)
 		return;
 	state = lb_way_state(place.word);
-	if (c->packet.tcp_flags & LB_TCP_RST || state == LB_FLOW_FIN_CLIENT)
+	if (lb_tcp_flags(&c->packet) & LB_TCP_RST || state == LB_FLOW_FIN_CLIENT)
 		state = LB_FLOW_CLOSED;
 	else if (state != LB_FLOW_CLOSED)
 		state = LB_FLOW_FIN_SERVER;
@@ -265,7 +273,7 @@ static inline enum lb_verdict lb_route(struct lb_ctx *c, const __u32 *source, in
 	int port;
 
 	fib.l4_protocol = c->packet.proto;
-	fib.tot_len = c->packet.length;
+	fib.tot_len = lb_length(&c->packet, v6);
 	if (v6) {
 		fib.family = LB_AF_INET6;
 		lb_set6(fib.ipv6_src, source);
@@ -344,12 +352,13 @@ static inline enum lb_verdict lb_return(struct lb_ctx *c, const struct lb_way *w
 	if (verdict != LB_RETURN)
 		return verdict;
 #ifdef LB_FLOWS
-	if (c->packet.tcp_flags & (LB_TCP_FIN | LB_TCP_RST) && listen->flags & LB_LISTEN_MEMORY)
+	if (lb_tcp_flags(&c->packet) & (LB_TCP_FIN | LB_TCP_RST) &&
+	    listen->flags & LB_LISTEN_MEMORY)
 		lb_server_ends(c, listen, v6);
 #endif
 	stats = lb_stats(c, index);
 	stats->packets_out++;
-	stats->bytes_out += c->packet.length;
+	stats->bytes_out += lb_length(&c->packet, v6);
 	lb_nat_return(&c->packet, server, listen, v6);
 	return LB_RETURN;
 }
@@ -408,24 +417,11 @@ static inline enum lb_verdict lb_foreign(const struct lb_ctx *c)
 	return c->port < 0 ? LB_PASS_OTHER : LB_PASS_FOREIGN_MAC;
 }
 
-static inline enum lb_verdict lb_judge(struct lb_ctx *c)
+/* A packet that shows no ports, or none of ours. */
+static inline enum lb_verdict lb_unusual(const struct lb_ctx *c, enum lb_parsed parsed)
 {
-	struct lb_cursor_at cursor = {
-		.at = (void *)(long)c->xdp->data,
-		.end = (void *)(long)c->xdp->data_end,
-	};
-
-	if (!lb_parse_eth(&cursor, &c->packet))
-		return LB_PASS_NOT_IP;
-	c->port = lb_port_index(c->gw, c->xdp->ingress_ifindex);
-	if (c->port < 0 || !lb_mac_is_ours(c))
-		return lb_foreign(c);
-	switch (lb_parse(&cursor, &c->packet)) {
-	case LB_PARSED_OK:
-		return lb_transport(c);
+	switch (parsed) {
 #ifdef LB_IPV6
-	case LB_PARSED_OK6:
-		return lb_transport6(c);
 	case LB_PARSED_FRAGMENT6:
 		return lb_portless6(c->gw, c->packet.ip6, LB_DROP_FRAGMENT);
 	case LB_PARSED_TRUNCATED6:
@@ -448,6 +444,30 @@ static inline enum lb_verdict lb_judge(struct lb_ctx *c)
 	}
 }
 
+static inline enum lb_verdict lb_judge(struct lb_ctx *c)
+{
+	struct lb_cursor_at cursor = {
+		.at = (void *)(long)c->xdp->data,
+		.end = (void *)(long)c->xdp->data_end,
+	};
+
+	enum lb_parsed parsed;
+
+	if (!lb_parse_eth(&cursor, &c->packet))
+		return lb_rare(LB_PASS_NOT_IP);
+	c->port = lb_port_index(c->gw, c->xdp->ingress_ifindex);
+	if (c->port < 0 || !lb_mac_is_ours(c))
+		return lb_foreign(c);
+	parsed = lb_parse(&cursor, &c->packet);
+	if (lb_likely(parsed == LB_PARSED_OK))
+		return lb_transport(c);
+#ifdef LB_IPV6
+	if (lb_likely(parsed == LB_PARSED_OK6))
+		return lb_transport6(c);
+#endif
+	return lb_rare(lb_unusual(c, parsed));
+}
+
 static inline int lb_action(const struct lb_ctx *c, enum lb_verdict verdict)
 {
 	if (verdict == LB_FORWARD || verdict == LB_RETURN)
@@ -466,6 +486,7 @@ LB_PROGRAM(lb)(struct xdp_md *xdp)
 
 	if (!c.gw || !c.count)
 		return XDP_PASS;
+	lb_keep(c.count);
 	verdict = lb_judge(&c);
 	c.count->verdict[verdict & (LB_VERDICT_ROOM - 1)]++;
 	return lb_action(&c, verdict);

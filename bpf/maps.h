@@ -22,7 +22,10 @@
 #define LB_WHOLE(name, value_type, entries)                                             \
 	static inline value_type *lb_##name(__u32 i)                                    \
 	{                                                                               \
-		return (value_type *)bpf_pseudo_fd(2, LB_FD_##name) + (i & ((entries) - 1)); \
+		value_type *all = (value_type *)bpf_pseudo_fd(2, LB_FD_##name);         \
+                                                                                        \
+		__builtin_assume(all != 0);                                             \
+		return all + (i & ((entries) - 1));                                     \
 	}
 #define LB_MMAPABLE(name, value_type, entries)
 #define LB_HANDLE(name) ((void *)bpf_pseudo_fd(1, LB_FD_##name))

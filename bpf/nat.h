@@ -32,10 +32,15 @@ static inline void lb_fix_ip(struct iphdr *ip, __u16 delta)
 /* The checksum of the transport, which covers the addresses too (RFC 9293, 3.1; RFC 768). */
 static inline void lb_fix_l4(struct lb_packet *packet, __u16 delta)
 {
-	if (packet->proto == IPPROTO_UDP)
-		*packet->check = lb_csum_udp(*packet->check, delta);
-	else
-		*packet->check = lb_csum_apply(*packet->check, delta);
+	if (packet->proto == IPPROTO_TCP) {
+		struct lb_tcp *tcp = (struct lb_tcp *)packet->l4;
+
+		tcp->check = lb_csum_apply(tcp->check, delta);
+	} else {
+		struct lb_udp *udp = (struct lb_udp *)packet->l4;
+
+		udp->check = lb_csum_udp(udp->check, delta);
+	}
 }
 
 static inline void lb_set6(__u32 *to, const __u32 *from)

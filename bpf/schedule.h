@@ -89,7 +89,8 @@ static inline __u32 lb_remembered(struct lb_ctx *c, const struct lb_listen *list
 		} else {
 			if (!lb_continues(c, &place))
 				return lb_unremembered(c, slot, tick);
-			lb_flow_touch(&place, lb_state_after(state, c->packet.tcp_flags), tick);
+			lb_flow_touch(&place, lb_state_after(state, lb_tcp_flags(&c->packet)),
+				      tick);
 			return server;
 		}
 	}
@@ -106,18 +107,28 @@ static inline __u32 lb_remembered(struct lb_ctx *c, const struct lb_listen *list
 }
 #endif
 
+/* Does the packet begin a flow? A scheduler with memory knows; elsewhere a SYN does. */
+static inline int lb_begins(const struct lb_ctx *c)
+{
+#ifdef LB_FLOWS
+	return c->fresh;
+#else
+	return lb_is_syn(c);
+#endif
+}
+
 /* The server of a client's packet; 0: none. */
 static inline __u32 lb_choose(struct lb_ctx *c, const struct lb_listen *listen, __u32 index)
 {
 	__u64 hash = lb_hash(c, listen);
 	struct lb_slot slot;
 
-	c->fresh = lb_is_syn(c);
 	if (!lb_find_slot(listen, hash, &slot))
 		return 0;
 #ifdef LB_FLOWS
 	if (listen->flags & LB_LISTEN_MEMORY)
 		return lb_remembered(c, listen, index, lb_mix(hash), &slot);
+	c->fresh = lb_is_syn(c);
 #endif
 	if (lb_unlikely(slot.old))
 		return lb_changing(c, index, lb_mix(hash), slot.server, slot.old);

@@ -411,17 +411,17 @@ ODD_A, ODD_B = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9
 def key(address: Address, number: int, proto: int) -> int:
     """The index key of a triple (hash.h: lb_key4, lb_key6)."""
     if address.version == 4:
-        return word4(address) << 32 | port(number) << 16 | proto << 8 | 4
+        return word4(address) << 32 | port(number) << 16 | proto
     w = words(address)
     x = (w[0] << 32 | w[1]) * ODD_A & MASK64
     x = (x ^ x >> 32 ^ (w[2] << 32 | w[3])) * ODD_B & MASK64
     x = (x ^ x >> 32 ^ (port(number) << 16 | proto)) * ODD_A & MASK64
-    return x & ~0xFF | 6
+    return x | 0xFF00
 
 
 def index_hash(key: int, buckets: int) -> int:
     """hash.h, lb_index_hash."""
-    return (key * 0x9E3779B97F4A7C15 & MASK64) >> 40 & (buckets - 1)
+    return (key * ODD_A & MASK64) >> 65 - buckets.bit_length()
 
 
 def flow_hash(key: Sequence[int], addresses: int, ports: int, proto: int) -> int:

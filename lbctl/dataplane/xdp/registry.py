@@ -168,7 +168,9 @@ class Registry:
         """Its flows are given up; replies that still come from it are still translated."""
         server = self.members[number].pop(endpoint)
         self.dead[number][endpoint] = server
-        self._maps.servers[server].state = ServerState.DEAD
+        record = self._maps.servers[server]
+        record.mtu = 0  # no packet is short enough for it
+        record.state = ServerState.DEAD
 
     def free_server(self, number: int, endpoint: Endpoint, past: Counters) -> None:
         """Its number may be used again. past: what it had counted stays with the listen."""
