@@ -17,23 +17,25 @@
 
 #include <linux/types.h>
 
-#define LB_ABI 2		/* raised with every change of layout */
+#define LB_ABI 3		/* raised with every change of layout */
 
 #define LB_PORTS 8		/* interfaces of a gateway */
 #define LB_OWN 16		/* addresses of its own, per family */
 #define LB_LISTENS 2048
 #define LB_SERVERS 16384	/* of all listens; index 0 is nobody */
-#define LB_SMALL_RINGS 2048
-#define LB_SMALL_SLOTS 8192
-#define LB_LARGE_RINGS 32
-#define LB_LARGE_SLOTS 65536
+#define LB_PAGES 4096		/* of ring slots; page 0 is nobody's */
+#define LB_PAGE_BITS 11
+#define LB_PAGE_SLOTS (1 << LB_PAGE_BITS)
 #define LB_TURNS 1024		/* longest sequence of rr and wrr */
 #define LB_LISTEN_BUCKETS 2048
 #define LB_RETURN_BUCKETS 8192
 #define LB_WAYS 4		/* of an index bucket: one cache line */
 #define LB_PROBES 4		/* buckets in a row that a key may lie in */
-#define LB_FLOW_WAYS 8		/* of a flow set: one cache line */
-#define LB_SWEEP_SETS 128	/* flow sets that one run of the sweep looks at */
+#define LB_FLOW_WAYS 5		/* of a flow set: one cache line */
+#define LB_SWEEP_SETS 32	/* flow sets that one run of the sweep looks at */
+#define LB_SWEEP_SLOTS_AT_ONCE 512
+#define LB_BUSY_TICKS 2		/* an old slot used in so many ticks is busy */
+#define LB_STATES 12		/* room for enum lb_flow_state */
 
 struct lb_addr {
 	__u32 w[4];
@@ -55,7 +57,9 @@ struct lb_gateway {
 	__u64 mac[LB_PORTS];	/* of port[]: six bytes as in a frame, behind two of zero */
 	__u32 flow_mask;	/* number of flow sets, less one */
 	__u32 tick_shift;	/* jiffies >> tick_shift: about four seconds */
-	__u16 timeout[8];	/* in ticks, by enum lb_flow_state */
+	__u32 tick_ahead;	/* added to that: tests let time pass with it */
+	__u32 udp_records;	/* that one listen may hold while its slots change */
+	__u16 timeout[LB_STATES]; /* in ticks, by enum lb_flow_state */
 	__u32 own4[LB_OWN];
 	struct lb_addr own6[LB_OWN];
 	struct lb_port port[LB_PORTS];
@@ -63,8 +67,9 @@ struct lb_gateway {
 
 /*
  * An index: buckets of four ways, one cache line each. A key lies in the bucket it hashes
- * to or, while that is full, in one of the next. An IPv4 key is the triple itself; an IPv6
- * key is a hash, and the record that it leads to is compared.
+ * to or, while that is full, in one of the next. An IPv4 key is the triple itself, with
+ * zeros in bits 8 to 15; an IPv6 key is a hash with ones there, and the record that it
+ * leads to is compared.
  *
  * A key with port and protocol 0 says that the address is known at all: fragments and cut
  * packets, which show no port, are judged by it.
@@ -102,8 +107,16 @@ enum lb_mode {
 
 #define LB_LISTEN_ONESHOT 1	/* UDP without flows */
 #define LB_LISTEN_GONE 2	/* not in the index any more, but servers still name it */
+#define LB_LISTEN_MEMORY 4	/* its flows are remembered, each in a way of the flow cache */
+#define LB_LISTEN_SOURCE 8	/* the client's address alone picks the slot */
 
-#define LB_RING_LARGE 0x80000000u
+/*
+ * ring: the first page and, from bit 16 on, by how much a flow's hash is shifted to the
+ * right to give the slot: a ring of 2^n slots takes the hash's n highest bits, so that the
+ * slots of a ring that grows split evenly.
+ */
+#define LB_RING_SHIFT 16
+#define LB_RING_PAGE 0xffffu
 #define LB_TURNS_HALF 0x10000u	/* the second half of the buffer is in use */
 
 /* ring and turns are each replaced by one store. */
@@ -115,7 +128,7 @@ struct lb_listen {
 	__u8 scheduler;
 	__u8 flags;		/* LB_LISTEN_* */
 	__u16 pad0;
-	__u32 ring;		/* number in its class, and LB_RING_LARGE */
+	__u32 ring;		/* first page, and shift */
 	__u32 turns;		/* length of the sequence of new flows, and LB_TURNS_HALF */
 	__u32 persistence;	/* seconds; 0: none */
 	__u8 prefix;		/* of persistence */
@@ -138,7 +151,7 @@ struct lb_server {
 	__u16 port;
 	__u16 listen;
 	__u16 out;		/* index in gateway.port and in the device map */
-	__u16 mtu;
+	__u16 mtu;		/* of the way to it; 0 unless it is alive */
 	__u16 l3_delta;		/* checksum of listen address -> server address */
 	__u16 l4_delta;		/* the same with the ports */
 	__u8 state;
@@ -146,7 +159,8 @@ struct lb_server {
 	__u16 flags;		/* LB_SERVER_* */
 	__u32 max_connections;
 	__u16 weight;
-	__u8 pad[14];
+	__u8 family;
+	__u8 pad[13];
 };
 
 /* The twelve bytes of two MAC addresses, dmac and smac or a frame's, as they are copied. */
@@ -156,16 +170,20 @@ struct lb_macs {
 
 /*
  * A slot of a ring: the server's index, and LB_SLOT_CHANGING while the slot has an old
- * server as well (the transition rule).
+ * server as well (the transition rule: transition.h).
  */
 #define LB_SLOT_CHANGING 0x8000
 
-struct lb_small_ring {
-	__u16 slot[LB_SMALL_SLOTS];
-};
+/*
+ * The other half of a slot that changes, read only then. server: the one whose unrecorded
+ * flows stay with it; LB_OLD_KEPT: the last sweep saw a record that names neither it nor
+ * the slot's. used: the tick of the last unrecorded packet (UDP: of the change).
+ */
+#define LB_OLD_KEPT 0x8000
 
-struct lb_large_ring {
-	__u16 slot[LB_LARGE_SLOTS];
+struct lb_old_slot {
+	__u16 server;
+	__u16 used;
 };
 
 /* New flows in turn: one half is in use while the other is written. */
@@ -176,25 +194,26 @@ struct lb_turns {
 /* One cache line each, so that counting new flows disturbs nobody else. */
 struct lb_cursor {
 	__u64 next;
-	__u64 pad[7];
+	__u64 udp_records;	/* of flows that stay with an old server */
+	__u64 pad[6];
 };
 
 /*
  * A way of the flow cache: one word, published by one compare-and-swap.
  *
- *   63        27 26       12 11     9 8        0
- *   | tag (37) | server (15) | state (3) | age (9) |
+ *   63        30 29       15 14     11 10       0
+ *   | tag (34) | server (15) | state (4) | age (11) |
  *
- * tag: bits of the keyed hash that do not pick the set. age: the tick of the last packet,
- * written only when it changes. Zero is an empty way.
+ * tag: the highest bits of the keyed hash; the lowest pick the set. age: the tick of the
+ * last packet, written only when it changes. Zero is an empty way.
  */
-#define LB_AGE_BITS 9
+#define LB_AGE_BITS 11
 #define LB_AGE_MASK ((1ULL << LB_AGE_BITS) - 1)
-#define LB_STATE_SHIFT 9
-#define LB_STATE_MASK 7ULL
-#define LB_SERVER_SHIFT 12
+#define LB_STATE_SHIFT 11
+#define LB_STATE_MASK 15ULL
+#define LB_SERVER_SHIFT 15
 #define LB_SERVER_MASK 0x7fffULL
-#define LB_TAG_SHIFT 27
+#define LB_TAG_SHIFT 30
 
 enum lb_flow_state {
 	LB_FLOW_EMPTY = 0,
@@ -205,15 +224,50 @@ enum lb_flow_state {
 	LB_FLOW_CLOSED,
 	LB_FLOW_UDP,
 	LB_FLOW_RETURN,		/* which listen a shared server's replies belong to */
+	LB_FLOW_FRAGMENT,	/* where the rest of a datagram goes */
+	LB_FLOW_CLIENT,		/* persistence: where a client's next flow goes */
 };
 
+/* isn: the client's initial sequence number, of embryonic ways. */
 struct lb_flow_set {
 	__u64 way[LB_FLOW_WAYS];
+	__u32 isn[LB_FLOW_WAYS];
+	__u32 pad;
 };
 
-/* Live flows of a server, counted by the sweep: one number for each enum lb_flow_state. */
+/* What the sweep is asked to do, as the packet that it is run on. */
+enum lb_sweep_kind {
+	LB_SWEEP_FLOWS,		/* LB_SWEEP_SETS sets from `first` on */
+	LB_SWEEP_DROP,		/* the same, without counting: drops what nobody needs */
+	LB_SWEEP_SLOTS,		/* LB_SWEEP_SLOTS_AT_ONCE slots; answers how many still change,
+				   and from bit 16 on how many were settled */
+	LB_SWEEP_TICK,		/* answers the tick */
+};
+
+/* first: number of a set, or of a slot counted from the first page on. */
+struct lb_sweep_job {
+	__u32 kind;
+	__u32 first;
+	__u32 idle;		/* ticks after which a slot's old server is finished */
+	__u32 pad;
+};
+
+/*
+ * What the sweep found for a server: its live flows by state; slots that it is the old
+ * server of, how many of those had an unrecorded packet in the last ten seconds or so, and
+ * the tick of the last.
+ */
 struct lb_flow_count {
-	__u32 in_state[8];
+	__u32 in_state[LB_STATES];
+	__u32 old_slots;
+	__u32 busy_slots;
+	__u32 last_old;
+	__u32 pad;
+};
+
+/* Flows of lc and wlc: raised by each new one, set right by each sweep. */
+struct lb_load {
+	__u64 open;
 };
 
 /* in: from clients to the server; out: back. One cache line. */
@@ -247,10 +301,15 @@ struct lb_prefix4 {
 	__u32 address;
 };
 
+struct lb_prefix6 {
+	__u32 bits;
+	struct lb_addr address;
+};
+
 /* What is loaded, written by the loader. */
 struct lb_meta {
 	__u32 abi;
-	__u32 pad;
+	__u32 unsettled;	/* a change was begun and not ended: rings may lag behind */
 	__u8 shape[32];		/* SHA-256 of the program's text and its features */
 };
 
@@ -283,6 +342,7 @@ enum lb_verdict { LB_VERDICTS(LB_VERDICT_ENUM) LB_VERDICT_COUNT };
 _Static_assert(sizeof(struct lb_bucket) == 64, "a bucket is one cache line");
 _Static_assert(sizeof(struct lb_listen) == 64, "a listen is one cache line");
 _Static_assert(sizeof(struct lb_server) == 64, "a server is one cache line");
+_Static_assert(LB_SERVERS <= LB_SLOT_CHANGING, "a slot's server leaves room for its flag");
 _Static_assert(sizeof(struct lb_flow_set) == 64, "a flow set is one cache line");
 _Static_assert(sizeof(struct lb_server_stats) == 64, "counters are one cache line");
 _Static_assert(__builtin_offsetof(struct lb_server, dmac) % 4 == 0, "copied by words");

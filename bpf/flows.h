@@ -1,6 +1,9 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR Apache-2.0) */
 /*
- * The flow cache: sets of eight one-word ways, one cache line a set.
+ * The flow cache: sets of five one-word ways, one cache line a set.
+ *
+ * It holds what schedulers with memory remember and, for the others, the records of flows
+ * that began while their slot was changing (transition.h): a flow has one way at most.
  *
  * A way is published by one compare-and-swap, so two CPUs can race on a set: the loser of
  * a way looks for the next. Nothing that lives is evicted: a flow that finds no room is
@@ -17,12 +20,13 @@ struct lb_place {
 	struct lb_flow_set *set;
 	__u64 *way;		/* NULL: the flow is not there */
 	__u64 word;		/* what the way held */
+	__u32 isn;		/* of an embryonic one */
 };
 
 static inline __u64 lb_way_make(__u64 hash, __u32 server, __u32 state, __u32 tick)
 {
 	return (hash >> LB_TAG_SHIFT << LB_TAG_SHIFT) | (__u64)server << LB_SERVER_SHIFT |
-	       (__u64)state << LB_STATE_SHIFT | tick;
+	       (__u64)state << LB_STATE_SHIFT | (tick & LB_AGE_MASK);
 }
 
 static inline __u32 lb_way_server(__u64 word)
@@ -35,16 +39,17 @@ static inline __u32 lb_way_state(__u64 word)
 	return (word >> LB_STATE_SHIFT) & LB_STATE_MASK;
 }
 
+/* The time: about four seconds each, and all 32 bits of it. */
 static inline __u32 lb_tick(const struct lb_gateway *gw)
 {
-	return (bpf_jiffies64() >> (gw->tick_shift & 63)) & LB_AGE_MASK;
+	return (__u32)(bpf_jiffies64() >> (gw->tick_shift & 63)) + gw->tick_ahead;
 }
 
 static inline int lb_way_expired(const struct lb_gateway *gw, __u64 word, __u32 tick)
 {
-	__u32 age = (tick - (__u32)word) & LB_AGE_MASK;
+	__u32 age = (tick - (__u32)word) & LB_AGE_MASK, state = lb_way_state(word);
 
-	return age > gw->timeout[lb_way_state(word)];
+	return state >= LB_STATES || age > gw->timeout[state];
 }
 
 /* Finds the flow. The set is picked by the hash's low bits, the tag is its high bits. */
@@ -66,14 +71,18 @@ static inline void lb_flow_find(const struct lb_gateway *gw, __u64 hash, __u32 t
 		    !lb_way_expired(gw, word, tick)) {
 			place->way = &set->way[i];
 			place->word = word;
+			place->isn = set->isn[i];
 			return;
 		}
 	}
 }
 
-/* Puts a new flow into an empty or dead way; 0 where there is none. */
+/*
+ * Puts a new flow into an empty or dead way; 0 where there is none. Who reads an isn before
+ * it is written takes the packet for one of an older flow.
+ */
 static inline int lb_flow_put(const struct lb_gateway *gw, struct lb_place *place, __u64 word,
-			      __u32 tick)
+			      __u32 isn, __u32 tick)
 {
 	int i;
 
@@ -86,10 +95,19 @@ static inline int lb_flow_put(const struct lb_gateway *gw, struct lb_place *plac
 
 		if (old && !lb_way_expired(gw, old, tick))
 			continue;
-		if (__sync_val_compare_and_swap(way, old, word) == old)
+		if (__sync_val_compare_and_swap(way, old, word) == old) {
+			place->set->isn[i] = isn;
 			return 1;
+		}
 	}
 	return 0;
+}
+
+/* Takes the flow out, unless it was used or replaced in this moment. */
+static inline void lb_flow_drop(struct lb_place *place)
+{
+	__sync_val_compare_and_swap(place->way, place->word, 0);
+	place->way = 0;
 }
 
 /*
@@ -99,7 +117,7 @@ static inline int lb_flow_put(const struct lb_gateway *gw, struct lb_place *plac
 static inline void lb_flow_touch(struct lb_place *place, __u32 state, __u32 tick)
 {
 	__u64 mask = LB_AGE_MASK | LB_STATE_MASK << LB_STATE_SHIFT;
-	__u64 fresh = (__u64)state << LB_STATE_SHIFT | tick;
+	__u64 fresh = (__u64)state << LB_STATE_SHIFT | (tick & LB_AGE_MASK);
 	__u64 word = (place->word & ~mask) | fresh;
 	__u64 seen;
 

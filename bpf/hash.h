@@ -23,25 +23,47 @@ static inline __u64 lb_flow_hash(const __u64 *key, __u32 source, __u32 dest, __u
 }
 
 /*
- * The same number with both halves mixed, for those who take bits from its bottom too. It
- * maps no two numbers to one.
+ * The same with both halves mixed, for those who take bits from its bottom too: a flow's
+ * way has its tag from the top, where the ring's slot is from as well, and its set from
+ * the bottom.
  */
 static inline __u64 lb_mix(__u64 x)
 {
-	x = (x ^ (x >> 32)) * LB_ODD_B;
-	return x ^ (x >> 29);
+	__u64 low = (x ^ (x >> 32)) * LB_ODD_B;
+
+	return (x >> 32 << 32) | (__u32)(low ^ (low >> 32));
 }
 
-/* The first bucket of an index key; `buckets` is a power of two. */
+/* An IPv6 address as 32 bits: two share them no more often than by chance. */
+static inline __u32 lb_fold6(const __u64 *key, const __u32 *w)
+{
+	return ((key[0] + w[0]) * (key[1] + w[1]) + (key[2] + w[2]) * (key[3] + w[3])) >> 32;
+}
+
+/*
+ * The first bucket of an index key; `buckets` is a power of two. From the top of the
+ * product, the only bits that all of the key reaches: neighbouring addresses differ at its
+ * upper end.
+ */
 static inline __u32 lb_index_hash(__u64 key, __u32 buckets)
 {
-	return (__u32)((key * LB_ODD_A) >> 40) & (buckets - 1);
+	return (__u32)(key * LB_ODD_A >> (64 - __builtin_ctz(buckets)));
 }
 
 /* The index key of an IPv4 triple. Network order in, so the same on every machine. */
 static inline __u64 lb_key4(__u32 address, __u16 port, __u8 proto)
 {
-	return (__u64)address << 32 | (__u64)port << 16 | (__u64)proto << 8 | 4;
+	return (__u64)address << 32 | (__u64)port << 16 | proto;
+}
+
+/* That of an IPv6 triple: a hash, so the record that it leads to has to be compared. */
+static inline __u64 lb_key6(const __u32 *w, __u16 port, __u8 proto)
+{
+	__u64 x = ((__u64)w[0] << 32 | w[1]) * LB_ODD_A;
+
+	x = (x ^ (x >> 32) ^ ((__u64)w[2] << 32 | w[3])) * LB_ODD_B;
+	x = (x ^ (x >> 32) ^ ((__u64)port << 16 | proto)) * LB_ODD_A;
+	return x | 0xff00;
 }
 
 #endif

@@ -8,8 +8,8 @@
  *
  * The features that a configuration does not use are left out when it is compiled:
  *   LB_FLOWS   schedulers with memory, or a server that several listens share
- *   LB_LARGE   a ring of the large class
  *   LB_DIRECT  prefixes that servers talk to untranslated
+ *   LB_IPV6    listens with IPv6 addresses
  * LB_ALL has them all.
  */
 #ifdef LB_LOADER_BCC
@@ -18,57 +18,26 @@
 #include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>
 #endif
-#include "abi.h"
-#include "hash.h"
-#include "maps.h"
-#include "nat.h"
-#include "parse.h"
-#include "flows.h"
-
 #ifdef LB_ALL
 #define LB_FLOWS
-#define LB_LARGE
 #define LB_DIRECT
+#define LB_IPV6
 #endif
+#include "abi.h"
+#include "context.h"
+#include "index.h"
+#include "nat.h"
+#include "schedule.h"
+
+/* A verdict that few packets end in: others do not meet even its constant on their way. */
+static inline enum lb_verdict lb_rare(enum lb_verdict verdict)
+{
+	__asm__ volatile("" : "+r"(verdict));
+	return verdict;
+}
 
 #define LB_AF_INET 2
-
-/* What one packet brings along through the functions below. */
-struct lb_ctx {
-	struct xdp_md *xdp;
-	const struct lb_gateway *gw;
-	struct lb_cpu_block *count;
-	struct lb_packet packet;
-	int port;		/* which of the gateway's it came in on */
-	int action;		/* XDP_* once the verdict is FORWARD or RETURN */
-};
-
-/* The way of a key in an index of `buckets` buckets; NULL if it is not there. */
-#define LB_DEFINE_FIND(name, index, buckets)                                    \
-	static inline const struct lb_way *name(__u64 key)                      \
-	{                                                                       \
-		__u32 first = lb_index_hash(key, buckets);                      \
-		int probe, i;                                                   \
-                                                                                \
-		_Pragma("nounroll")                                             \
-		for (probe = 0; probe < LB_PROBES; probe++) {                   \
-			const struct lb_bucket *bucket = index(first + probe);  \
-                                                                                \
-			if (!bucket)                                            \
-				return 0;                                       \
-			_Pragma("unroll")                                       \
-			for (i = 0; i < LB_WAYS; i++) {                         \
-				if (bucket->way[i].key == key)                  \
-					return &bucket->way[i];                 \
-				if (bucket->way[i].key == LB_KEY_EMPTY)         \
-					return 0;                               \
-			}                                                       \
-		}                                                               \
-		return 0;                                                       \
-	}
-
-LB_DEFINE_FIND(lb_find_listen, lb_listen_index, LB_LISTEN_BUCKETS)
-LB_DEFINE_FIND(lb_find_server, lb_return_index, LB_RETURN_BUCKETS)
+#define LB_AF_INET6 10
 
 /* --- which packets are ours --------------------------------------------------------- */
 
@@ -128,6 +97,46 @@ static inline int lb_is_direct4(__u32 address)
 }
 #endif
 
+static inline int lb_same6(const __u32 *a, const __u32 *b)
+{
+	return a[0] == b[0] && a[1] == b[1] && a[2] == b[2] && a[3] == b[3];
+}
+
+#ifdef LB_IPV6
+static inline int lb_is_own6(const struct lb_gateway *gw, const __u32 *address)
+{
+	int i;
+
+#pragma unroll
+	for (i = 0; i < LB_OWN; i++)
+		if (lb_same6(gw->own6[i].w, address))
+			return 1;
+	return 0;
+}
+
+#ifdef LB_DIRECT
+static inline int lb_is_direct6(const __u32 *address)
+{
+	struct lb_prefix6 key = { .bits = 128 };
+
+	lb_set6(key.address.w, address);
+	return LB_LOOKUP(direct6, &key) != 0;
+}
+#endif
+
+/* The same for IPv6: the address of what is found is not compared, so it may be another's
+ * by chance, which is too rare to matter for packets that show no port. */
+static inline enum lb_verdict lb_portless6(const struct lb_gateway *gw, const struct lb_ip6 *ip,
+					   enum lb_verdict ours)
+{
+	if (lb_find_listen(lb_key6(ip->daddr, 0, 0)))
+		return ours;
+	if (lb_find_server(lb_key6(ip->saddr, 0, 0)) && !lb_is_own6(gw, ip->daddr))
+		return ours;
+	return LB_PASS_OTHER;
+}
+#endif
+
 /* A packet that shows no port: ours if its address is. */
 static inline enum lb_verdict lb_portless(const struct lb_gateway *gw, const struct iphdr *ip,
 					  enum lb_verdict ours)
@@ -140,137 +149,6 @@ static inline enum lb_verdict lb_portless(const struct lb_gateway *gw, const str
 }
 
 /* --- client to server --------------------------------------------------------------- */
-
-static inline __u32 lb_ring_server(const struct lb_listen *listen, __u64 hash)
-{
-	__u32 ring = listen->ring;
-	struct lb_small_ring *small;
-
-#ifdef LB_LARGE
-	if (ring & LB_RING_LARGE) {
-		struct lb_large_ring *large;
-
-		ring &= ~LB_RING_LARGE;
-		large = LB_LOOKUP(large_rings, &ring);
-		return large ? large->slot[hash >> 48] & ~LB_SLOT_CHANGING : 0;
-	}
-#endif
-	small = lb_small_rings(ring);
-	return small ? small->slot[hash >> 51] & ~LB_SLOT_CHANGING : 0;
-}
-
-static inline int lb_is_syn(__u8 flags)
-{
-	return (flags & (LB_TCP_SYN | LB_TCP_ACK | LB_TCP_RST | LB_TCP_FIN)) == LB_TCP_SYN;
-}
-
-static inline int lb_alive(__u32 index)
-{
-	struct lb_server *server = lb_servers(index);
-
-	return server && server->state == LB_SERVER_ALIVE;
-}
-
-#ifdef LB_FLOWS
-static inline int lb_remembers(const struct lb_listen *listen)
-{
-	return listen->scheduler == LB_SCHED_RR || listen->scheduler == LB_SCHED_WRR;
-}
-
-/* The next server in turn. The sequence of wrr holds each server as often as it weighs. */
-static inline __u32 lb_next_turn(const struct lb_listen *listen, __u32 index)
-{
-	struct lb_cursor *cursor = lb_cursors(index);
-	struct lb_turns *sequence = LB_LOOKUP(turns, &index);
-	__u32 length = listen->turns & (LB_TURNS_HALF - 1);
-	__u32 half = listen->turns & LB_TURNS_HALF ? 1 : 0;
-	__u32 turn;
-
-	if (!cursor || !sequence || !length)
-		return 0;
-	turn = (__u32)__sync_fetch_and_add(&cursor->next, 1) % length;
-	return sequence->server[half][turn & (LB_TURNS - 1)];
-}
-
-/* What a client's packet makes of its flow's state. */
-static inline __u32 lb_state_after(__u32 state, __u8 flags)
-{
-	if (state == LB_FLOW_UDP)
-		return state;
-	if (flags & LB_TCP_RST)
-		return LB_FLOW_CLOSED;
-	if (state == LB_FLOW_CLOSED)
-		return state;
-	if (flags & LB_TCP_FIN)
-		return state == LB_FLOW_FIN_SERVER ? LB_FLOW_CLOSED : LB_FLOW_FIN_CLIENT;
-	if (state == LB_FLOW_EMBRYONIC && !(flags & LB_TCP_SYN))
-		return LB_FLOW_ESTABLISHED;
-	return state;
-}
-
-/*
- * Schedulers with memory. A flow that finds no room, and a packet in the middle of a flow
- * that nobody remembers, go where the ring says: a full cache turns rr into mh, it breaks
- * nothing.
- */
-static inline __u32 lb_remembered(const struct lb_ctx *c, const struct lb_listen *listen,
-				  __u32 index, __u64 hash, int *fresh)
-{
-	__u32 tick = lb_tick(c->gw);
-	struct lb_place place;
-	__u32 server, state;
-	int syn = lb_is_syn(c->packet.tcp_flags);
-	__u64 mixed = lb_mix(hash);
-
-	lb_flow_find(c->gw, mixed, tick, &place);
-	if (place.way) {
-		state = lb_way_state(place.word);
-		server = lb_way_server(place.word);
-		if (lb_alive(server) && !(syn && state == LB_FLOW_CLOSED)) {
-			lb_flow_touch(&place, lb_state_after(state, c->packet.tcp_flags), tick);
-			return server;
-		}
-		/* A dead server's flow, or a new one in the place of one that ended. */
-		__sync_val_compare_and_swap(place.way, place.word, 0);
-	}
-	if (c->packet.proto == IPPROTO_TCP && !syn)
-		return lb_ring_server(listen, hash);
-	*fresh = 1;
-	server = lb_next_turn(listen, index);
-	state = syn ? LB_FLOW_EMBRYONIC : LB_FLOW_UDP;
-	if (server && lb_flow_put(c->gw, &place, lb_way_make(mixed, server, state, tick), tick))
-		return server;
-	return lb_ring_server(listen, hash);
-}
-
-/* A hash of its own for the way back of a shared server's flow. */
-static inline __u64 lb_return_hash(const struct lb_gateway *gw, __u32 client,
-				   __u16 client_port, const struct lb_server *server, __u8 proto)
-{
-	__u32 ports = (__u32)server->port << 16 | client_port;
-
-	return lb_mix(~lb_flow_hash(gw->key, client, server->addr.w[0], ports, proto));
-}
-
-/* Notes that this flow's replies are this listen's. 0: no room for a new flow. */
-static inline int lb_record_return(const struct lb_ctx *c, const struct lb_server *server,
-				   __u32 index)
-{
-	__u32 tick = lb_tick(c->gw);
-	struct lb_place place;
-	__u64 hash, word;
-
-	if (c->packet.proto == IPPROTO_TCP && !lb_is_syn(c->packet.tcp_flags))
-		return 1;
-	hash = lb_return_hash(c->gw, c->packet.ip->saddr, c->packet.l4->source, server, c->packet.proto);
-	word = lb_way_make(hash, index, LB_FLOW_RETURN, tick);
-	lb_flow_find(c->gw, hash, tick, &place);
-	if (!place.way)
-		return lb_flow_put(c->gw, &place, word, tick);
-	__sync_val_compare_and_swap(place.way, place.word, word);
-	return 1;
-}
-#endif
 
 static inline int lb_out(const struct lb_ctx *c, __u32 port)
 {
@@ -286,58 +164,54 @@ static inline struct lb_server_stats *lb_stats(const struct lb_ctx *c, __u32 ser
 
 /* Counts a packet and sends it to its server. */
 static inline enum lb_verdict lb_deliver(struct lb_ctx *c, const struct lb_server *server,
-					 __u32 index, int fresh)
+					 __u32 index, int v6)
 {
 	struct lb_server_stats *stats = lb_stats(c, index);
 
 	stats->packets_in++;
-	stats->bytes_in += c->packet.length;
-	if (fresh)
+	stats->bytes_in += lb_length(&c->packet, v6);
+	lb_nat_forward(&c->packet, server, v6);
+	if (lb_begins(c))
 		stats->connections++;
-	lb_nat_forward(&c->packet, server);
 	c->action = lb_out(c, server->out);
 	return LB_FORWARD;
 }
 
-static inline enum lb_verdict lb_forward(struct lb_ctx *c, __u32 index)
+/* v6 is a constant where these are called: IPv4 and IPv6 are two programs, in effect. */
+static inline int lb_expires(const struct lb_ctx *c, int v6)
+{
+	return (v6 ? c->packet.ip6->hops : c->packet.ip->ttl) <= 1;
+}
+
+static inline enum lb_verdict lb_forward(struct lb_ctx *c, __u32 index, int v6)
 {
 	const struct lb_listen *listen = lb_listens(index);
-	const struct iphdr *ip = c->packet.ip;
 	const struct lb_server *server;
-	int fresh = lb_is_syn(c->packet.tcp_flags);
 	__u32 chosen;
-	__u64 hash;
 
 	if (!listen)
-		return LB_DROP_BROKEN;
-	if (ip->ttl <= 1)
-		return LB_DROP_TTL;
-	hash = lb_flow_hash(c->gw->key, ip->saddr, ip->daddr, c->packet.l4->ports,
-			    c->packet.proto);
-#ifdef LB_FLOWS
-	if (lb_remembers(listen)) {
-		fresh = 0;
-		chosen = lb_remembered(c, listen, index, hash, &fresh);
-	} else
-#endif
-		chosen = lb_ring_server(listen, hash);
+		return lb_rare(LB_DROP_BROKEN);
+	if (lb_unlikely(lb_expires(c, v6)))
+		return lb_rare(LB_DROP_TTL);
+	chosen = lb_choose(c, listen, index);
 	server = lb_servers(chosen);
-	if (!server || server->state != LB_SERVER_ALIVE) /* nor is number 0 */
-		return LB_DROP_NO_SERVER;
-	if (c->packet.length > server->mtu)
-		return LB_DROP_TOO_BIG;
+	if (!server)
+		return lb_rare(LB_DROP_BROKEN);
+	lb_keep(server);
+	if (lb_unlikely(lb_length(&c->packet, v6) > server->mtu)) /* 0, unless it is alive */
+		return lb_rare(lb_alive(chosen) ? LB_DROP_TOO_BIG : LB_DROP_NO_SERVER);
 #ifdef LB_FLOWS
-	if (server->flags & LB_SERVER_RECORD && !lb_record_return(c, server, chosen))
-		return LB_DROP_RETURN_FULL;
+	if (server->flags & LB_SERVER_RECORD && !lb_record_return(c, server, chosen, v6))
+		return lb_rare(LB_DROP_RETURN_FULL);
 #endif
-	return lb_deliver(c, server, chosen, fresh);
+	return lb_deliver(c, server, chosen, v6);
 }
 
 /* --- server to client --------------------------------------------------------------- */
 
 #ifdef LB_FLOWS
 /* Several listens reach this server: the one whose flow was recorded, or else the oldest. */
-static inline __u32 lb_shared_server(const struct lb_ctx *c, __u32 oldest)
+static inline __u32 lb_shared_server(const struct lb_ctx *c, __u32 oldest, int v6)
 {
 	struct lb_server *server = lb_servers(oldest);
 	__u32 tick = lb_tick(c->gw);
@@ -345,10 +219,8 @@ static inline __u32 lb_shared_server(const struct lb_ctx *c, __u32 oldest)
 
 	if (!server)
 		return oldest;
-	lb_flow_find(c->gw,
-		     lb_return_hash(c->gw, c->packet.ip->daddr, c->packet.l4->dest, server,
-				    c->packet.proto),
-		     tick, &place);
+	lb_flow_find(c->gw, lb_return_hash(c, c->dest, c->packet.l4->dest, server, v6), tick,
+		     &place);
 	if (!place.way || !lb_alive(lb_way_server(place.word)))
 		return oldest;
 	lb_flow_touch(&place, LB_FLOW_RETURN, tick);
@@ -356,21 +228,22 @@ static inline __u32 lb_shared_server(const struct lb_ctx *c, __u32 oldest)
 }
 
 /* The server's FIN or RST ends a remembered flow too. */
-static inline void lb_server_ends(const struct lb_ctx *c, const struct lb_listen *listen)
+static inline void lb_server_ends(const struct lb_ctx *c, const struct lb_listen *listen,
+				  int v6)
 {
 	__u32 tick = lb_tick(c->gw);
 	struct lb_place place;
 	__u32 state;
 	__u64 hash;
 
-	hash = lb_mix(lb_flow_hash(c->gw->key, c->packet.ip->daddr, listen->addr.w[0],
+	hash = lb_mix(lb_flow_hash(c->gw->key, c->dest, lb_folded(c->gw, listen->addr.w, v6),
 				   (__u32)listen->port << 16 | c->packet.l4->dest,
 				   c->packet.proto));
 	lb_flow_find(c->gw, hash, tick, &place);
 	if (!place.way)
 		return;
 	state = lb_way_state(place.word);
-	if (c->packet.tcp_flags & LB_TCP_RST || state == LB_FLOW_FIN_CLIENT)
+	if (lb_tcp_flags(&c->packet) & LB_TCP_RST || state == LB_FLOW_FIN_CLIENT)
 		state = LB_FLOW_CLOSED;
 	else if (state != LB_FLOW_CLOSED)
 		state = LB_FLOW_FIN_SERVER;
@@ -379,35 +252,43 @@ static inline void lb_server_ends(const struct lb_ctx *c, const struct lb_listen
 #endif
 
 /* Asks the control plane to find a neighbour. A full buffer loses the wish: it comes back. */
-static inline void lb_want(__u32 address, __u32 ifindex)
+static inline void lb_want(const struct bpf_fib_lookup *fib, int v6)
 {
 	struct lb_wanted wish = {
-		.addr = { .w = { address } },
-		.ifindex = ifindex,
-		.family = 4,
+		.ifindex = fib->ifindex,
+		.family = v6 ? 6 : 4,
 	};
 
+	if (v6)
+		lb_set6(wish.addr.w, fib->ipv6_dst);
+	else
+		wish.addr.w[0] = fib->ipv4_dst;
 	bpf_ringbuf_output(LB_HANDLE(wanted), &wish, sizeof(wish), 0);
 }
 
 /* Sends the packet, whose source is the listen now, the way the kernel would. */
-static inline enum lb_verdict lb_route(struct lb_ctx *c, __u32 source)
+static inline enum lb_verdict lb_route(struct lb_ctx *c, const __u32 *source, int v6)
 {
-	struct iphdr *ip = c->packet.ip;
 	struct bpf_fib_lookup fib = {};
 	int port;
 
-	fib.family = LB_AF_INET;
 	fib.l4_protocol = c->packet.proto;
-	fib.tot_len = c->packet.length;
-	fib.ipv4_src = source;
-	fib.ipv4_dst = ip->daddr;
+	fib.tot_len = lb_length(&c->packet, v6);
+	if (v6) {
+		fib.family = LB_AF_INET6;
+		lb_set6(fib.ipv6_src, source);
+		lb_set6(fib.ipv6_dst, c->packet.ip6->daddr);
+	} else {
+		fib.family = LB_AF_INET;
+		fib.ipv4_src = source[0];
+		fib.ipv4_dst = c->packet.ip->daddr;
+	}
 	fib.ifindex = c->xdp->ingress_ifindex;
 	switch (bpf_fib_lookup(c->xdp, &fib, sizeof(fib), 0)) {
 	case BPF_FIB_LKUP_RET_SUCCESS:
 		break;
 	case BPF_FIB_LKUP_RET_NO_NEIGH:
-		lb_want(fib.ipv4_dst, fib.ifindex);
+		lb_want(&fib, v6);
 		return LB_DROP_NO_NEIGHBOUR;
 	case BPF_FIB_LKUP_RET_FRAG_NEEDED:
 		return LB_DROP_TOO_BIG;
@@ -421,7 +302,27 @@ static inline enum lb_verdict lb_route(struct lb_ctx *c, __u32 source)
 	return LB_RETURN;
 }
 
-static inline enum lb_verdict lb_return(struct lb_ctx *c, const struct lb_way *way)
+static inline int lb_is_own(const struct lb_ctx *c, int v6)
+{
+#ifdef LB_IPV6
+	if (v6)
+		return lb_is_own6(c->gw, c->packet.ip6->daddr);
+#endif
+	return !v6 && lb_is_own4(c->gw, c->packet.ip->daddr);
+}
+
+#ifdef LB_DIRECT
+static inline int lb_is_direct(const struct lb_ctx *c, int v6)
+{
+#ifdef LB_IPV6
+	if (v6)
+		return lb_is_direct6(c->packet.ip6->daddr);
+#endif
+	return !v6 && lb_is_direct4(c->packet.ip->daddr);
+}
+#endif
+
+static inline enum lb_verdict lb_return(struct lb_ctx *c, const struct lb_way *way, int v6)
 {
 	struct lb_server_stats *stats;
 	struct lb_listen *listen;
@@ -429,17 +330,17 @@ static inline enum lb_verdict lb_return(struct lb_ctx *c, const struct lb_way *w
 	enum lb_verdict verdict;
 	__u32 index = way->value;
 
-	if (lb_is_own4(c->gw, c->packet.ip->daddr))
+	if (lb_is_own(c, v6))
 		return LB_PASS_OWN;
 #ifdef LB_DIRECT
-	if (lb_is_direct4(c->packet.ip->daddr))
+	if (lb_is_direct(c, v6))
 		return LB_PASS_DIRECT;
 #endif
-	if (c->packet.ip->ttl <= 1)
+	if (lb_expires(c, v6))
 		return LB_DROP_TTL;
 #ifdef LB_FLOWS
 	if (way->flags & LB_WAY_SHARED)
-		index = lb_shared_server(c, index);
+		index = lb_shared_server(c, index, v6);
 #endif
 	server = lb_servers(index);
 	if (!server)
@@ -447,17 +348,18 @@ static inline enum lb_verdict lb_return(struct lb_ctx *c, const struct lb_way *w
 	listen = lb_listens(server->listen);
 	if (!listen)
 		return LB_DROP_BROKEN;
-	verdict = lb_route(c, listen->addr.w[0]);
+	verdict = lb_route(c, listen->addr.w, v6);
 	if (verdict != LB_RETURN)
 		return verdict;
 #ifdef LB_FLOWS
-	if (c->packet.tcp_flags & (LB_TCP_FIN | LB_TCP_RST) && lb_remembers(listen))
-		lb_server_ends(c, listen);
+	if (lb_tcp_flags(&c->packet) & (LB_TCP_FIN | LB_TCP_RST) &&
+	    listen->flags & LB_LISTEN_MEMORY)
+		lb_server_ends(c, listen, v6);
 #endif
 	stats = lb_stats(c, index);
 	stats->packets_out++;
-	stats->bytes_out += c->packet.length;
-	lb_nat_return(&c->packet, server, listen);
+	stats->bytes_out += lb_length(&c->packet, v6);
+	lb_nat_return(&c->packet, server, listen, v6);
 	return LB_RETURN;
 }
 
@@ -469,14 +371,43 @@ static inline enum lb_verdict lb_transport(struct lb_ctx *c)
 	const struct lb_l4 *l4 = c->packet.l4;
 	const struct lb_way *way;
 
+	c->source = ip->saddr;
+	c->dest = ip->daddr;
 	way = lb_find_listen(lb_key4(ip->daddr, l4->dest, c->packet.proto));
 	if (way)
-		return lb_forward(c, way->value);
+		return lb_forward(c, way->value, 0);
 	way = lb_find_server(lb_key4(ip->saddr, l4->source, c->packet.proto));
 	if (way)
-		return lb_return(c, way);
+		return lb_return(c, way, 0);
 	return LB_PASS_OTHER;
 }
+
+#ifdef LB_IPV6
+static inline enum lb_verdict lb_transport6(struct lb_ctx *c)
+{
+	const struct lb_ip6 *ip = c->packet.ip6;
+	const struct lb_l4 *l4 = c->packet.l4;
+	const struct lb_listen *listen;
+	const struct lb_server *server;
+	const struct lb_way *way;
+
+	c->source = lb_fold6(c->gw->key, ip->saddr);
+	c->dest = lb_fold6(c->gw->key, ip->daddr);
+	way = lb_find_listen(lb_key6(ip->daddr, l4->dest, c->packet.proto));
+	if (way) {
+		listen = lb_listens(way->value);
+		if (listen && lb_same6(listen->addr.w, ip->daddr) && listen->port == l4->dest)
+			return lb_forward(c, way->value, 1);
+	}
+	way = lb_find_server(lb_key6(ip->saddr, l4->source, c->packet.proto));
+	if (way) {
+		server = lb_servers(way->value);
+		if (server && lb_same6(server->addr.w, ip->saddr) && server->port == l4->source)
+			return lb_return(c, way, 1);
+	}
+	return LB_PASS_OTHER;
+}
+#endif
 
 /* A frame for another machine, or on an interface that is none of the gateway's. */
 static inline enum lb_verdict lb_foreign(const struct lb_ctx *c)
@@ -486,21 +417,16 @@ static inline enum lb_verdict lb_foreign(const struct lb_ctx *c)
 	return c->port < 0 ? LB_PASS_OTHER : LB_PASS_FOREIGN_MAC;
 }
 
-static inline enum lb_verdict lb_judge(struct lb_ctx *c)
+/* A packet that shows no ports, or none of ours. */
+static inline enum lb_verdict lb_unusual(const struct lb_ctx *c, enum lb_parsed parsed)
 {
-	struct lb_cursor_at cursor = {
-		.at = (void *)(long)c->xdp->data,
-		.end = (void *)(long)c->xdp->data_end,
-	};
-
-	if (!lb_parse_eth(&cursor, &c->packet))
-		return LB_PASS_NOT_IP;
-	c->port = lb_port_index(c->gw, c->xdp->ingress_ifindex);
-	if (c->port < 0 || !lb_mac_is_ours(c))
-		return lb_foreign(c);
-	switch (lb_parse(&cursor, &c->packet)) {
-	case LB_PARSED_OK:
-		return lb_transport(c);
+	switch (parsed) {
+#ifdef LB_IPV6
+	case LB_PARSED_FRAGMENT6:
+		return lb_portless6(c->gw, c->packet.ip6, LB_DROP_FRAGMENT);
+	case LB_PARSED_TRUNCATED6:
+		return lb_portless6(c->gw, c->packet.ip6, LB_DROP_TRUNCATED);
+#endif
 	case LB_PARSED_NOT_IP:
 		return LB_PASS_NOT_IP;
 	case LB_PARSED_VLAN:
@@ -516,6 +442,30 @@ static inline enum lb_verdict lb_judge(struct lb_ctx *c)
 	default:
 		return LB_PASS_OTHER;
 	}
+}
+
+static inline enum lb_verdict lb_judge(struct lb_ctx *c)
+{
+	struct lb_cursor_at cursor = {
+		.at = (void *)(long)c->xdp->data,
+		.end = (void *)(long)c->xdp->data_end,
+	};
+
+	enum lb_parsed parsed;
+
+	if (!lb_parse_eth(&cursor, &c->packet))
+		return lb_rare(LB_PASS_NOT_IP);
+	c->port = lb_port_index(c->gw, c->xdp->ingress_ifindex);
+	if (c->port < 0 || !lb_mac_is_ours(c))
+		return lb_foreign(c);
+	parsed = lb_parse(&cursor, &c->packet);
+	if (lb_likely(parsed == LB_PARSED_OK))
+		return lb_transport(c);
+#ifdef LB_IPV6
+	if (lb_likely(parsed == LB_PARSED_OK6))
+		return lb_transport6(c);
+#endif
+	return lb_rare(lb_unusual(c, parsed));
 }
 
 static inline int lb_action(const struct lb_ctx *c, enum lb_verdict verdict)
@@ -536,6 +486,7 @@ LB_PROGRAM(lb)(struct xdp_md *xdp)
 
 	if (!c.gw || !c.count)
 		return XDP_PASS;
+	lb_keep(c.count);
 	verdict = lb_judge(&c);
 	c.count->verdict[verdict & (LB_VERDICT_ROOM - 1)]++;
 	return lb_action(&c, verdict);

@@ -22,7 +22,10 @@
 #define LB_WHOLE(name, value_type, entries)                                             \
 	static inline value_type *lb_##name(__u32 i)                                    \
 	{                                                                               \
-		return (value_type *)bpf_pseudo_fd(2, LB_FD_##name) + (i & ((entries) - 1)); \
+		value_type *all = (value_type *)bpf_pseudo_fd(2, LB_FD_##name);         \
+                                                                                        \
+		__builtin_assume(all != 0);                                             \
+		return all + (i & ((entries) - 1));                                     \
 	}
 #define LB_MMAPABLE(name, value_type, entries)
 #define LB_HANDLE(name) ((void *)bpf_pseudo_fd(1, LB_FD_##name))
@@ -73,6 +76,14 @@ struct {
 } direct4 SEC(".maps");
 
 struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(max_entries, 1024);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct lb_prefix6);
+	__type(value, __u32);
+} direct6 SEC(".maps");
+
+struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
 	__uint(max_entries, 65536);
 } wanted SEC(".maps");
@@ -89,13 +100,14 @@ LB_WHOLE(return_index, struct lb_bucket, LB_RETURN_BUCKETS)
 LB_WHOLE(listens, struct lb_listen, LB_LISTENS)
 LB_WHOLE(servers, struct lb_server, LB_SERVERS)
 LB_WHOLE(cursors, struct lb_cursor, LB_LISTENS)
-LB_WHOLE(small_rings, struct lb_small_ring, LB_SMALL_RINGS)
+LB_WHOLE(ring_slots, __u16, LB_PAGES * LB_PAGE_SLOTS)
+LB_WHOLE(old_slots, struct lb_old_slot, LB_PAGES * LB_PAGE_SLOTS)
+LB_WHOLE(flow_counts, struct lb_flow_count, LB_SERVERS)
+LB_WHOLE(loads, struct lb_load, LB_SERVERS)
 LB_WHOLE(cpu_blocks, struct lb_cpu_block, LB_CPUS)
 LB_WHOLE(flows, struct lb_flow_set, LB_FLOW_SETS)
 
 /* Values of their own. */
-LB_MMAPABLE(large_rings, struct lb_large_ring, LB_LARGE_RINGS);
 LB_MMAPABLE(turns, struct lb_turns, LB_LISTENS);
-LB_MMAPABLE(flow_counts, struct lb_flow_count, LB_SERVERS);
 
 #endif

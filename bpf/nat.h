@@ -32,28 +32,52 @@ static inline void lb_fix_ip(struct iphdr *ip, __u16 delta)
 /* The checksum of the transport, which covers the addresses too (RFC 9293, 3.1; RFC 768). */
 static inline void lb_fix_l4(struct lb_packet *packet, __u16 delta)
 {
-	if (packet->proto == IPPROTO_UDP)
-		*packet->check = lb_csum_udp(*packet->check, delta);
-	else
-		*packet->check = lb_csum_apply(*packet->check, delta);
+	if (packet->proto == IPPROTO_TCP) {
+		struct lb_tcp *tcp = (struct lb_tcp *)packet->l4;
+
+		tcp->check = lb_csum_apply(tcp->check, delta);
+	} else {
+		struct lb_udp *udp = (struct lb_udp *)packet->l4;
+
+		udp->check = lb_csum_udp(udp->check, delta);
+	}
+}
+
+static inline void lb_set6(__u32 *to, const __u32 *from)
+{
+	to[0] = from[0];
+	to[1] = from[1];
+	to[2] = from[2];
+	to[3] = from[3];
 }
 
 /* Client to server: the destination becomes the server. */
-static inline void lb_nat_forward(struct lb_packet *packet, const struct lb_server *server)
+static inline void lb_nat_forward(struct lb_packet *packet, const struct lb_server *server,
+				  int v6)
 {
 	lb_set_macs(packet->eth, server->dmac);
-	lb_fix_ip(packet->ip, server->l3_delta);
-	packet->ip->daddr = server->addr.w[0];
+	if (v6) {
+		packet->ip6->hops--;
+		lb_set6(packet->ip6->daddr, server->addr.w);
+	} else {
+		lb_fix_ip(packet->ip, server->l3_delta);
+		packet->ip->daddr = server->addr.w[0];
+	}
 	packet->l4->dest = server->port;
 	lb_fix_l4(packet, server->l4_delta);
 }
 
 /* Server to client: the source becomes the listen again. */
 static inline void lb_nat_return(struct lb_packet *packet, const struct lb_server *server,
-				 const struct lb_listen *listen)
+				 const struct lb_listen *listen, int v6)
 {
-	lb_fix_ip(packet->ip, lb_csum_undo(server->l3_delta));
-	packet->ip->saddr = listen->addr.w[0];
+	if (v6) {
+		packet->ip6->hops--;
+		lb_set6(packet->ip6->saddr, listen->addr.w);
+	} else {
+		lb_fix_ip(packet->ip, lb_csum_undo(server->l3_delta));
+		packet->ip->saddr = listen->addr.w[0];
+	}
 	packet->l4->source = listen->port;
 	lb_fix_l4(packet, lb_csum_undo(server->l4_delta));
 }

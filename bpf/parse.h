@@ -10,10 +10,14 @@
 
 #include <linux/if_ether.h>
 #include <linux/in.h>
+#include <linux/in6.h>
 #include <linux/ip.h>
 #include <linux/types.h>
 
+#define lb_likely(x) __builtin_expect(!!(x), 1)
+#define lb_unlikely(x) __builtin_expect(!!(x), 0)
 #define lb_swap16(x) ((__u16)__builtin_bswap16(x)) /* little endian machines only */
+#define lb_swap32(x) ((__u32)__builtin_bswap32(x))
 
 #define LB_IP_PLAIN 0x45 /* the first byte: version 4, no options */
 #define LB_IP_MF 0x2000
@@ -29,6 +33,22 @@ struct lb_eth {
 	__u16 dest[3];
 	__u16 source[3];
 	__u16 proto;
+};
+
+struct lb_ip6 {
+	__u32 first;		/* version, class, flow */
+	__u16 payload;
+	__u8 next;
+	__u8 hops;
+	__u32 saddr[4];
+	__u32 daddr[4];
+};
+
+/* What most extension headers begin with; length: in eight bytes, the first not counted. */
+struct lb_extension {
+	__u8 next;
+	__u8 length;
+	__u8 rest[6];
 };
 
 struct lb_cursor_at {
@@ -67,106 +87,172 @@ struct lb_udp {
 };
 
 enum lb_parsed {
-	LB_PARSED_OK,		/* TCP or UDP, ports known */
+	LB_PARSED_OK,		/* TCP or UDP over IPv4, ports known */
+	LB_PARSED_OK6,		/* the same over IPv6 */
 	LB_PARSED_NOT_IP,
 	LB_PARSED_VLAN,
 	LB_PARSED_IPV6,
 	LB_PARSED_MALFORMED,	/* the IP header itself */
 	LB_PARSED_FRAGMENT,	/* addresses known, ports not */
 	LB_PARSED_TRUNCATED,	/* the same */
+	LB_PARSED_FRAGMENT6,
+	LB_PARSED_TRUNCATED6,
 	LB_PARSED_ICMP,
 	LB_PARSED_OTHER_PROTO,
 };
 
+/*
+ * Where the headers are, and no more: with ten registers it is quicker to read a field again
+ * than to keep it.
+ */
 struct lb_packet {
 	struct lb_eth *eth;
-	struct iphdr *ip;
-	struct lb_l4 *l4;
-	__u16 *check;		/* the transport's checksum */
-	__u16 length;		/* of the IP packet */
+	union {
+		struct iphdr *ip;
+		struct lb_ip6 *ip6;
+	};
+	struct lb_l4 *l4;	/* of TCP all of its header is there, of UDP as well */
 	__u8 proto;		/* TCP or UDP */
-	__u8 tcp_flags;		/* 0 for UDP */
 };
 
-/* The next `size` bytes, or NULL where the packet ends before. */
-static inline void *lb_pull(struct lb_cursor_at *cursor, __u64 size)
+/* Moves past the next `size` bytes, which may then be read; 0 where the packet ends before. */
+static inline int lb_pull(struct lb_cursor_at *cursor, __u64 size)
 {
-	void *start = cursor->at;
-
-	if (start + size > cursor->end)
+	if (lb_unlikely(cursor->at + size > cursor->end))
 		return 0;
-	cursor->at = start + size;
-	return start;
+	cursor->at += size;
+	return 1;
 }
 
-/* room: the bytes that the IP header leaves for the transport, which must hold its header. */
-static inline enum lb_parsed lb_parse_l4(struct lb_cursor_at *cursor, __u32 room,
-					 struct lb_packet *packet)
+/* Bytes of the IP packet, as it says. v6 is a constant wherever it is passed. */
+static inline __u32 lb_length(const struct lb_packet *packet, int v6)
 {
-	if (packet->ip->protocol == IPPROTO_TCP) {
-		struct lb_tcp *tcp = lb_pull(cursor, sizeof(*tcp));
+	return v6 ? sizeof(*packet->ip6) + lb_swap16(packet->ip6->payload) :
+		    lb_swap16(packet->ip->tot_len);
+}
 
-		if (!tcp || room < sizeof(*tcp))
-			return LB_PARSED_TRUNCATED;
-		packet->proto = IPPROTO_TCP;
-		packet->l4 = (struct lb_l4 *)tcp;
-		packet->check = &tcp->check;
-		packet->tcp_flags = tcp->flags;
-	} else if (packet->ip->protocol == IPPROTO_UDP) {
-		struct lb_udp *udp = lb_pull(cursor, sizeof(*udp));
+static inline __u8 lb_tcp_flags(const struct lb_packet *packet)
+{
+	return packet->proto == IPPROTO_TCP ? ((struct lb_tcp *)packet->l4)->flags : 0;
+}
 
-		if (!udp || room < sizeof(*udp))
-			return LB_PARSED_TRUNCATED;
-		packet->proto = IPPROTO_UDP;
-		packet->l4 = (struct lb_l4 *)udp;
-		packet->check = &udp->check;
-		packet->tcp_flags = 0;
-	} else {
-		return packet->ip->protocol == IPPROTO_ICMP ? LB_PARSED_ICMP :
-							      LB_PARSED_OTHER_PROTO;
-	}
+/*
+ * The transport's header, which must lie before the end of the IP packet as well. A packet
+ * whose IP header says more than its length is told apart by the caller.
+ */
+static inline enum lb_parsed lb_parse_l4(struct lb_cursor_at *cursor, const void *ip_end,
+					 __u8 proto, struct lb_packet *packet)
+{
+	__u64 size;
+
+	packet->proto = proto;
+	packet->l4 = cursor->at;
+	if (lb_likely(proto == IPPROTO_TCP))
+		size = sizeof(struct lb_tcp);
+	else if (lb_likely(proto == IPPROTO_UDP))
+		size = sizeof(struct lb_udp);
+	else if (proto == IPPROTO_ICMP || proto == IPPROTO_ICMPV6)
+		return LB_PARSED_ICMP;
+	else
+		return LB_PARSED_OTHER_PROTO;
+	if (lb_unlikely(!lb_pull(cursor, size) || cursor->at > ip_end))
+		return LB_PARSED_TRUNCATED;
 	return LB_PARSED_OK;
 }
 
-/* How long the IP header is; 0 if it is none. */
-static inline __u32 lb_ip_header(const struct iphdr *ip)
+/* IP options, and what is no IPv4 header at all. */
+static inline enum lb_parsed lb_parse_options(struct lb_cursor_at *cursor,
+					      const struct iphdr *ip)
 {
-	const __u8 *first = (const __u8 *)ip;
+	__u32 header = ip->ihl * 4;
 
-	if (*first == LB_IP_PLAIN)
-		return sizeof(*ip);
-	return ip->version == 4 && ip->ihl > 5 ? ip->ihl * 4 : 0;
+	if (ip->version != 4 || header < sizeof(*ip))
+		return LB_PARSED_MALFORMED;
+	return lb_pull(cursor, header - sizeof(*ip)) ? LB_PARSED_OK : LB_PARSED_TRUNCATED;
 }
 
 static inline enum lb_parsed lb_parse_ipv4(struct lb_cursor_at *cursor,
 					   struct lb_packet *packet)
 {
-	void *start = cursor->at;
-	struct iphdr *ip = lb_pull(cursor, sizeof(*ip));
-	__u32 header, total;
+	enum lb_parsed parsed = LB_PARSED_OK;
+	struct iphdr *ip = cursor->at;
+	const void *ip_end;
 
-	if (!ip)
-		return LB_PARSED_MALFORMED;
-	header = lb_ip_header(ip);
-	total = lb_swap16(ip->tot_len);
-	if (!header || total < header)
+	if (!lb_pull(cursor, sizeof(*ip)))
 		return LB_PARSED_MALFORMED;
 	packet->ip = ip;
-	packet->length = total;
-	if (start + total > cursor->end)
-		return LB_PARSED_TRUNCATED;
-	if (ip->frag_off & lb_swap16(LB_IP_MF | LB_IP_OFFSET))
-		return LB_PARSED_FRAGMENT;
-	if (header > sizeof(*ip) && !lb_pull(cursor, (header - sizeof(*ip)) & 0x3f))
-		return LB_PARSED_TRUNCATED;
-	return lb_parse_l4(cursor, total - header, packet);
+	if (lb_unlikely(*(const __u8 *)ip != LB_IP_PLAIN))
+		parsed = lb_parse_options(cursor, ip);
+	ip_end = (void *)ip + lb_length(packet, 0);
+	if (lb_likely(parsed == LB_PARSED_OK)) {
+		if (lb_unlikely(ip_end > cursor->end))
+			parsed = LB_PARSED_TRUNCATED;
+		else if (lb_unlikely(ip->frag_off & lb_swap16(LB_IP_MF | LB_IP_OFFSET)))
+			parsed = LB_PARSED_FRAGMENT;
+		else
+			parsed = lb_parse_l4(cursor, ip_end, ip->protocol, packet);
+	}
+	if (lb_unlikely(parsed != LB_PARSED_OK) && lb_length(packet, 0) < ip->ihl * 4)
+		return LB_PARSED_MALFORMED;
+	return parsed;
 }
+
+#ifdef LB_IPV6
+#define LB_EXTENSIONS 4 /* more than anybody sends */
+
+static inline int lb_is_extension(__u8 next)
+{
+	return next == IPPROTO_HOPOPTS || next == IPPROTO_ROUTING || next == IPPROTO_DSTOPTS;
+}
+
+/* Steps over the extension headers (RFC 8200, section 4); -1: they do not end. */
+static inline int lb_parse_extensions(struct lb_cursor_at *cursor, __u8 next)
+{
+	int i;
+
+	for (i = 0; i < LB_EXTENSIONS && lb_is_extension(next); i++) {
+		struct lb_extension *one = cursor->at;
+
+		if (!lb_pull(cursor, sizeof(*one)))
+			return -1;
+		next = one->next;
+		if (!lb_pull(cursor, one->length * 8))
+			return -1;
+	}
+	return lb_is_extension(next) ? -1 : next;
+}
+
+static inline enum lb_parsed lb_parse_ipv6(struct lb_cursor_at *cursor,
+					   struct lb_packet *packet)
+{
+	struct lb_ip6 *ip = cursor->at;
+	enum lb_parsed parsed;
+	const void *ip_end;
+	int next;
+
+	if (!lb_pull(cursor, sizeof(*ip)) || (*(__u8 *)ip >> 4) != 6)
+		return LB_PARSED_MALFORMED;
+	packet->ip6 = ip;
+	ip_end = (void *)ip + lb_length(packet, 1);
+	if (ip_end > cursor->end)
+		return LB_PARSED_TRUNCATED6;
+	next = lb_parse_extensions(cursor, ip->next);
+	if (next < 0 || cursor->at > ip_end)
+		return LB_PARSED_TRUNCATED6;
+	if (next == IPPROTO_FRAGMENT)
+		return LB_PARSED_FRAGMENT6;
+	parsed = lb_parse_l4(cursor, ip_end, next, packet);
+	if (parsed == LB_PARSED_OK)
+		return LB_PARSED_OK6;
+	return parsed == LB_PARSED_TRUNCATED ? LB_PARSED_TRUNCATED6 : parsed;
+}
+#endif
 
 /* The frame's own header, which says whose it is. */
 static inline int lb_parse_eth(struct lb_cursor_at *cursor, struct lb_packet *packet)
 {
-	packet->eth = lb_pull(cursor, sizeof(*packet->eth));
-	return packet->eth != 0;
+	packet->eth = cursor->at;
+	return lb_pull(cursor, sizeof(*packet->eth));
 }
 
 static inline int lb_may_hold_ip(const struct lb_eth *eth)
@@ -178,11 +264,15 @@ static inline int lb_may_hold_ip(const struct lb_eth *eth)
 /* What follows it. */
 static inline enum lb_parsed lb_parse(struct lb_cursor_at *cursor, struct lb_packet *packet)
 {
-	switch (packet->eth->proto) {
-	case lb_swap16(ETH_P_IP):
+	if (lb_likely(packet->eth->proto == lb_swap16(ETH_P_IP)))
 		return lb_parse_ipv4(cursor, packet);
+	switch (packet->eth->proto) {
 	case lb_swap16(ETH_P_IPV6):
+#ifdef LB_IPV6
+		return lb_parse_ipv6(cursor, packet);
+#else
 		return LB_PARSED_IPV6;
+#endif
 	case lb_swap16(ETH_P_8021Q):
 	case lb_swap16(ETH_P_8021AD):
 		return LB_PARSED_VLAN;

@@ -4,8 +4,8 @@ It works in the network namespace of its process. Everything it returns is a val
 lbctl's own; everything that fails raises OSError's sibling `DataPlaneError`.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from ipaddress import ip_address
 from select import select
@@ -18,7 +18,9 @@ from pyroute2.netlink.exceptions import NetlinkDumpInterrupted, NetlinkError
 from lbctl.errors import DataPlaneError
 from lbctl.model import Address
 
+DUMP_TRIES = 5
 TAG = 76  # IFA_PROTO of addresses that lbctl put there ('L'); see `ip -d address`
+NTF_USE = 1
 NTF_EXT_MANAGED = 1
 NUD_PERMANENT = 0x80
 NUD_VALID = 0x02 | 0x04 | 0x08 | 0x10 | 0x40 | 0x80  # REACHABLE STALE DELAY PROBE NOARP PERMANENT
@@ -81,14 +83,21 @@ class Netlink:
             changed |= bool(events - {"RTM_NEWNEIGH", "RTM_DELNEIGH"})
         return changed
 
+    def _dump(self, what: str, ask: Callable[[], Iterable[Any]]) -> list[Any]:
+        """All messages of an answer; one that a change interrupted is asked for again."""
+        with _told(f"{what}: cannot read them"):
+            for _ in range(DUMP_TRIES):
+                with suppress(NetlinkDumpInterrupted):
+                    return list(ask())
+            return list(ask())
+
     # --- links ------------------------------------------------------------------------
 
     def link(self, name: str) -> Link | None:
-        found = self._ip.link_lookup(ifname=name)
-        return self._link(self._ip.link("get", index=found[0])[0]) if found else None
+        return next((link for link in self.links() if link.name == name), None)
 
     def links(self) -> list[Link]:
-        return [self._link(message) for message in self._ip.get_links()]
+        return [self._link(message) for message in self._dump("links", self._ip.get_links)]
 
     def _link(self, message: Any) -> Link:
         xdp = message.get_attr("IFLA_XDP")
@@ -108,7 +117,7 @@ class Netlink:
     def addresses(self, ifindex: int | None = None) -> list[tuple[Address, int]]:
         """(address, tag) of one interface or of all; tag 0: nobody's."""
         found = []
-        for message in self._ip.get_addr():
+        for message in self._dump("addresses", self._ip.get_addr):
             text = message.get_attr("IFA_LOCAL") or message.get_attr("IFA_ADDRESS")
             if text and (ifindex is None or message["index"] == ifindex):
                 found.append((ip_address(text), message.get_attr("IFA_PROTO") or 0))
@@ -138,21 +147,19 @@ class Netlink:
     def neighbours(self) -> dict[Hop, Neighbour]:
         """All that are usable now."""
         found = {}
-        for _ in range(3):  # a dump that a change interrupted is asked for again
-            try:
-                messages = list(self._ip.get_neighbours())
-                break
-            except NetlinkDumpInterrupted:
-                continue
-        else:
-            messages = []
-        for message in messages:
+        for message in self._dump("neighbours", self._ip.get_neighbours):
             mac, address = message.get_attr("NDA_LLADDR"), message.get_attr("NDA_DST")
             if mac and address and message["state"] & NUD_VALID:
                 hop = Hop(ip_address(address), message["ifindex"])
                 static = bool(message["state"] & NUD_PERMANENT)
                 found[hop] = Neighbour(bytes.fromhex(mac.replace(":", "")), static)
         return found
+
+    def ask_neighbour(self, hop: Hop) -> None:
+        """Have the kernel resolve a neighbour now (NTF_USE)."""
+        with _told(f"{hop.via}: cannot ask for the neighbour"):
+            arguments = {"dst": str(hop.via), "ifindex": hop.ifindex, "state": 0}
+            self._ip.neigh("replace", flags=NTF_USE, **arguments)
 
     def manage_neighbour(self, hop: Hop) -> None:
         """Have the kernel resolve a neighbour and keep it fresh (NTF_EXT_MANAGED): traffic
@@ -167,5 +174,5 @@ class Netlink:
 def _told(attempt: str) -> Iterator[None]:
     try:
         yield
-    except NetlinkError as error:
+    except (NetlinkError, OSError) as error:
         raise DataPlaneError(f"{attempt}: {error.args[-1]}") from None

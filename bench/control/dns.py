@@ -147,15 +147,16 @@ def latencies(servers, made, rate, rounds, seconds):
 
 
 def compile_large(scratch):
-    """Seconds from a 400,000-network database of cities to tables, three times."""
+    """Seconds of CPU (it is one thread) from a 400,000-network database of cities to
+    tables, three times."""
     large = database(OUT / f"networks-{LARGE}.mmdb", LARGE, cities=200)
     lbctl(scratch / "large", f"city: {large}", NAMES, 5309)
     gslb = read(scratch / "large" / "lbctl.yaml", "local")
     took = []
     for _ in range(3):
-        start = time.monotonic()
+        start = time.process_time()
         learn(gslb, read_databases(gslb, {}))
-        took.append(time.monotonic() - start)
+        took.append(time.process_time() - start)
     return took
 
 
@@ -226,8 +227,8 @@ def fill(report, found, latency, rate, compiled, swapped):
         p99 = {name: statistics.median(p for _, p in values) for name, values in latency.items()}
         share = p99["lbctl"] / p99["gdnsd"]
         report.target("p99 at half load, lbctl / gdnsd", share, "x", "<=", 1.0)
-    report.case(f"{LARGE} networks compiled", compiled, "s")
-    report.target(f"{LARGE} networks compiled", min(compiled), "s", "<=", 5.0)
+    report.case(f"{LARGE} networks compiled", compiled, "s of CPU")
+    report.target(f"{LARGE} networks compiled", min(compiled), "s of CPU", "<=", 5.0)
     report.target("queries lost by a swap", swapped["lost"], f"of {swapped['sent']}", "<=", 0)
     report.target("the swap happened", float(swapped["swapped"]), "", ">=", 1)
 

@@ -106,7 +106,7 @@ class Pair:
         record = self.scene.record
         back = record.back(at)
         assert back is not None, "nobody took over"
-        last = max(a.at for a in record.adverts if a.source == self._address(0) and a.at <= at)
+        last = max(a.at for a in record.adverts if a.source == self._address(0) and a.at <= back)
         lost = record.lost(last, back)
         return back - (lost[0] if lost else back), back - (last + self.down)
 

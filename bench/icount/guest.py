@@ -37,6 +37,10 @@ SERVER, VIP = "198.51.100.2", "192.0.2.10"
 PORT = 8080
 
 
+class NotHere(Exception):
+    """A data path that this kernel does not take; the other cases are measured all the same."""
+
+
 class Scene:
     def __init__(self):
         self.gen, self.gw, self.sink = Host("gen"), Host("gw"), Host("sink")
@@ -149,8 +153,8 @@ def xdp(scene, work):
     pins = Path(f"/sys/fs/bpf/icount-{os.getpid()}")
     with scene.gw.inside(), closing(Netlink()) as netlink:
         plane = XdpPlane(Gateway("front", ("back",)), pins, netlink)
-        report = converge(plane, table())
-        assert report.refused == (), report.refused[0].error
+        for refusal in converge(plane, table()).refused:
+            raise NotHere(str(refusal.error))
         plane.catch_up()
         plane.tend()
         found = scene.cost(VIP)
@@ -168,8 +172,13 @@ def main():
         scene.wire()
         found = {}
         for name, case in CASES.items():
-            found[name] = case(scene, Path(work))
-            print(f"{name}: {found[name]:.0f} ns", flush=True)
+            try:
+                found[name] = case(scene, Path(work))
+            except NotHere as error:
+                print(f"{name}: {error}", flush=True)
+                found[name] = None
+            else:
+                print(f"{name}: {found[name]:.0f} ns", flush=True)
     Path(sys.argv[1]).write_text(json.dumps(found))
 
 

@@ -57,7 +57,7 @@ def _to_listen(text: str, flags: str = "A") -> bytes:
     ip = Ether(src=CLIENT_MAC, dst=GATEWAY_MAC) / IP(src="198.18.0.0", dst=str(listen.address))
     if listen.proto == "udp":
         return _frame(ip / UDP(sport=0, dport=listen.port, len=30))
-    return _frame(ip / TCP(sport=0, dport=listen.port, flags=flags))
+    return _frame(ip / TCP(sport=0, dport=listen.port, flags=flags, seq=flags != "S"))
 
 
 def _from_server(text: str) -> bytes:

@@ -79,7 +79,7 @@ class Client:
         with self._talk("GET", _target(parts, query), None, timeout=None) as answer:
             while line := answer.readline():
                 yield _parse(line)
-            raise Unreachable(f"{self._path}: the daemon went away")
+        raise Unreachable(f"{self._path}: the daemon went away")
 
     def _ask(self, method: str, target: str, data: bytes | None = None) -> bytes:
         with self._talk(method, target, data, TIMEOUT) as answer:

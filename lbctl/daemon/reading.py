@@ -136,7 +136,10 @@ class Reading:
 
     async def status(self, request: web.Request) -> web.Response:
         await self._parts.sampler.glance()
-        return answer(self._parts.status())
+        status = self._parts.status()
+        switches, foreign = await self._parts.plane.ask(_shared)
+        path = msgspec.structs.replace(status.datapath, switches=switches, foreign=foreign)
+        return answer(msgspec.structs.replace(status, datapath=path))
 
     def _service(self, name: str) -> str:
         return service_named(self._parts.known(), name)

@@ -255,7 +255,7 @@ def digest(text: bytes) -> str:
 
 def _write(path: Path, data: bytes) -> None:
     fresh = path.with_name(f".{path.name}.new")
-    with fresh.open("wb") as file:
+    with open(fresh, "wb", opener=_owner_only) as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
@@ -265,3 +265,8 @@ def _write(path: Path, data: bytes) -> None:
         os.fsync(directory)
     finally:
         os.close(directory)
+
+
+def _owner_only(path: str, flags: int) -> int:
+    """A file that may hold what a configuration keeps secret."""
+    return os.open(path, flags, 0o600)

@@ -1,10 +1,12 @@
-"""Which slot names which server: Maglev's table, and the turns of rr and wrr. Pure.
+"""Which slot names which server: Maglev's table, the turns of rr and wrr, and how slots
+change. Pure.
 
 A table is a function of servers and weights alone, so two gateways that agree on these
 agree on every slot.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import blake2b
 from math import gcd
@@ -78,3 +80,27 @@ def _scaled(weights: Mapping[str, int], most: int) -> dict[str, int]:
         return reduced
     room = most - len(reduced)  # each has one turn in any case
     return {name: 1 + weight * room // total for name, weight in reduced.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """A slot's server and, while it changes, the old one that keeps unrecorded flows.
+    Servers are numbers; 0 is nobody."""
+
+    server: int
+    old: int | None = None
+
+
+def change(slot: Slot, server: int, alive: Collection[int]) -> Slot:
+    """What a slot becomes when its server is to be `server`: the transition rule's part.
+
+    A server that lives keeps its unrecorded flows while another takes the new ones; a dead
+    one is replaced at once. A second change keeps the old server and replaces the new. A
+    slot stops changing only when it is settled.
+    """
+    old = slot.server if slot.old is None else slot.old
+    if old not in alive:
+        old = server
+    if slot.old is None and old == server:
+        return Slot(server)
+    return Slot(server, old)

@@ -126,7 +126,7 @@ class Operators:
                 if what == name and now - word.at <= control.gslb.observers.silent_after
             }
             connections = sum(one.connections for one in overview.fresh(name, now))
-            why = standing.why or overview.verdict(name, now).why
+            why = standing.why or (overview.verdict(name, now).why if words else "")
             sites.append(SiteView(name, state, why, standing.load, connections, words))
         databases = {
             str(kind): {"path": one.path, "epoch": one.epoch, "networks": one.networks}

@@ -11,6 +11,8 @@ skipped. Below a /64 only the first address speaks: no client network is that sm
 https://maxmind.github.io/MaxMind-DB/ ("Binary Search Tree Section").
 """
 
+import sys
+from array import array
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -94,32 +96,25 @@ def _layer(path: str, reader: maxminddb.Reader, kind: Kind) -> tuple[Layer, int]
 
 
 class _Tree:
-    """The search tree, walked without decoding records."""
+    """The search tree, walked without decoding records. zeros, ones: each node's records."""
 
     def __init__(self, data: bytes, metadata: maxminddb.reader.Metadata) -> None:
-        self.data = data
         self.nothing = metadata.node_count
-        self.record_size = metadata.record_size
-        self.octets = metadata.record_size // 4
-        if self.octets not in (6, 7, 8) or self.nothing * self.octets > len(data):
+        octets = metadata.record_size // 4  # of a node
+        if octets not in (6, 7, 8) or self.nothing * octets > len(data):
             raise ValueError("the search tree is cut short")
+        tree = data[: self.nothing * octets]
+        self.zeros, self.ones = _records(tree, octets)
         self.version = metadata.ip_version
         self.v4_root = 0
         for _ in range(96 if self.version == 6 else 0):
             if self.v4_root < self.nothing:
-                self.v4_root, _ = self.node(self.v4_root)
-
-    def node(self, number: int) -> tuple[int, int]:
-        at = number * self.octets
-        both = int.from_bytes(self.data[at : at + self.octets], "big")
-        if self.octets == 7:  # the middle octet holds the upper bits of both
-            return both >> 32 | (both >> 28 & 0xF) << 24, both & 0xFFFFFFF
-        return both >> self.record_size, both & ((1 << self.record_size) - 1)
+                self.v4_root = self.zeros[self.v4_root]
 
     def walk(self, version: int) -> Iterator[tuple[int, int]]:
         """(first key, pointer) of each network, in order. Raises ValueError if the tree is
         no tree."""
-        nothing = self.nothing
+        nothing, zeros, ones = self.nothing, self.zeros, self.ones
         bits = BITS[version]
         if version == 6 and self.version == 4:
             yield 0, nothing
@@ -133,17 +128,49 @@ class _Tree:
                 if version == 6 and number == self.v4_root:
                     number = nothing  # IPv4, and aliases of it
                     break
-                zero, one = self.node(number)
                 if left > 0:
                     left -= 1
-                    waiting.append((one, start | 1 << left, left))
+                    waiting.append((ones[number], start | 1 << left, left))
                 elif (left := left - 1) < -64 or version == 4:
                     raise ValueError("the search tree is deeper than an address")
-                number = zero
+                number = zeros[number]
             leaves += 1
             if leaves > nothing + 1:
                 raise ValueError("the search tree has a loop")
             yield start, number
+
+
+def _records(tree: bytes, octets: int) -> "tuple[array[int], array[int]]":
+    """All nodes' records for bit 0, and for bit 1: column by column, not node by node."""
+    upper = [bytes(len(tree) // octets)] * 2  # bits 24 to 31 of each record
+    first, second = (0, 1, 2), (3, 4, 5)
+    if octets == 7:  # the middle octet holds four more bits of both
+        middle = tree[3::7]
+        upper = [middle.translate(_HIGH), middle.translate(_LOW)]
+        second = (4, 5, 6)
+    elif octets == 8:
+        upper = [tree[0::8], tree[4::8]]
+        first, second = (1, 2, 3), (5, 6, 7)
+    zeros, ones = (
+        _numbers([top, *(tree[at::octets] for at in columns)])
+        for top, columns in zip(upper, (first, second), strict=True)
+    )
+    return zeros, ones
+
+
+_HIGH = bytes(octet >> 4 for octet in range(256))
+_LOW = bytes(octet & 0xF for octet in range(256))
+
+
+def _numbers(columns: list[bytes]) -> "array[int]":
+    """Four columns of octets, the highest first, as 32-bit numbers."""
+    octets = bytearray(4 * len(columns[0]))
+    for place, column in enumerate(columns):
+        octets[place::4] = column
+    numbers = array("I", bytes(octets))
+    if sys.byteorder == "little":
+        numbers.byteswap()
+    return numbers
 
 
 def _read_geo(record: Mapping[str, Any]) -> Place:

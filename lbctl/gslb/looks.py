@@ -86,6 +86,9 @@ async def probe_external(session: aiohttp.ClientSession, check: ExternalCheck) -
         case TcpProbe():
             await connect(str(target.address), target.port, timeout)
             return f"{target} accepts"
+        case _:
+            kind = type(check.probe).__name__.removesuffix("Probe").lower()
+            raise Silent(f"{target}: no {kind} check from here (say tcp or http)")
 
 
 async def _http(

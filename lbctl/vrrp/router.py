@@ -28,6 +28,7 @@ ANNOUNCE_AGAIN = 5.0  # after a promotion: the first announcement may have been 
 ANNOUNCE_HEALED = 1.0  # after another active was heard: its own may have come later
 LEASE = 3  # intervals without an advert of ours before a peer may act (6.1)
 PATIENCE = 4  # intervals until the slowest peer that lost every advert acts
+LEAST_PATIENCE = 1.0  # seconds: a successor may have to wait for its kernel's network lock
 GROUP = "group"  # the obstacle that is another member's
 
 
@@ -80,6 +81,7 @@ class VirtualRouter:
         self._announced_at = 0.0
         self._sent_at = 0.0
         self._sent_before = 0.0
+        self._prompted_at = float("-inf")
         self._contest_at: float | None = None
         self._form = ChecksumForm.PSEUDO  # what `auto` sends until a peer was heard
         self._odd_peer: tuple[Address, str] | None = None
@@ -349,9 +351,11 @@ class VirtualRouter:
         return effects
 
     def _prompt(self, now: float) -> list[Effect]:
-        """An advert out of turn, unless the last one has only just left."""
-        if now - self._sent_at < self.settings.interval / 2:
+        """An advert out of turn, at most twice an interval. However recent our last regular
+        one is: the bridges have just learnt the virtual MAC from somebody else."""
+        if now - self._prompted_at < self.settings.interval / 2:
             return []
+        self._prompted_at = now
         return self._send(self.priority, now)
 
     def _contest(self, heard: Heard) -> str:
@@ -397,7 +401,7 @@ class VirtualRouter:
     # --- leaving ------------------------------------------------------------------------
 
     def _patience(self, now: float) -> float:
-        return now + PATIENCE * self.settings.interval
+        return now + max(PATIENCE * self.settings.interval, LEAST_PATIENCE)
 
     def _leave(self, leaving: Leaving, now: float) -> list[Effect]:
         """Send priority 0 and go on answering until the successor's first advert."""

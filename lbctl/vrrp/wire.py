@@ -51,6 +51,8 @@ class Wire:
             self._out = socket.socket(
                 socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC, 0
             )
+            if router.peers:  # else the kernel may send from a virtual address
+                self._raw.bind((str(own), 0, *self._scope(own)))
             self._out.bind((socket.if_indextoname(index), 0))
             self._announcements = [frames.announcement(mac, a) for a in router.addresses]
         except OSError:
@@ -83,9 +85,8 @@ class Wire:
         failure: OSError | None = None
         for peer in self.router.peers:
             data = packet.encode(advert, self.own, peer, form)
-            scope = (0, self.index if peer.is_link_local else 0) if self._six else ()
             try:
-                self._raw.sendto(data, (str(peer), 0, *scope))
+                self._raw.sendto(data, (str(peer), 0, *self._scope(peer)))
             except OSError as error:
                 failure = error
         if failure is not None:
@@ -104,6 +105,12 @@ class Wire:
                 self._stray += 1
         numbers = self._strays.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, 36)
         return self._stray + int(struct.unpack("=9I", numbers)[_DROPS])
+
+    def _scope(self, address: Address) -> tuple[int, ...]:
+        """The rest of an IPv6 socket address: flow label and interface."""
+        if not self._six:
+            return ()
+        return 0, self.index if address.is_link_local else 0
 
     def _frame(self, advert: Advert, form: ChecksumForm) -> bytes:
         """Adverts repeat: each is built once."""

@@ -22,10 +22,12 @@ from lbctl.netlink import Netlink
 
 CLONE_NEWNET = 0x40000000
 
+LINKS = ("front", "front-peer", "back", "back-peer")
 FRONT_MAC = "02:00:00:00:00:01"
 BACK_MAC = "02:00:00:00:00:02"
 CLIENT_MAC = "02:00:00:00:02:64"
 CLIENT = "192.0.2.100"
+CLIENT6 = "2001:db8::64"
 STRANGER = "192.0.2.77"  # on the front link, without a neighbour entry
 SERVER_MAC = "02:00:00:00:01:{:02x}"
 
@@ -69,14 +71,21 @@ def make_links(own: str = "198.51.100.1", servers: Iterable[int] = range(11, 19)
         "link add back type veth peer name back-peer",
         f"link set front address {FRONT_MAC}",
         f"link set back address {BACK_MAC}",
-        *(f"link set {name} up" for name in ("front", "front-peer", "back", "back-peer")),
+        # Without link-local addresses nobody solicits anything: only our packets are counted.
+        *(f"link set {name} addrgenmode none" for name in LINKS),
+        *(f"link set {name} up" for name in LINKS),
         "address add 192.0.2.1/24 dev front",
         f"address add {own}/24 dev back",
+        "address add 2001:db8::1/64 dev front nodad",
+        "address add 2001:db8:1::fe/64 dev back nodad",
+        f"neighbour add {CLIENT6} lladdr {CLIENT_MAC} dev front",
+        *(f"neighbour add 2001:db8:1::{n} lladdr {SERVER_MAC.format(n)} dev back" for n in servers),
         f"neighbour add {CLIENT} lladdr {CLIENT_MAC} dev front",
         *(f"neighbour add 198.51.100.{n} lladdr {SERVER_MAC.format(n)} dev back" for n in servers),
     ]
     subprocess.run(["ip", "-batch", "-"], input="\n".join(lines), text=True, check=True)
     Path("/proc/sys/net/ipv4/ip_forward").write_text("1")
+    Path("/proc/sys/net/ipv6/conf/all/forwarding").write_text("1")
 
 
 @dataclass(frozen=True)
@@ -95,13 +104,13 @@ class PacketGateway:
         self.pins = pins
         self.plane = XdpPlane(gateway, pins, self.netlink)
         links = {link.name: link.index for link in self.netlink.links()}
-        self._ifindex = {name: links[name] for name in gateway.interfaces}
+        self.ifindex = {name: links[name] for name in gateway.interfaces}
 
     def send(self, packet: Ether | bytes, interface: str = "front") -> Seen:
         frame = packet if isinstance(packet, bytes) else raw(packet)
         before = self.plane.stats().verdicts
         with bpf.opened(self.pins / "lb") as program:
-            run = bpf.run_program(program, frame, ifindex=self._ifindex[interface])
+            run = bpf.run_program(program, frame, ifindex=self.ifindex[interface])
         after = self.plane.stats().verdicts
         changed = [name for name in after if after[name] != before[name]]
         assert len(changed) == 1, f"one verdict for each packet, not {changed}"

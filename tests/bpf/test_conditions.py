@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from lbctl.dataplane.converge import converge
-from lbctl.dataplane.xdp import bpf, nic
+from lbctl.dataplane.xdp import abi, bpf, nic
 from lbctl.dataplane.xdp.headers import VARIABLE, find_headers
 from lbctl.dataplane.xdp.plane import XdpPlane
 from lbctl.errors import DataPlaneError
+from lbctl.lab.waiting import eventually
 from lbctl.model import Destination, Endpoint, Gateway, Listen, Scheduler, Table, VirtualService
 from lbctl.netlink import Link, Netlink
 from tests.bpf.gateway import remove_pins
@@ -55,7 +56,7 @@ def test_forwarding_that_is_off(pins: Path, netlink: Netlink) -> None:
 def test_lro() -> None:
     link = Link(1, "eth7", b"\2\0\0\0\0\1", 1500, True, "", 0)
     with pytest.raises(DataPlaneError, match=r"eth7: LRO is on.*ethtool -K eth7 lro off"):
-        nic.check_link(link, 0, lro=True)
+        nic.check_link(link, (), lro=True)
 
 
 def test_pins_that_are_on_no_bpf_file_system(tmp_path: Path, netlink: Netlink) -> None:
@@ -108,13 +109,33 @@ def test_a_program_that_was_taken_off_is_put_back(pins: Path, netlink: Netlink) 
     with closing(XdpPlane(FRONT, pins, netlink)) as plane:
         assert refusals(plane, "mh") == ""
         (pins / "link_back").unlink()
-        link = netlink.link("back")
-        assert link is not None
-        assert link.xdp_program == 0
+        eventually(lambda: program_on(netlink, "back") == 0)
         plane.tend()
-        link = netlink.link("back")
-        assert link is not None
-        assert link.xdp_program == plane._program.program_id() != 0
+        assert program_on(netlink, "back") == plane._program.program_id() != 0
+
+
+def program_on(netlink: Netlink, name: str) -> int:
+    link = netlink.link(name)
+    assert link is not None
+    return link.xdp_program
+
+
+def test_a_change_that_was_cut_off_is_ended_by_the_next_process(
+    pins: Path, netlink: Netlink
+) -> None:
+    """As after SIGKILL between the records and the ring, and before the listen is found."""
+    with closing(XdpPlane(FRONT, pins, netlink)) as plane:
+        assert refusals(plane, "mh") == ""
+        number = plane._registry.listens[WEB]
+        page = plane._rings.span(number).first
+        whole = plane._maps.ring_page(page).slot[:]
+        plane._maps.ring_page(page).slot[0] = 0
+        plane._registry.listen_index.remove(abi.key(WEB.address, WEB.port, 6))
+        plane._maps.meta.unsettled = 1
+    with closing(XdpPlane(FRONT, pins, netlink)) as plane:
+        assert plane.observe() == table("mh")
+        assert plane._maps.ring_page(page).slot[:] == whole
+        assert plane._registry.listen_index.get(abi.key(WEB.address, WEB.port, 6)) is not None
 
 
 def test_another_shape_replaces_the_program_and_keeps_maps_and_links(

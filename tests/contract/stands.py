@@ -2,6 +2,7 @@
 and so gets all the cases of test_port.py."""
 
 import os
+import struct
 import subprocess
 import uuid
 from collections.abc import Callable, Iterator
@@ -100,11 +101,18 @@ def _xdp(directory: Path) -> Iterator[Open]:
 
 
 def _xdp_flow(frontend: Frontend, server: Endpoint) -> Flow:
-    key = (7).to_bytes(4, "little") + (0x123456789 << 27).to_bytes(8, "little")
+    key = struct.pack("<IQI", 7, 0x123456789 << 30 & (1 << 64) - 1, 0)
     return Flow(frontend, key, server, confirmed=True, idle=0.0)
 
 
-XDP_CAN = {"tcp", "udp", "nat", "oneshot", *(f"scheduler {s}" for s in ("rr", "wrr", "mh"))}
+XDP_CAN = {
+    "tcp",
+    "udp",
+    "ipv6",
+    "nat",
+    "oneshot",
+    *(f"scheduler {s}" for s in ("rr", "wrr", "mh", "sh")),
+}
 
 
 # --- ipvs -----------------------------------------------------------------------------------

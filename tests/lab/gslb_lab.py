@@ -9,6 +9,7 @@ Documentation addresses only; the lab's own databases give them to countries, ci
 providers. Everything is named after this process and removed by name.
 """
 
+import json
 import os
 import shutil
 import subprocess
@@ -22,6 +23,7 @@ from mmdb_writer import MMDBWriter
 from netaddr import IPSet
 
 SITES = {"seoul": "198.51.100.1", "tokyo": "198.51.100.2", "frankfurt": "198.51.100.3"}
+SERVER = "198.51.100.22"  # behind Tokyo's gateway
 CDN, RESOLVER = "203.0.113.9", "198.18.0.53"
 CLIENTS = {
     "kt": ("198.18.1.10", 4766, "KR", "Seoul", 37.57, 126.98),
@@ -57,17 +59,37 @@ gslb:
       steps: [healthy, city: {{KR/Seoul: seoul, KR/Busan: tokyo}}, nearest, failover]
     cdn-first:
       steps: [healthy, continent: {{EU: cdn, AS: cdn}}, failover]
+    load:
+      steps: [healthy, country: {{JP: tokyo}}, failover, spill: {{low: 0.5, high: 0.8}}]
+    near:
+      steps: [healthy, measured, failover]
   zones:
     gslb.example:
       file: gslb.zone
       names:
         www: {{policy: geo, ttl: {ttl}, members: {members}}}
         city: {{policy: city, ttl: {ttl}, members: {members}}}
+        load: {{policy: load, ttl: {ttl}, members: {members}}}
+        near: {{policy: near, ttl: {ttl}, members: {members}}}
+        service:
+          policy: geo
+          ttl: {ttl}
+          members: {{seoul: 198.51.100.1, tokyo: {{addresses: 198.51.100.2, service: web}}}}
         img:
           policy: cdn-first
           ttl: {ttl}
           members: {{seoul: 198.51.100.1, tokyo: 198.51.100.2, cdn: {{cname: edge.cdn.example}}}}
     cdn.example: {{file: cdn.zone}}
+"""
+GATEWAY = """\
+apiVersion: lbctl/v1
+gateway: {front: eth0}
+services:
+  web:
+    listen: 198.51.100.2:80/tcp
+    vip: external
+    check: {type: tcp, interval: 200ms, fast_interval: 100ms}
+    servers: {app: "198.51.100.22:8080"}
 """
 ZONE = """$TTL 60
 @ SOA ns1 hostmaster 1 3600 600 86400 2
@@ -100,13 +122,13 @@ remote-control:
   control-enable: no
 """
 NGINX = """\
-daemon off; master_process off; worker_processes 1; pid {directory}/nginx-{name}.pid;
+daemon off; master_process off; worker_processes 1; pid {directory}/{pid}.pid;
 error_log stderr error;
 events {{ worker_connections 256; }}
-http {{ access_log off; client_body_temp_path {directory}/b-{name};
-  proxy_temp_path {directory}/p-{name}; fastcgi_temp_path {directory}/f-{name};
-  uwsgi_temp_path {directory}/u-{name}; scgi_temp_path {directory}/s-{name};
-  server {{ listen {address}:80; location / {{ return 200 "{name}\\n"; }} }} }}
+http {{ access_log off; client_body_temp_path {directory}/b-{pid};
+  proxy_temp_path {directory}/p-{pid}; fastcgi_temp_path {directory}/f-{pid};
+  uwsgi_temp_path {directory}/u-{pid}; scgi_temp_path {directory}/s-{pid};
+  server {{ listen {address}; location / {{ return 200 "{name}\\n"; }} }} }}
 """
 
 
@@ -158,6 +180,12 @@ class GslbLab:
         command = [sys.executable, "-m", "lbctl.cli.main", "gslb", f"--gslb-socket={socket}"]
         return self.run(site, *command, *verb, timeout=timeout)
 
+    def feed(self, site: str, **word: object) -> None:
+        """What an agent at a site tells its GSLB server."""
+        socket = self.directory / f"run-{site}" / "gslb.sock"
+        self.run(site, "curl", "-sf", "--unix-socket", str(socket), "-d", json.dumps(word),
+                 "http://gslb/v1/gslb/feed")  # fmt: skip
+
     def resolve(self, name: str, client: str) -> list[str]:
         """What unbound tells a client, addresses and aliases."""
         return self._dig("clients", f"@{RESOLVER}", "-b", CLIENTS[client][0], name)
@@ -183,9 +211,10 @@ class GslbLab:
         self._network()
         self._files()
         for site, address in SITES.items():
-            self._nginx(site, address)
+            self._nginx(site, f"{address}:80")
             self.serve(site)
-        self._nginx("cdn", CDN)
+        self.gateway()
+        self._nginx("cdn", f"{CDN}:80")
         self.start("resolver", "unbound", shutil.which("unbound") or "unbound", "-d", "-c",
                    str(self.directory / "unbound.conf"))  # fmt: skip
 
@@ -195,18 +224,32 @@ class GslbLab:
             site, "gslb", sys.executable, "-m", "lbctl.cli.main", "gslb", "serve",
             "--config", str(self.directory / f"{site}.yaml"), "--me", site,
             "--runtime", str(self.directory / f"run-{site}"),
+            *(["--daemon", str(self.directory / "daemon.sock")] if site == "tokyo" else []),
         )  # fmt: skip
 
-    def _nginx(self, name: str, address: str) -> None:
-        path = self.directory / f"nginx-{name}.conf"
-        path.write_text(NGINX.format(directory=self.directory, name=name, address=address))
-        self.start(name, "nginx", "nginx", "-c", str(path), "-e", "stderr")
+    def gateway(self) -> None:
+        """Tokyo's gateway: a daemon that checks a server. Its data path is not the point
+        here, so it is the fake one; the server answers on the VIP itself."""
+        self._nginx("tokyo", f"{SERVER}:8080", "app")
+        self.start(
+            "tokyo", "daemon", sys.executable, "-m", "lbctl.cli.main",
+            "--socket", str(self.directory / "daemon.sock"), "daemon",
+            "--config", str(self.directory / "gateway.yaml"), "--datapath", "fake",
+            "--state", str(self.directory / "state"),
+        )  # fmt: skip
+
+    def _nginx(self, host: str, address: str, name: str = "nginx") -> None:
+        path = self.directory / f"{host}-{name}.conf"
+        values = {"directory": self.directory, "name": host, "address": address}
+        path.write_text(NGINX.format(**values, pid=f"{host}-{name}"))
+        self.start(host, name, "nginx", "-c", str(path), "-e", "stderr")
 
     def _network(self) -> None:
         _ip("netns", "add", self.namespace("switch"))
         self.run("switch", "ip", "link", "add", "br0", "type", "bridge", "forward_delay", "0")
         self.run("switch", "ip", "link", "set", "br0", "up")
         addresses = {host: [address] for host, address in SITES.items()}
+        addresses["tokyo"].append(SERVER)
         addresses |= {"cdn": [CDN], "resolver": [RESOLVER]}
         addresses["clients"] = [client[0] for client in CLIENTS.values()]
         for number, (host, own) in enumerate(addresses.items()):
@@ -235,6 +278,7 @@ class GslbLab:
             )
             issued.private_key_pem.write_to_path(str(self.directory / f"{site}.key"))
             (self.directory / f"{site}.yaml").write_text(config(site))
+        (self.directory / "gateway.yaml").write_text(GATEWAY)
         (self.directory / "gslb.zone").write_text(ZONE)
         (self.directory / "cdn.zone").write_text(ZONE + f"edge A {CDN}\n")
         write_databases(self.directory)

@@ -19,7 +19,7 @@ import pytest
 MACHINE = Path(__file__).with_name("machine.py")
 RESULTS = "LBCTL_GUEST_RESULTS"  # in the guest: the file that its reports go to
 TIMEOUT = 900  # seconds for all
-EACH = 300  # seconds for one test in the guest, which is twenty times slower
+EACH = 600  # seconds for one test in the guest, which is twenty times slower
 
 
 def pytest_configure(config):
@@ -43,6 +43,7 @@ class Messenger:
             print(json.dumps(plain, default=str), file=results)
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist looks at the groups
 def pytest_collection_modifyitems(items):
     for item in items:
         if item.get_closest_marker("ipvs"):

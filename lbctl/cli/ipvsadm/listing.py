@@ -83,14 +83,14 @@ def _service_options(service: Json) -> str:
     if service["oneshot"]:
         words.append("-o")
     if service["flags"]:
-        words += ["-b", ",".join(service["flags"])]
+        words += ["-b", _flag_names(service)]
     return " ".join(words)
 
 
 def _flags(service: Json) -> str:
     words = [service["scheduler"]]
     if service["flags"]:
-        words.append(f"({','.join(service['flags'])})")
+        words.append(f"({_flag_names(service)})")
     if lasting := service["persistence"]:
         words.append(f"persistent {lasting['timeout']}")
         if lasting["prefix"] != _width(service):
@@ -100,6 +100,12 @@ def _flags(service: Json) -> str:
     if service["oneshot"]:
         words.append("ops")
     return " ".join(words)
+
+
+def _flag_names(service: Json) -> str:
+    """Of `sh` and `mh`, ipvsadm knows only the two flags that have names."""
+    named = service["scheduler"] in ("sh", "mh")
+    return ",".join(flag for flag in service["flags"] if not (named and flag == "flag-3"))
 
 
 def _server(server: Json, kind: str, exact: bool) -> str:

@@ -4,46 +4,55 @@ Addresses and ports are bytes in network order, so these fields are read and wri
 numbers of this machine's order without meaning; `word4()` and `port()` convert.
 """
 
+import struct
 from collections.abc import Sequence
 from ctypes import Array, Structure, c_uint8, c_uint16, c_uint32, c_uint64
 from enum import IntEnum
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 from socket import htons, ntohs
 from typing import ClassVar
 
 from lbctl.model import Address
 
-ABI = 2
+ABI = 3
 PORTS = 8
 OWN = 16
 LISTENS = 2048
 SERVERS = 16384
-SMALL_RINGS = 2048
-SMALL_SLOTS = 8192
-LARGE_RINGS = 32
-LARGE_SLOTS = 65536
+PAGES = 4096
+PAGE_BITS = 11
+PAGE_SLOTS = 1 << PAGE_BITS
 TURNS = 1024
 LISTEN_BUCKETS = 2048
 RETURN_BUCKETS = 8192
 WAYS = 4
 PROBES = 4
-FLOW_WAYS = 8
-SWEEP_SETS = 128
+FLOW_WAYS = 5
+SWEEP_SETS = 32
+SWEEP_SLOTS_AT_ONCE = 512
+BUSY_TICKS = 2
+STATES = 12
 
 KEY_EMPTY = 0
 KEY_GONE = 1
 WAY_SHARED = 1
 LISTEN_ONESHOT = 1
 LISTEN_GONE = 2
-RING_LARGE = 0x80000000
+LISTEN_MEMORY = 4
+LISTEN_SOURCE = 8
+RING_SHIFT = 16
+RING_PAGE = 0xFFFF
+SLOT_CHANGING = 0x8000
+OLD_KEPT = 0x8000
 TURNS_HALF = 0x10000
 SERVER_RECORD = 1
 
-AGE_BITS = 9
-STATE_SHIFT = 9
-SERVER_SHIFT = 12
+AGE_BITS = 11
+STATE_SHIFT = 11
+STATE_MASK = 15
+SERVER_SHIFT = 15
 SERVER_MASK = 0x7FFF
-TAG_SHIFT = 27
+TAG_SHIFT = 30
 
 VERDICTS = (
     "forward",
@@ -100,6 +109,8 @@ class FlowState(IntEnum):
     CLOSED = 5
     UDP = 6
     RETURN = 7
+    FRAGMENT = 8
+    CLIENT = 9
 
 
 Field = tuple[str, type]
@@ -125,6 +136,8 @@ class Gateway(Structure):
     mac: Array[c_uint64]
     flow_mask: int
     tick_shift: int
+    tick_ahead: int
+    udp_records: int
     timeout: Array[c_uint16]
     own4: Array[c_uint32]
     own6: Array[Addr]
@@ -135,7 +148,9 @@ class Gateway(Structure):
         ("mac", c_uint64 * PORTS),
         ("flow_mask", c_uint32),
         ("tick_shift", c_uint32),
-        ("timeout", c_uint16 * 8),
+        ("tick_ahead", c_uint32),
+        ("udp_records", c_uint32),
+        ("timeout", c_uint16 * STATES),
         ("own4", c_uint32 * OWN),
         ("own6", Addr * OWN),
         ("port", Port * PORTS),
@@ -202,6 +217,7 @@ class Server(Structure):
     flags: int
     max_connections: int
     weight: int
+    family: int
     pad: Array[c_uint8]
     _fields_: ClassVar[Sequence[Field]] = [
         ("addr", Addr),
@@ -218,18 +234,25 @@ class Server(Structure):
         ("flags", c_uint16),
         ("max_connections", c_uint32),
         ("weight", c_uint16),
-        ("pad", c_uint8 * 14),
+        ("family", c_uint8),
+        ("pad", c_uint8 * 13),
     ]
 
 
-class SmallRing(Structure):
+class RingPage(Structure):
     slot: Array[c_uint16]
-    _fields_: ClassVar[Sequence[Field]] = [("slot", c_uint16 * SMALL_SLOTS)]
+    _fields_: ClassVar[Sequence[Field]] = [("slot", c_uint16 * PAGE_SLOTS)]
 
 
-class LargeRing(Structure):
-    slot: Array[c_uint16]
-    _fields_: ClassVar[Sequence[Field]] = [("slot", c_uint16 * LARGE_SLOTS)]
+class OldSlot(Structure):
+    server: int
+    used: int
+    _fields_: ClassVar[Sequence[Field]] = [("server", c_uint16), ("used", c_uint16)]
+
+
+class OldPage(Structure):
+    slot: Array[OldSlot]
+    _fields_: ClassVar[Sequence[Field]] = [("slot", OldSlot * PAGE_SLOTS)]
 
 
 class Turns(Structure):
@@ -239,18 +262,64 @@ class Turns(Structure):
 
 class Cursor(Structure):
     next: int
+    udp_records: int
     pad: Array[c_uint64]
-    _fields_: ClassVar[Sequence[Field]] = [("next", c_uint64), ("pad", c_uint64 * 7)]
+    _fields_: ClassVar[Sequence[Field]] = [
+        ("next", c_uint64),
+        ("udp_records", c_uint64),
+        ("pad", c_uint64 * 6),
+    ]
 
 
 class FlowSet(Structure):
     way: Array[c_uint64]
-    _fields_: ClassVar[Sequence[Field]] = [("way", c_uint64 * FLOW_WAYS)]
+    isn: Array[c_uint32]
+    pad: int
+    _fields_: ClassVar[Sequence[Field]] = [
+        ("way", c_uint64 * FLOW_WAYS),
+        ("isn", c_uint32 * FLOW_WAYS),
+        ("pad", c_uint32),
+    ]
+
+
+class SweepKind(IntEnum):
+    FLOWS = 0
+    DROP = 1
+    SLOTS = 2
+    TICK = 3
+
+
+class SweepJob(Structure):
+    kind: int
+    first: int
+    idle: int
+    pad: int
+    _fields_: ClassVar[Sequence[Field]] = [
+        ("kind", c_uint32),
+        ("first", c_uint32),
+        ("idle", c_uint32),
+        ("pad", c_uint32),
+    ]
 
 
 class FlowCount(Structure):
     in_state: Array[c_uint32]
-    _fields_: ClassVar[Sequence[Field]] = [("in_state", c_uint32 * 8)]
+    old_slots: int
+    busy_slots: int
+    last_old: int
+    pad: int
+    _fields_: ClassVar[Sequence[Field]] = [
+        ("in_state", c_uint32 * STATES),
+        ("old_slots", c_uint32),
+        ("busy_slots", c_uint32),
+        ("last_old", c_uint32),
+        ("pad", c_uint32),
+    ]
+
+
+class Load(Structure):
+    open: int
+    _fields_: ClassVar[Sequence[Field]] = [("open", c_uint64)]
 
 
 class ServerStats(Structure):
@@ -292,11 +361,11 @@ class Wanted(Structure):
 
 class Meta(Structure):
     abi: int
-    pad: int
+    unsettled: int
     shape: Array[c_uint8]
     _fields_: ClassVar[Sequence[Field]] = [
         ("abi", c_uint32),
-        ("pad", c_uint32),
+        ("unsettled", c_uint32),
         ("shape", c_uint8 * 32),
     ]
 
@@ -308,8 +377,15 @@ def word4(address: Address) -> int:
     return int.from_bytes(address.packed, "little")
 
 
-def address4(word: int) -> IPv4Address:
-    return IPv4Address(word.to_bytes(4, "little"))
+def words(address: Address) -> tuple[int, int, int, int]:
+    """An address of either family as the program loads it: an IPv4 one is the first word."""
+    first, second, third, fourth = struct.unpack("<4I", address.packed.ljust(16, b"\0"))
+    return first, second, third, fourth
+
+
+def address(words: Array[c_uint32], version: int) -> Address:
+    raw = struct.pack("<4I", *words)
+    return IPv4Address(raw[:4]) if version == 4 else IPv6Address(raw)
 
 
 def port(number: int) -> int:
@@ -329,14 +405,23 @@ def host_port(word: int) -> int:
 MASK64 = (1 << 64) - 1
 
 
-def key4(address: Address, number: int, proto: int) -> int:
-    """The index key of a triple (hash.h, lb_key4)."""
-    return word4(address) << 32 | port(number) << 16 | proto << 8 | 4
+ODD_A, ODD_B = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9
+
+
+def key(address: Address, number: int, proto: int) -> int:
+    """The index key of a triple (hash.h: lb_key4, lb_key6)."""
+    if address.version == 4:
+        return word4(address) << 32 | port(number) << 16 | proto
+    w = words(address)
+    x = (w[0] << 32 | w[1]) * ODD_A & MASK64
+    x = (x ^ x >> 32 ^ (w[2] << 32 | w[3])) * ODD_B & MASK64
+    x = (x ^ x >> 32 ^ (port(number) << 16 | proto)) * ODD_A & MASK64
+    return x | 0xFF00
 
 
 def index_hash(key: int, buckets: int) -> int:
     """hash.h, lb_index_hash."""
-    return (key * 0x9E3779B97F4A7C15 & MASK64) >> 40 & (buckets - 1)
+    return (key * ODD_A & MASK64) >> 65 - buckets.bit_length()
 
 
 def flow_hash(key: Sequence[int], addresses: int, ports: int, proto: int) -> int:
@@ -347,8 +432,8 @@ def flow_hash(key: Sequence[int], addresses: int, ports: int, proto: int) -> int
 
 def mix(x: int) -> int:
     """hash.h, lb_mix."""
-    x = (x ^ x >> 32) * 0xBF58476D1CE4E5B9 & MASK64
-    return x ^ x >> 29
+    low = (x ^ x >> 32) * 0xBF58476D1CE4E5B9 & MASK64
+    return x >> 32 << 32 | (low ^ low >> 32) & 0xFFFFFFFF
 
 
 def fold(total: int) -> int:

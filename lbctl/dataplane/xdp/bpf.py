@@ -208,6 +208,13 @@ def _info(object_: Descriptor) -> ctypes.Array[ctypes.c_char]:
     return info
 
 
+def linked_program(link: Descriptor) -> int:
+    """The id of the program behind a link: the third word of its info."""
+    info = ctypes.create_string_buffer(256)
+    _bpf(Command.OBJ_GET_INFO_BY_FD, struct.pack("=IIQ", link.fd, len(info), _address(info)))
+    return int(struct.unpack_from("=III", info)[2])
+
+
 def attach_xdp(program: Descriptor, ifindex: int, mode: int) -> Descriptor:
     """A link that holds `program` on an interface. mode: XDP_NATIVE, XDP_GENERIC or 0."""
     attr = struct.pack("=IIII", program.fd, ifindex, ATTACH_XDP, mode)

@@ -11,7 +11,7 @@ from functools import cached_property
 
 from lbctl.dataplane.port import Active
 from lbctl.dataplane.xdp import abi, bpf
-from lbctl.dataplane.xdp.abi import FlowState
+from lbctl.dataplane.xdp.abi import FlowState, SweepKind
 from lbctl.dataplane.xdp.bpf import Descriptor
 from lbctl.dataplane.xdp.maps import Maps
 
@@ -25,9 +25,18 @@ TIMEOUTS = {
     FlowState.CLOSED: 4,
     FlowState.UDP: 300,
     FlowState.RETURN: 900,
+    FlowState.FRAGMENT: 12,
 }
 CLOCK_MONOTONIC_COARSE = 6  # of linux/time.h
+QUIET = 60.0  # seconds without a packet after which nobody is taken to be there
 TICK = 4.0  # seconds, about: the age field counts these
+
+
+def linear_count(busy: int, slots: int) -> int:
+    """About how many flows met `busy` of `slots` slots; where all are, at least so many."""
+    if not busy:
+        return 0
+    return round(slots * math.log(slots / max(1, slots - busy)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +55,8 @@ class Clock:
 
     def timeouts(self) -> list[int]:
         """In ticks, by state; at least one, so that a fresh way is not dead at once."""
-        return [max(1, round(TIMEOUTS.get(state, 0) / self.tick)) for state in FlowState]
+        ticks = [max(1, round(TIMEOUTS.get(state, 0) / self.tick)) for state in FlowState]
+        return [*ticks, *[0] * (abi.STATES - len(ticks))]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,18 +68,27 @@ class Way:
     server: int
     state: FlowState
     age: int
+    isn: int = 0
 
-    _LAYOUT = struct.Struct("<IQ")
+    _LAYOUT = struct.Struct("<IQI")
 
     @property
     def key(self) -> bytes:
-        return self._LAYOUT.pack(self.set, self.tag << abi.TAG_SHIFT)
+        return self._LAYOUT.pack(self.set, self.tag << abi.TAG_SHIFT, self.isn)
 
     @classmethod
-    def place(cls, key: bytes) -> tuple[int, int]:
-        """(set, tag bits in place) of an exported key."""
-        number, tag = cls._LAYOUT.unpack(key)
-        return number, tag
+    def place(cls, key: bytes) -> tuple[int, int, int]:
+        """(set, tag bits in place, ISN) of an exported key."""
+        number, tag, isn = cls._LAYOUT.unpack(key)
+        return number, tag, isn
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """What a look at the slots of a ring found."""
+
+    changing: int
+    settled: int
 
 
 class FlowCache:
@@ -77,23 +96,38 @@ class FlowCache:
 
     def __init__(self, maps: Maps, sets: int) -> None:
         self._maps = maps
-        self._sets = sets
+        self.sets = sets
 
     @cached_property
-    def _ways(self) -> "memoryview[int]":
-        """All ways, live: mapped only by who exports or imports."""
-        return memoryview(self._maps.flow_memory(self._sets)).cast("B").cast("Q")
+    def _cells(self) -> "ctypes.Array[abi.FlowSet]":
+        """All sets, live: mapped only by who exports or imports."""
+        return (abi.FlowSet * self.sets).from_buffer(self._maps.flow_memory(self.sets))
 
     def sweep(self, program: Descriptor) -> None:
         """Forget what is too old or names a dead server; count the rest."""
         counts = self._maps.flow_counts
         ctypes.memset(ctypes.addressof(counts), 0, ctypes.sizeof(counts))
-        for first in range(0, self._sets, abi.SWEEP_SETS):
-            bpf.run_program(program, struct.pack("=I60x", first))
+        for first in range(0, self.sets, abi.SWEEP_SETS):
+            _ask(program, SweepKind.FLOWS, first)
+
+    def drop(self, program: Descriptor) -> None:
+        """Forget what names a dead server, and records of slots that do not change."""
+        for first in range(0, self.sets, abi.SWEEP_SETS):
+            _ask(program, SweepKind.DROP, first)
+
+    def settle(self, program: Descriptor, slots: range, idle: int) -> Settled:
+        """After a sweep: slots whose old server is finished, and that no record needs, stop
+        changing. slots: counted from the first page on. idle: in ticks."""
+        changing = settled = 0
+        for first in slots[:: abi.SWEEP_SLOTS_AT_ONCE]:
+            answer = _ask(program, SweepKind.SLOTS, first, idle)
+            changing += answer & 0xFFFF
+            settled += answer >> 16
+        return Settled(changing, settled)
 
     def tick(self, program: Descriptor) -> int:
-        """The program's clock now: it answers one more than the tick."""
-        return bpf.run_program(program, struct.pack("=I60x", self._sets)).action - 1
+        """The program's clock now: 32 bits."""
+        return _ask(program, SweepKind.TICK)
 
     def active(self, server: int) -> Active:
         """As the last sweep counted."""
@@ -105,25 +139,54 @@ class FlowCache:
             count[FlowState.FIN_CLIENT] + count[FlowState.FIN_SERVER],
         )
 
+    def estimate(self, server: int, tick: int) -> Active:
+        """Of a server that drains and whose flows nobody remembers, as the last sweep found
+        it: linear counting over its slots (Whang et al., 1990), and at least one until no
+        packet came for QUIET. Flows that do have records are counted."""
+        count = self._maps.flow_counts[server]
+        recorded = count.in_state[FlowState.ESTABLISHED] + count.in_state[FlowState.UDP]
+        unrecorded = linear_count(count.busy_slots, count.old_slots)
+        if count.old_slots and tick - count.last_old <= QUIET / TICK:
+            unrecorded = max(1, unrecorded)
+        return Active(recorded + unrecorded, "estimate", count.in_state[FlowState.EMBRYONIC])
+
     def __iter__(self) -> Iterator[Way]:
-        for at, word in enumerate(self._ways[: self._sets * abi.FLOW_WAYS]):
-            if word:
-                yield Way(
-                    at // abi.FLOW_WAYS,
-                    word >> abi.TAG_SHIFT,
-                    word >> abi.SERVER_SHIFT & abi.SERVER_MASK,
-                    FlowState(word >> abi.STATE_SHIFT & 7),
-                    word & (1 << abi.AGE_BITS) - 1,
-                )
+        layout = struct.Struct(f"={abi.FLOW_WAYS}Q{abi.FLOW_WAYS}I4x")
+        for number, cells in enumerate(layout.iter_unpack(memoryview(self._cells))):
+            if not any(cells[: abi.FLOW_WAYS]):
+                continue
+            for word, isn in zip(cells[: abi.FLOW_WAYS], cells[abi.FLOW_WAYS :], strict=True):
+                if word:
+                    yield _way(number, word, isn)
 
     def put(self, key: bytes, server: int, state: FlowState, tick: int) -> bool:
         """Write a flow that a peer remembered. Only while no packet meets the set: a
         gateway imports before it is Active."""
-        number, tag = Way.place(key)
-        start = (number & (self._sets - 1)) * abi.FLOW_WAYS
-        word = tag | server << abi.SERVER_SHIFT | state << abi.STATE_SHIFT | tick
-        for at in range(start, start + abi.FLOW_WAYS):
-            if not self._ways[at] or self._ways[at] >> abi.TAG_SHIFT == tag >> abi.TAG_SHIFT:
-                self._ways[at] = word
+        number, tag, isn = Way.place(key)
+        cells = self._cells[number & (self.sets - 1)]
+        age = tick & (1 << abi.AGE_BITS) - 1
+        word = tag | server << abi.SERVER_SHIFT | state << abi.STATE_SHIFT | age
+        for at, present in enumerate(cells.way):
+            if not present or present >> abi.TAG_SHIFT == tag >> abi.TAG_SHIFT:
+                cells.isn[at] = isn
+                cells.way[at] = word
                 return True
         return False
+
+
+def _way(number: int, word: int, isn: int) -> Way:
+    state = FlowState(word >> abi.STATE_SHIFT & abi.STATE_MASK)
+    return Way(
+        number,
+        word >> abi.TAG_SHIFT,
+        word >> abi.SERVER_SHIFT & abi.SERVER_MASK,
+        state,
+        word & (1 << abi.AGE_BITS) - 1,
+        isn if state is FlowState.EMBRYONIC else 0,
+    )
+
+
+def _ask(program: Descriptor, kind: SweepKind, first: int = 0, idle: int = 0) -> int:
+    """Run the sweep program once."""
+    job = bytes(abi.SweepJob(kind, first, idle))
+    return bpf.run_program(program, job.ljust(64, b"\0")).action

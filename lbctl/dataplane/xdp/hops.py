@@ -80,8 +80,9 @@ class NextHops:
         return NextHop(neighbour.mac, link.mac, out, link.mtu)
 
     def want(self, address: Address, ifindex: int) -> None:
-        """A packet needed this neighbour."""
-        self._manage(Hop(address, ifindex))
+        """A client's packet needed this neighbour: it is asked for once and forgotten as
+        any other; only servers' hops are kept fresh, or strangers could fill the table."""
+        self._netlink.ask_neighbour(Hop(address, ifindex))
 
     def _manage(self, hop: Hop) -> None:
         known = self._known.get(hop)

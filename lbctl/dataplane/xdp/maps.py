@@ -23,12 +23,13 @@ _WHOLE: dict[str, tuple[type[Structure], int]] = {
     "listens": (abi.Listen, abi.LISTENS),
     "servers": (abi.Server, abi.SERVERS),
     "cursors": (abi.Cursor, abi.LISTENS),
-    "small_rings": (abi.SmallRing, abi.SMALL_RINGS),
+    "ring_slots": (abi.RingPage, abi.PAGES),
+    "old_slots": (abi.OldPage, abi.PAGES),
+    "flow_counts": (abi.FlowCount, abi.SERVERS),
+    "loads": (abi.Load, abi.SERVERS),
 }
 _MMAPPED: dict[str, tuple[type[Structure], int]] = {
-    "large_rings": (abi.LargeRing, abi.LARGE_RINGS),
     "turns": (abi.Turns, abi.LISTENS),
-    "flow_counts": (abi.FlowCount, abi.SERVERS),
     "past": (abi.ServerStats, abi.LISTENS),
     "meta": (abi.Meta, 1),
 }
@@ -49,6 +50,7 @@ def specs(flow_sets: int) -> list[MapSpec]:
         *mmapped,
         MapSpec("tx_ports", MapType.DEVMAP, 4, abi.PORTS),
         MapSpec("direct4", MapType.LPM_TRIE, 4, 1024, key_size=8, flags=MapFlag.NO_PREALLOC),
+        MapSpec("direct6", MapType.LPM_TRIE, 4, 1024, key_size=20, flags=MapFlag.NO_PREALLOC),
         MapSpec("wanted", MapType.RINGBUF, 0, 65536, key_size=0),
     ]
 
@@ -92,7 +94,9 @@ class Maps:
         self.servers = self._view("servers", abi.Server)
         self.listen_index = self._view("listen_index", abi.Bucket)
         self.return_index = self._view("return_index", abi.Bucket)
+        self.cursors = self._view("cursors", abi.Cursor)
         self.flow_counts = self._view("flow_counts", abi.FlowCount)
+        self.loads = self._view("loads", abi.Load)
         self.past = self._view("past", abi.ServerStats)
         self.counters = CpuCounters(self.fds["cpu_blocks"], possible_cpus())
 
@@ -126,11 +130,11 @@ class Maps:
     # Rings and turns are many and large, and the kernel maps every page at once: each is
     # mapped alone, when it is first needed.
 
-    def small_ring(self, number: int) -> abi.SmallRing:
-        return self._one("small_rings", abi.SmallRing, number)
+    def ring_page(self, number: int) -> abi.RingPage:
+        return self._one("ring_slots", abi.RingPage, number)
 
-    def large_ring(self, number: int) -> abi.LargeRing:
-        return self._one("large_rings", abi.LargeRing, number)
+    def old_page(self, number: int) -> abi.OldPage:
+        return self._one("old_slots", abi.OldPage, number)
 
     def turns(self, number: int) -> abi.Turns:
         return self._one("turns", abi.Turns, number)

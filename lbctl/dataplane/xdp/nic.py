@@ -4,10 +4,12 @@ import fcntl
 import os
 import socket
 import struct
+from collections.abc import Container
 from ctypes import CDLL, addressof, create_string_buffer
 from pathlib import Path
 
 from lbctl.errors import DataPlaneError, NotPermitted
+from lbctl.model import Frontend
 from lbctl.netlink import Link
 
 SIOCETHTOOL = 0x8946
@@ -32,15 +34,25 @@ def check_forwarding() -> None:
         )
 
 
-def check_link(link: Link, ours: int, lro: bool) -> None:
-    """ours: id of the program that lbctl has pinned, 0 for none. lro: see has_lro()."""
+def check_forwarding6(frontend: Frontend) -> None:
+    """The same for the replies of an IPv6 listen."""
+    path = Path("/proc/sys/net/ipv6/conf/all/forwarding")
+    if not path.exists() or path.read_text().strip() != "1":
+        raise DataPlaneError(
+            f"{frontend}: IPv6 forwarding is off: replies could not be routed to clients",
+            "sysctl -w net.ipv6.conf.all.forwarding=1",
+        )
+
+
+def check_link(link: Link, ours: Container[int], lro: bool) -> None:
+    """ours: ids of lbctl's own programs. lro: see has_lro()."""
     if not link.up:
         raise DataPlaneError(f"{link.name}: is down", f"ip link set {link.name} up")
-    if link.xdp_program not in (0, ours):
+    if link.xdp_program and link.xdp_program not in ours:
         raise DataPlaneError(
             f"{link.name}: program {link.xdp_program} of somebody else is on its XDP hook",
             f"`bpftool prog show id {link.xdp_program}` says whose; "
-            f"`ip link set {link.name} xdp off` takes it off",
+            f"`ip link set {link.name} xdp off` takes it off, or `bpftool link detach` a link",
         )
     if lro:
         raise DataPlaneError(

@@ -8,8 +8,8 @@ import secrets
 import select
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from ipaddress import IPv4Network
 from pathlib import Path
+from socket import IPPROTO_UDP
 from typing import assert_never
 
 from lbctl.dataplane.port import (
@@ -28,6 +28,7 @@ from lbctl.dataplane.port import (
 )
 from lbctl.dataplane.xdp import abi, bpf, maps, nic
 from lbctl.dataplane.xdp.abi import FlowState, SchedulerCode
+from lbctl.dataplane.xdp.bpf import Descriptor
 from lbctl.dataplane.xdp.counters import counters_of
 from lbctl.dataplane.xdp.flows import Clock, FlowCache
 from lbctl.dataplane.xdp.hops import NextHops
@@ -39,8 +40,18 @@ from lbctl.dataplane.xdp.shape import Feature, Shape
 from lbctl.dataplane.xdp.support import MEMORY, check_destination, check_service
 from lbctl.dataplane.xdp.wanted import WantedNeighbours
 from lbctl.errors import DataPlaneError
-from lbctl.model import WEIGHTLESS, Endpoint, Frontend, Gateway, Listen, Table
+from lbctl.model import (
+    WEIGHTLESS,
+    Endpoint,
+    Frontend,
+    Gateway,
+    Listen,
+    Table,
+    VirtualService,
+)
 from lbctl.netlink import TAG, Netlink
+
+WISHES = 64  # neighbours of clients that are asked for at a time
 
 
 class XdpPlane:
@@ -60,7 +71,7 @@ class XdpPlane:
         self.writes["maps"] += maps.create(pins, _flow_sets(gateway.flow_cache))
         self._maps = Maps(pins)
         self._program = Program(self._maps, netlink, gateway.interfaces, gateway.xdp_mode)
-        ours = self._program.program_id()
+        ours = self._program.ours()
         for link in self._hops.ports:
             nic.check_link(link, ours, nic.has_lro(link.name))
         self._clock = Clock.of_this_kernel()
@@ -71,6 +82,8 @@ class XdpPlane:
         self._wanted = WantedNeighbours(self._maps.fds["wanted"])
         self._waiting = False  # a server was refused for want of a neighbour
         self._swept: set[tuple[int, Endpoint]] = set()  # dead when the last sweep ran
+        if self._maps.meta.unsettled:
+            self._settle_all()
         if self._registry.listens:
             self._program.ensure(Shape(frozenset(self._features_in_maps())))
         self._epoll = select.epoll()
@@ -91,6 +104,7 @@ class XdpPlane:
             self._program.ensure(self._shape(ops))
         except DataPlaneError as error:
             batch.no_program = error
+        self._maps.meta.unsettled = 1
         for op in ops:
             try:
                 self._do(op, batch)
@@ -98,7 +112,9 @@ class XdpPlane:
                 batch.refused.append(Refusal(op, error))
             else:
                 self.writes["operations"] += 1
+                batch.last[op.frontend] = op
         self._settle(batch)
+        self._maps.meta.unsettled = 0
         return batch.refused
 
     def stats(self) -> Stats:
@@ -143,7 +159,7 @@ class XdpPlane:
 
     def catch_up(self) -> bool:
         """Neighbours that moved are written into their servers' records."""
-        for address, ifindex in set(self._wanted.take()):
+        for address, ifindex in [*set(self._wanted.take())][:WISHES]:
             self._hops.want(address, ifindex)
         self._hops.refresh(routes_changed=self._netlink.take_news())
         self._write_gateway()
@@ -167,11 +183,36 @@ class XdpPlane:
             if not self._registry.dead[number]:
                 self._rings.release(number)
                 self._registry.free_listen(listen)
+        self._rings.tidy()
 
     def _sweep(self) -> None:
-        """Age what is remembered, and count the rest anew."""
-        if (sweep := self._program.sweep()) is not None and self._remembering():
-            self._flows.sweep(sweep)
+        """Age what is remembered, count the rest anew, and settle slots. Records of slots
+        that were settled mean nothing any more: they are swept at once."""
+        sweep = self._program.sweep()
+        if sweep is None:
+            return
+        self._flows.sweep(sweep)
+        settled = sum(self._settle_ring(sweep, number) for number in [*self._rings.changing])
+        if settled:
+            self._flows.drop(sweep)
+
+    def _drop_dead(self) -> None:
+        """Flows of dead servers are forgotten."""
+        if (sweep := self._program.sweep()) is not None:
+            self._flows.drop(sweep)
+
+    def _settle_ring(self, sweep: Descriptor, number: int) -> int:
+        """Returns how many slots stopped changing."""
+        record = self._maps.listens[number]
+        state = FlowState.UDP if record.proto == IPPROTO_UDP else FlowState.ESTABLISHED
+        idle = self._maps.gateway.timeout[state]
+        found = self._flows.settle(sweep, self._rings.span(number).slots, idle)
+        if not found.changing:
+            self._rings.changing.discard(number)
+        records = self._registry.members.get(number, {}).values()
+        counts = (self._maps.flow_counts[server].in_state[FlowState.UDP] for server in records)
+        self._maps.cursors[number].udp_records = sum(counts)
+        return found.settled
 
     def close(self) -> None:
         self._epoll.close()
@@ -190,27 +231,28 @@ class XdpPlane:
             case SetService(frontend, service):
                 check_service(frontend, service)
                 self._need_program(op, batch)
-                batch.schedulers[number] = SchedulerCode[service.scheduler.name.upper()]
-                batch.settle[number] = frontend
+                batch.services[number] = service
+                batch.settle.add(number)
             case RemoveService(frontend):
                 if isinstance(frontend, Listen):
                     self._registry.withdraw(frontend)
                 for endpoint in list(self._registry.members[number]):
                     self._registry.kill(number, endpoint)
+                    batch.killed = True
                 batch.forget(number)
             case AddServer(frontend, endpoint, destination):
                 check_destination(frontend, destination)
                 self._add_server(op, number, batch)
-                batch.settle[number] = frontend
+                batch.settle.add(number)
             case SetServer(frontend, endpoint, destination):
                 check_destination(frontend, destination)
                 record = self._maps.servers[self._member(op, number, endpoint, batch)]
                 record.weight = destination.weight
-                batch.settle[number] = frontend
+                batch.settle.add(number)
             case RemoveServer(frontend, endpoint):
                 self._member(op, number, endpoint, batch)
                 batch.dying.add((number, endpoint))
-                batch.settle[number] = frontend
+                batch.settle.add(number)
             case _:
                 assert_never(op)
 
@@ -220,7 +262,8 @@ class XdpPlane:
             raise DataPlaneError(f"{op}: File exists")
         self._need_program(op, batch)
         number = self._registry.add_listen(listen, op.service)
-        batch.settle[number] = listen
+        self._rings.open(number)
+        batch.settle.add(number)
         batch.publish.append(listen)
 
     def _add_server(self, op: AddServer, number: int, batch: "_Batch") -> None:
@@ -234,6 +277,8 @@ class XdpPlane:
         except DataPlaneError as error:
             self._waiting = True
             raise DataPlaneError(f"{op}: {error.message}", error.hint) from None
+        if op.endpoint in self._registry.dead[number]:
+            self._drop_dead()  # its number comes back, the flows that it had do not
         self._registry.add_server(number, op.endpoint, op.destination, hop)
 
     def _number(self, op: Op) -> int:
@@ -250,7 +295,11 @@ class XdpPlane:
     def _need_program(self, op: AddService | SetService, batch: "_Batch") -> None:
         """Refuse what the program that runs, for want of a better one, cannot do."""
         memory = op.service.scheduler.name in MEMORY
-        needed = Shape(frozenset({Feature.FLOWS} if memory else ()))
+        six = isinstance(op.frontend, Listen) and op.frontend.address.version == 6
+        if six:
+            nic.check_forwarding6(op.frontend)
+        features = {Feature.FLOWS: memory, Feature.IPV6: six}
+        needed = Shape(frozenset(name for name, used in features.items() if used))
         if (error := batch.no_program) is not None and not self._program.covers(needed):
             raise DataPlaneError(f"{op}: {error.message}", error.hint)
 
@@ -260,51 +309,71 @@ class XdpPlane:
         dying: dict[int, set[Endpoint]] = {}
         for number, endpoint in batch.dying:
             dying.setdefault(number, set()).add(endpoint)
-        for number, frontend in batch.settle.items():
-            if number in batch.schedulers:
-                self._maps.listens[number].scheduler = batch.schedulers[number]
-            self._write_ring(number, frontend, dying.get(number, set()))
+        for number in batch.settle:
+            if number in batch.services:
+                self._change_service(number, batch.services[number])
+            self._write_ring(number, dying.get(number, set()))
         for listen in batch.publish:
-            self._registry.publish(listen)
+            try:
+                self._registry.publish(listen)
+            except DataPlaneError as error:
+                number = self._registry.withdraw(listen)
+                for endpoint in list(self._registry.members[number]):
+                    self._registry.kill(number, endpoint)
+                batch.refused.append(Refusal(batch.last[listen], error))
         for number, endpoint in batch.dying:
             self._registry.kill(number, endpoint)
+        if batch.dying or batch.killed:
+            self._drop_dead()
 
-    def _write_ring(self, number: int, frontend: Frontend, dying: set[Endpoint]) -> None:
+    def _settle_all(self) -> None:
+        """An earlier process was killed in the middle of a change: make every ring follow
+        its records, and every listen be found. Only what differs is written."""
+        for listen, number in self._registry.listens.items():
+            self._write_ring(number, set())
+            self._registry.publish(listen)
+        self._drop_dead()
+        self._maps.meta.unsettled = 0
+
+    def _change_service(self, number: int, service: VirtualService) -> None:
+        record = self._maps.listens[number]
+        remembered = record.flags & abi.LISTEN_MEMORY
+        if remembered and service.scheduler.name not in MEMORY:
+            self._rings.hold(number, self._tick())
+        self._registry.set_listen(number, service)
+
+    def _write_ring(self, number: int, dying: set[Endpoint]) -> None:
         living = {e: n for e, n in self._registry.members[number].items() if e not in dying}
         scheduler = SchedulerCode(self._maps.listens[number].scheduler).name.lower()
-        changed = self._rings.write(number, living, weighted=scheduler not in WEIGHTLESS)
-        self.writes["slots"] += changed
+        weighted = scheduler not in WEIGHTLESS
+        self.writes["slots"] += self._rings.write(
+            number, living, weighted=weighted, tick=self._tick()
+        )
 
     def _shape(self, ops: Iterable[Op]) -> Shape:
         """The features in use once `ops` are done."""
         features: set[Feature] = set()
-        crowd = Counter({n: len(m) for n, m in self._registry.members.items()})
         triples: dict[tuple[Endpoint, str], Frontend] = {}
-        new: Counter[Frontend] = Counter()
         for op in ops:
             if isinstance(op, AddService | SetService) and op.service.scheduler.name in MEMORY:
                 features.add(Feature.FLOWS)
+            if isinstance(op.frontend, Listen) and op.frontend.address.version == 6:
+                features.add(Feature.IPV6)
             if isinstance(op, AddServer) and isinstance(op.frontend, Listen):
-                new[op.frontend] += 1
                 triple = (op.endpoint, op.frontend.proto)
                 number = self._registry.listens.get(op.frontend)
                 shared = number is not None and self._registry.shares(number, op.endpoint)
                 if shared or triples.setdefault(triple, op.frontend) != op.frontend:
                     features.add(Feature.FLOWS)
-        for frontend, count in new.items():
-            known = self._registry.listens.get(frontend) if isinstance(frontend, Listen) else None
-            if self._rings.wants_large(count + (crowd[known] if known is not None else 0)):
-                features.add(Feature.LARGE)
         return Shape(frozenset(features | self._features_in_maps()))
 
     def _features_in_maps(self) -> set[Feature]:
         """What the maps hold already needs."""
-        records = [self._maps.listens[n] for n in self._registry.listens.values()]
         found = {Feature.DIRECT} if self._gateway.direct else set()
         if self._remembering():
             found.add(Feature.FLOWS)
-        if any(record.ring & abi.RING_LARGE for record in records):
-            found.add(Feature.LARGE)
+        if any(listen.address.version == 6 for listen in self._registry.listens):
+            found.add(Feature.IPV6)
         return found
 
     # --- the gateway itself -----------------------------------------------------------
@@ -317,9 +386,13 @@ class XdpPlane:
             fresh.flow_mask = _flow_sets(self._gateway.flow_cache) - 1
         fresh.tick_shift = self._clock.shift
         fresh.timeout[:] = [*self._clock.timeouts()]
-        own = [a for a, tag in self._netlink.addresses() if tag != TAG and a.version == 4]
-        words = sorted(abi.word4(a) for a in own if not a.is_loopback)[: abi.OWN]
-        fresh.own4[:] = [*words, *[0] * (abi.OWN - len(words))]
+        fresh.udp_records = _flow_sets(self._gateway.flow_cache) * abi.FLOW_WAYS // 4
+        mine = {a for a, tag in self._netlink.addresses() if tag != TAG and not a.is_loopback}
+        own4 = sorted(abi.word4(a) for a in mine if a.version == 4)[: abi.OWN]
+        fresh.own4[:] = [*own4, *[0] * (abi.OWN - len(own4))]
+        own6 = sorted(abi.words(a) for a in mine if a.version == 6)[: abi.OWN]
+        for i in range(abi.OWN):
+            fresh.own6[i].w[:] = [*own6[i]] if i < len(own6) else [0] * 4
         ports = [link.index for link in self._hops.ports]
         fresh.ifindex[:] = [*ports, *[0] * (abi.PORTS - len(ports))]
         macs = [abi.mac(link.mac) for link in self._hops.ports]
@@ -343,18 +416,19 @@ class XdpPlane:
                 self.writes["ports"] += 1
 
     def _write_direct(self) -> None:
-        trie = self._maps.fds["direct4"]
-        wanted = {
-            prefix.prefixlen.to_bytes(4, "little") + prefix.network_address.packed
-            for prefix in self._gateway.direct
-            if isinstance(prefix, IPv4Network)
-        }
-        present = set(bpf.keys(trie, 8))
-        for key in wanted - present:
-            bpf.update(trie, key, b"\1\0\0\0")
-        for key in present - wanted:
-            bpf.delete(trie, key)
-        self.writes["direct"] += len(wanted ^ present)
+        for version, name in ((4, "direct4"), (6, "direct6")):
+            trie = self._maps.fds[name]
+            prefixes = [one for one in self._gateway.direct if one.version == version]
+            wanted = {
+                prefix.prefixlen.to_bytes(4, "little") + prefix.network_address.packed
+                for prefix in prefixes
+            }
+            present = set(bpf.keys(trie, 8 if version == 4 else 20))
+            for key in wanted - present:
+                bpf.update(trie, key, b"\1\0\0\0")
+            for key in present - wanted:
+                bpf.delete(trie, key)
+            self.writes["direct"] += len(wanted ^ present)
 
     def _follow(self, endpoint: Endpoint, number: int) -> None:
         """Write a next hop that moved; one that is gone stays: health decides."""
@@ -373,6 +447,8 @@ class XdpPlane:
         code = SchedulerCode(self._maps.listens[self._registry.listens[listen]].scheduler)
         if code.name.lower() in MEMORY:
             return self._flows.active(server)
+        if self._maps.servers[server].weight == 0:
+            return self._flows.estimate(server, self._tick())
         return Active(None, "nobody")
 
     def _remembering(self) -> bool:
@@ -393,16 +469,18 @@ class _Batch:
 
     def __init__(self) -> None:
         self.refused: list[Refusal] = []
-        self.settle: dict[int, Frontend] = {}
-        self.schedulers: dict[int, SchedulerCode] = {}
+        self.settle: set[int] = set()
+        self.services: dict[int, VirtualService] = {}
         self.publish: list[Listen] = []
+        self.last: dict[Frontend, Op] = {}  # what was last done to each
         self.dying: set[tuple[int, Endpoint]] = set()
+        self.killed = False
         self.no_program: DataPlaneError | None = None
 
     def forget(self, number: int) -> None:
         """The listen is gone: nothing of it is left to settle."""
-        self.settle.pop(number, None)
-        self.schedulers.pop(number, None)
+        self.settle.discard(number)
+        self.services.pop(number, None)
         self.dying = {(n, endpoint) for n, endpoint in self.dying if n != number}
 
 

@@ -62,6 +62,15 @@ class Program:
         except OSError:
             return 0
 
+    def ours(self) -> set[int]:
+        """Ids of programs that may be on our interfaces: the one that is pinned, and those
+        behind links of ours, which a loader that was killed may have got to before it."""
+        found = {self.program_id()}
+        for name in self._interfaces:
+            with suppress(OSError), bpf.opened(self._maps.directory / f"link_{name}") as link:
+                found.add(bpf.linked_program(link))
+        return found - {0}
+
     def ensure(self, shape: Shape) -> None:
         """Have a program of at least `shape` run on every interface: one that can more
         already is not replaced by a lesser one. Raises DataPlaneError; what ran goes on."""

@@ -15,6 +15,7 @@ from lbctl.dataplane.xdp.abi import ModeCode, SchedulerCode, ServerState
 from lbctl.dataplane.xdp.hops import NextHop
 from lbctl.dataplane.xdp.index import Index
 from lbctl.dataplane.xdp.maps import Maps
+from lbctl.dataplane.xdp.support import MEMORY
 from lbctl.errors import DataPlaneError
 from lbctl.model import Destination, Endpoint, Listen, Proto, Scheduler, Table, VirtualService
 
@@ -34,7 +35,7 @@ class Registry:
         self.members: dict[int, dict[Endpoint, int]] = {}
         self.dead: dict[int, dict[Endpoint, int]] = {}
         self._triples: dict[int, list[int]] = {}  # key of a server's triple -> its numbers
-        self._addresses: Counter[int] = Counter()  # servers at an address
+        self._addresses: Counter[tuple[int, ...]] = Counter()  # servers at an address
         self._free_listens: list[int] = []
         self._free_servers: list[int] = []
         self._read()
@@ -52,7 +53,7 @@ class Registry:
                 group = self.members if record.state == ServerState.ALIVE else self.dead
                 group[record.listen][read_endpoint(record)] = number
                 self._triples.setdefault(self._triple(record), []).append(number)
-                self._addresses[record.addr.w[0]] += 1
+                self._addresses[tuple(record.addr.w)] += 1
             elif number:  # 0 is nobody
                 self._free_servers.append(number)
         self._free_listens.reverse()
@@ -71,19 +72,29 @@ class Registry:
             number = self._free_listens.pop()
             self.members[number], self.dead[number] = {}, {}
         record = self._maps.listens[number]
-        record.addr.w[0] = abi.word4(listen.address)
+        record.addr.w[:] = [*abi.words(listen.address)]
         record.port = abi.port(listen.port)
         record.proto = PROTO[listen.proto]
-        record.scheduler = SchedulerCode[service.scheduler.name.upper()]
-        record.flags = abi.LISTEN_ONESHOT if service.oneshot else 0
+        self.set_listen(number, service)
         record.family = listen.address.version
         self.listens[listen] = number
         return number
 
+    def set_listen(self, number: int, service: VirtualService) -> None:
+        """How it chooses servers."""
+        record = self._maps.listens[number]
+        flags = abi.LISTEN_ONESHOT if service.oneshot else 0
+        if service.scheduler.name in MEMORY:
+            flags |= abi.LISTEN_MEMORY
+        if service.scheduler.name == "sh":
+            flags |= abi.LISTEN_SOURCE
+        record.scheduler = SchedulerCode[service.scheduler.name.upper()]
+        record.flags = flags
+
     def publish(self, listen: Listen) -> None:
         """From now on packets find it."""
         number = self.listens[listen]
-        self.listen_index.put(abi.key4(listen.address, 0, 0), number)
+        self.listen_index.put(abi.key(listen.address, 0, 0), number)
         self.listen_index.put(self._listen_key(listen), number)
 
     def withdraw(self, listen: Listen) -> int:
@@ -92,7 +103,7 @@ class Registry:
         self.gone[listen] = number
         self.listen_index.remove(self._listen_key(listen))
         if all(other.address != listen.address for other in self.listens):
-            self.listen_index.remove(abi.key4(listen.address, 0, 0))
+            self.listen_index.remove(abi.key(listen.address, 0, 0))
         self._maps.listens[number].flags |= abi.LISTEN_GONE
         return number
 
@@ -105,7 +116,7 @@ class Registry:
 
     @staticmethod
     def _listen_key(listen: Listen) -> int:
-        return abi.key4(listen.address, listen.port, PROTO[listen.proto])
+        return abi.key(listen.address, listen.port, PROTO[listen.proto])
 
     # --- servers ----------------------------------------------------------------------
 
@@ -122,7 +133,8 @@ class Registry:
             server = self._free_servers.pop()
             self._maps.counters.clear(server)
         record, listen = self._maps.servers[server], self._maps.listens[number]
-        record.addr.w[0] = abi.word4(endpoint.address)
+        record.addr.w[:] = [*abi.words(endpoint.address)]
+        record.family = endpoint.address.version
         record.port = abi.port(endpoint.port)
         record.listen = number
         record.mode = ModeCode.NAT
@@ -141,14 +153,14 @@ class Registry:
         numbers = self._triples.setdefault(key, [])
         record.flags = abi.SERVER_RECORD if numbers else 0
         numbers.append(server)
-        self._addresses[record.addr.w[0]] += 1
+        self._addresses[tuple(record.addr.w)] += 1
         self.return_index.put(key, numbers[0], abi.WAY_SHARED if len(numbers) > 1 else 0)
         self.return_index.put(self._address_key(record), numbers[0])
 
     def shares(self, number: int, endpoint: Endpoint) -> bool:
         """Would a server of this listen share its triple with another listen's?"""
         proto = self._maps.listens[number].proto
-        key = abi.key4(endpoint.address, endpoint.port, proto)
+        key = abi.key(endpoint.address, endpoint.port, proto)
         mine = {*self.members[number].values(), *self.dead[number].values()}
         return any(server not in mine for server in self._triples.get(key, ()))
 
@@ -156,7 +168,9 @@ class Registry:
         """Its flows are given up; replies that still come from it are still translated."""
         server = self.members[number].pop(endpoint)
         self.dead[number][endpoint] = server
-        self._maps.servers[server].state = ServerState.DEAD
+        record = self._maps.servers[server]
+        record.mtu = 0  # no packet is short enough for it
+        record.state = ServerState.DEAD
 
     def free_server(self, number: int, endpoint: Endpoint, past: Counters) -> None:
         """Its number may be used again. past: what it had counted stays with the listen."""
@@ -171,8 +185,8 @@ class Registry:
         else:
             del self._triples[key]
             self.return_index.remove(key)
-        self._addresses[record.addr.w[0]] -= 1
-        if not self._addresses[record.addr.w[0]]:
+        self._addresses[tuple(record.addr.w)] -= 1
+        if not self._addresses[tuple(record.addr.w)]:
             self.return_index.remove(self._address_key(record))
         add_counters(self._maps.past[number], past)
         clear(record)
@@ -180,11 +194,11 @@ class Registry:
 
     def _triple(self, record: abi.Server) -> int:
         proto = self._maps.listens[record.listen].proto
-        return abi.key4(abi.address4(record.addr.w[0]), abi.host_port(record.port), proto)
+        return abi.key(abi.address(record.addr.w, record.family), abi.host_port(record.port), proto)
 
     @staticmethod
     def _address_key(record: abi.Server) -> int:
-        return abi.key4(abi.address4(record.addr.w[0]), 0, 0)
+        return abi.key(abi.address(record.addr.w, record.family), 0, 0)
 
     # --- reading ----------------------------------------------------------------------
 
@@ -211,11 +225,11 @@ class Registry:
 
 def read_listen(record: abi.Listen) -> Listen:
     proto = PROTO_NAME[record.proto]
-    return Listen(abi.address4(record.addr.w[0]), abi.host_port(record.port), proto)
+    return Listen(abi.address(record.addr.w, record.family), abi.host_port(record.port), proto)
 
 
 def read_endpoint(record: abi.Server) -> Endpoint:
-    return Endpoint(abi.address4(record.addr.w[0]), abi.host_port(record.port))
+    return Endpoint(abi.address(record.addr.w, record.family), abi.host_port(record.port))
 
 
 def write_hop(record: abi.Server, hop: NextHop) -> None:
@@ -231,7 +245,7 @@ def read_hop(record: abi.Server) -> NextHop:
 
 def deltas(listen: abi.Listen, endpoint: Endpoint) -> tuple[int, int]:
     """Checksum deltas of listen -> server: of the address, and of address and port."""
-    before = int(listen.addr.w[0]).to_bytes(4, "little")
+    before = abi.address(listen.addr.w, listen.family).packed
     after = endpoint.address.packed
     port = int(listen.port).to_bytes(2, "little")
     return (

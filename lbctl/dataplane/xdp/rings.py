@@ -1,75 +1,177 @@
-"""Writes rings and turns: only what differs, in place, while packets read them."""
+"""Writes rings and turns: only what differs, in place, while packets read them.
 
-from collections.abc import Mapping
-from ctypes import Array, c_uint16
+A ring is one page of slots or several in a row. One that has grown never shrinks: slots
+can be split, each half with the server of the whole, but not joined.
+"""
+
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
 
 from lbctl.dataplane import ring
+from lbctl.dataplane.ring import Slot
 from lbctl.dataplane.xdp import abi
 from lbctl.dataplane.xdp.abi import SchedulerCode
 from lbctl.dataplane.xdp.maps import Maps
 from lbctl.errors import DataPlaneError
 from lbctl.model import Endpoint
 
-CROWD = 64  # more servers than this want the large ring
+TAKES_TURNS = frozenset({SchedulerCode.RR, SchedulerCode.WRR, SchedulerCode.LC, SchedulerCode.WLC})
+# Pages by the number of servers up to which they serve: a hundred slots each, about.
+SIZES = ((20, 1), (256, 8), (abi.SERVERS, 32))
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Pages in a row, a power of two of them, as a listen's record names them."""
+
+    first: int
+    pages: int
+
+    @classmethod
+    def of(cls, word: int) -> "Span | None":
+        if not word:
+            return None
+        return cls(word & abi.RING_PAGE, 1 << 64 - abi.PAGE_BITS - (word >> abi.RING_SHIFT))
+
+    @property
+    def word(self) -> int:
+        shift = 64 - abi.PAGE_BITS - (self.pages.bit_length() - 1)
+        return shift << abi.RING_SHIFT | self.first
+
+    @property
+    def slots(self) -> range:
+        """Numbered from the first page of all on."""
+        start = self.first << abi.PAGE_BITS
+        return range(start, start + (self.pages << abi.PAGE_BITS))
 
 
 class Rings:
-    """The small ring of a listen has the listen's number; large ones are lent."""
+    """The pages, and who has which."""
 
     def __init__(self, maps: Maps) -> None:
         self._maps = maps
-        lent = {r.ring & ~abi.RING_LARGE for r in maps.listens if r.ring & abi.RING_LARGE}
-        self._free = [n for n in reversed(range(abi.LARGE_RINGS)) if n not in lent]
+        self._spans = {
+            number: span
+            for number, record in enumerate(maps.listens)
+            if (span := Span.of(record.ring)) is not None
+        }
+        self._left: list[Span] = []  # by rings that grew: a packet may still read them
+        self._taken = bytearray(abi.PAGES)
+        for span in self._spans.values():
+            self._mark(span, 1)
+        self._taken[0] = 1
+        self.changing = set(self._spans)  # listens that may have slots to settle
 
-    def wants_large(self, servers: int) -> bool:
-        return servers > CROWD
+    def span(self, listen: int) -> Span:
+        return self._spans[listen]
 
-    def write(self, listen: int, members: Mapping[Endpoint, int], weighted: bool) -> int:
-        """Make a listen's ring and turns follow its members; return how many slots
-        changed. The record is told of another ring once that is filled."""
+    def open(self, listen: int) -> None:
+        """Give a listen the smallest ring, in which every slot is nobody's."""
+        if listen not in self._spans:
+            span = self._find(SIZES[0][1])
+            if span is None:
+                raise DataPlaneError(
+                    f"all {abi.PAGES - 1} pages of rings are in use",
+                    "a listen takes one, and eight where it has many servers",
+                )
+            self._spans[listen] = span
+            self._maps.listens[listen].ring = span.word
+
+    def write(
+        self, listen: int, members: Mapping[Endpoint, int], *, weighted: bool, tick: int
+    ) -> int:
+        """Make a listen's ring and turns follow its members; return how many slots were
+        written. members: those alive, by number. tick: now, as the program counts."""
+        record = self._maps.listens[listen]
         weights = self._weights(members, weighted)
         numbers = {str(endpoint): number for endpoint, number in members.items()}
-        record = self._maps.listens[listen]
-        where = self._place(listen, record.ring, len(weights))
-        slots = self._slots(where)
-        table = [numbers[name] for name in ring.maglev(weights, len(slots))]
-        changed = _rewrite(slots, table or [0] * len(slots))
-        if record.ring != where:
-            self._give_back(record.ring)
-            record.ring = where
-        if record.scheduler in (SchedulerCode.RR, SchedulerCode.WRR):
+        self._grow(listen, len(weights))
+        names = ring.maglev(weights, len(self._spans[listen].slots))
+        table = [numbers[name] for name in names] or [0] * len(self._spans[listen].slots)
+        keeps = set() if record.flags & abi.LISTEN_ONESHOT else set(members.values())
+        written = self._rewrite(listen, table, keeps, tick)
+        if record.scheduler in TAKES_TURNS:
             self._write_turns(listen, [numbers[n] for n in ring.turns(weights, abi.TURNS)])
-        return changed
+        return written
 
-    def release(self, listen: int) -> None:
-        """The listen is freed: so is a large ring it was lent."""
-        self._give_back(self._maps.listens[listen].ring)
+    def hold(self, listen: int, tick: int) -> None:
+        """Have packets look for records first in every slot: those of a scheduler with
+        memory that was replaced by one without."""
+        for page, old in self._pages(self._spans[listen]):
+            for at, word in enumerate(page.slot[:]):
+                if word and not word & abi.SLOT_CHANGING:
+                    old.slot[at].used, old.slot[at].server = tick & 0xFFFF, word
+                    page.slot[at] = word | abi.SLOT_CHANGING
+        self.changing.add(listen)
 
     def _weights(self, members: Mapping[Endpoint, int], weighted: bool) -> dict[str, int]:
         found = {str(e): int(self._maps.servers[n].weight) for e, n in members.items()}
         return {name: weight if weighted else 1 for name, weight in found.items() if weight}
 
-    def _place(self, listen: int, present: int, servers: int) -> int:
-        large = bool(present & abi.RING_LARGE)
-        if large == self.wants_large(servers):
-            return present if large else listen
-        if large:
-            return listen
-        if not self._free:
-            raise DataPlaneError(
-                f"all {abi.LARGE_RINGS} large rings are in use",
-                f"services of more than {CROWD} servers need one each",
-            )
-        return abi.RING_LARGE | self._free.pop()
+    def _grow(self, listen: int, servers: int) -> None:
+        """Move to more pages where there are many servers: every slot is split in equal
+        slots that are what it was. Packets are told once these are filled."""
+        pages = next(pages for most, pages in SIZES if servers <= most)
+        small = self._spans[listen]
+        if pages <= small.pages:
+            return
+        if (large := self._find(pages)) is None:
+            return  # fewer slots than we would like: shares are less even, nothing else
+        times = pages // small.pages
+        words = [w for page, _ in self._pages(small) for w in page.slot for _ in range(times)]
+        olds = [
+            (old.server, old.used)
+            for _, page in self._pages(small)
+            for old in page.slot
+            for _ in range(times)
+        ]
+        for number, (page, old) in enumerate(self._pages(large)):
+            part = slice(number * abi.PAGE_SLOTS, (number + 1) * abi.PAGE_SLOTS)
+            old.slot[:] = [abi.OldSlot(*one) for one in olds[part]]
+            page.slot[:] = [*words[part]]
+        self._spans[listen] = large
+        self._maps.listens[listen].ring = large.word
+        self._left.append(small)
 
-    def _give_back(self, where: int) -> None:
-        if where & abi.RING_LARGE:
-            self._free.append(where & ~abi.RING_LARGE)
+    def _rewrite(self, listen: int, table: list[int], alive: Collection[int], tick: int) -> int:
+        """What a dead server leaves is written first."""
+        first: list[tuple[int, Slot]] = []
+        rest: list[tuple[int, Slot]] = []
+        span = self._spans[listen]
+        words = [word for page, _ in self._pages(span) for word in page.slot[:]]
+        for at, (word, server) in enumerate(zip(words, table, strict=True)):
+            if word != server:
+                slot = self._slot(span, at, word)
+                fresh = ring.change(slot, server, alive)
+                (rest if slot.server in alive else first).append((at, fresh))
+        for at, fresh in (*first, *rest):
+            self._put(span, at, words[at], fresh, tick)
+            if fresh.old is not None:
+                self.changing.add(listen)
+        return len(first) + len(rest)
 
-    def _slots(self, where: int) -> Array[c_uint16]:
-        if where & abi.RING_LARGE:
-            return self._maps.large_ring(where & ~abi.RING_LARGE).slot
-        return self._maps.small_ring(where).slot
+    def _slot(self, span: Span, at: int, word: int) -> Slot:
+        if not word & abi.SLOT_CHANGING:
+            return Slot(word)
+        old = self._maps.old_page(span.first + (at >> abi.PAGE_BITS))
+        server = old.slot[at & abi.PAGE_SLOTS - 1].server & ~abi.OLD_KEPT
+        return Slot(word & ~abi.SLOT_CHANGING, server)
+
+    def _put(self, span: Span, at: int, before: int, slot: Slot, tick: int) -> None:
+        """The old server first: the word that names both comes last."""
+        number, at = span.first + (at >> abi.PAGE_BITS), at & abi.PAGE_SLOTS - 1
+        if slot.old is None:
+            self._maps.ring_page(number).slot[at] = slot.server
+            return
+        old = self._maps.old_page(number).slot[at]
+        if not before & abi.SLOT_CHANGING:
+            old.used = tick & 0xFFFF
+        old.server = slot.old
+        self._maps.ring_page(number).slot[at] = slot.server | abi.SLOT_CHANGING
+
+    def _pages(self, span: Span) -> Iterator[tuple[abi.RingPage, abi.OldPage]]:
+        for number in range(span.first, span.first + span.pages):
+            yield self._maps.ring_page(number), self._maps.old_page(number)
 
     def _write_turns(self, listen: int, order: list[int]) -> None:
         """Into the half that is not in use; one store then switches."""
@@ -80,11 +182,33 @@ class Rings:
             buffer.server[half][: len(order)] = [*order]
             record.turns = len(order) | (abi.TURNS_HALF if half else 0)
 
+    # --- pages ------------------------------------------------------------------------
 
-def _rewrite(slots: Array[c_uint16], table: list[int]) -> int:
-    changed = 0
-    for at, (old, new) in enumerate(zip(slots[:], table, strict=True)):
-        if old != new:
-            slots[at] = new
-            changed += 1
-    return changed
+    def tidy(self) -> None:
+        """Free what rings left when they grew: nothing reads it by now."""
+        while self._left:
+            self._free(self._left.pop())
+
+    def release(self, listen: int) -> None:
+        """The listen is freed: so are its pages."""
+        if (span := self._spans.pop(listen, None)) is not None:
+            self._free(span)
+        self.changing.discard(listen)
+
+    def _find(self, pages: int) -> Span | None:
+        """First fit among spans that start at a multiple of their size."""
+        for first in range(0, abi.PAGES, pages):
+            if not any(self._taken[first : first + pages]):
+                span = Span(first, pages)
+                self._mark(span, 1)
+                return span
+        return None
+
+    def _mark(self, span: Span, taken: int) -> None:
+        self._taken[span.first : span.first + span.pages] = bytes([taken]) * span.pages
+
+    def _free(self, span: Span) -> None:
+        for number in range(span.first, span.first + span.pages):
+            page = self._maps.ring_page(number)
+            memoryview(page).cast("B")[:] = bytes(memoryview(page).nbytes)
+        self._mark(span, 0)

@@ -17,8 +17,8 @@ class Feature(StrEnum):
     """Each is a macro that lb.c knows."""
 
     FLOWS = "LB_FLOWS"
-    LARGE = "LB_LARGE"
     DIRECT = "LB_DIRECT"
+    IPV6 = "LB_IPV6"
 
 
 @dataclass(frozen=True, slots=True)

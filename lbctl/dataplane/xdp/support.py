@@ -4,7 +4,7 @@ from lbctl.dataplane.xdp.abi import SchedulerCode
 from lbctl.errors import Unsupported
 from lbctl.model import Destination, Frontend, Listen, Mode, Proto, VirtualService
 
-SCHEDULERS = (SchedulerCode.MH, SchedulerCode.RR, SchedulerCode.WRR)
+SCHEDULERS = (SchedulerCode.MH, SchedulerCode.SH, SchedulerCode.RR, SchedulerCode.WRR)
 MEMORY = frozenset({"rr", "wrr"})  # schedulers that keep the flow cache
 
 
@@ -15,8 +15,6 @@ def check_service(frontend: Frontend, service: VirtualService) -> Listen:
         raise Unsupported(f"{frontend}: XDP knows no firewall marks", use_ipvs)
     if frontend.proto not in (Proto.TCP, Proto.UDP):
         raise Unsupported(f"{frontend}: XDP forwards TCP and UDP only", use_ipvs)
-    if frontend.address.version != 4:
-        raise Unsupported(f"{frontend}: XDP forwards IPv4 only", use_ipvs)
     known = [code.name.lower() for code in SCHEDULERS]
     if service.scheduler.name not in known:
         raise Unsupported(

@@ -40,7 +40,7 @@ class WantedNeighbours:
             if not length & DISCARD:
                 record = self._data[start + HEADER : start + HEADER + (length & ~DISCARD)]
                 wish = abi.Wanted.from_buffer_copy(record)
-                yield abi.address4(wish.addr.w[0]), wish.ifindex
+                yield abi.address(wish.addr.w, wish.family), wish.ifindex
             at += (HEADER + (length & ~DISCARD) + 7) & ~7
         struct.pack_into("=Q", self._consumer, 0, at)
 

@@ -109,7 +109,7 @@ class Daemon:
         with (self.home / "log").open("ab") as log:
             self.process = subprocess.Popen([*command, *places, *kernel, *self.extra], stderr=log)
         if wait:
-            eventually(self.answers, timeout=20)
+            eventually(self.answers, timeout=60)
 
     def answers(self) -> bool:
         assert self.process is not None
@@ -123,7 +123,7 @@ class Daemon:
         """Send a signal and wait for the end; returns the exit status."""
         assert self.process is not None
         self.process.send_signal(number)
-        status = self.process.wait(timeout=20)
+        status = self.process.wait(timeout=40)
         self.process = None
         return status
 
@@ -149,7 +149,7 @@ class Daemon:
             assert self.client.get("diff")["operations"] == []
             return True
 
-        eventually(settled, timeout=20)
+        eventually(settled, timeout=40)
 
     def operations(self) -> int:
         return int(self.client.get("status")["operations"])

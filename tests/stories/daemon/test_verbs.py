@@ -90,7 +90,7 @@ def test_monitor_shows_events_as_they_come(daemon: Daemon) -> None:
         first = json.loads(follower.stdout.readline())
         assert first["number"] == 1
         assert first["event"]["kind"] == "config_taken"
-        daemon.run("drain", "web/app1", "--reason", "watch me")
+        assert daemon.run("drain", "web/app1", "--reason", "watch me").code == 0
         texts = [first["text"]]
         while "web/app1: drain ordered by root: watch me" not in texts:
             texts.append(json.loads(follower.stdout.readline())["text"])

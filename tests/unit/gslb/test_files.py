@@ -160,8 +160,20 @@ SEOUL = {
 }
 
 
+class Writer(MMDBWriter):
+    """Writes records of a size of our choice; the library takes the smallest that fits."""
+
+    size = 24
+
+    def _adjust_record_size(self) -> None:
+        super()._adjust_record_size()
+        self.record_size = self.size
+        self.data_offset = self.size * 2 / 8 * self._node_counter
+
+
 def database(path: Path, kind: str = "GeoLite2-City", size: int = 28, version: int = 6) -> Path:
-    writer = MMDBWriter(version, kind, ipv4_compatible=version == 6)
+    writer = Writer(version, kind, ipv4_compatible=version == 6)
+    writer.size = size
     writer.insert_network(IPSet([IPNetwork("198.18.0.0/24"), IPNetwork("198.18.2.0/23")]), SEOUL)
     writer.insert_network(IPSet([IPNetwork("198.18.1.0/24")]), {"country": {"iso_code": "JP"}})
     if version == 6:
@@ -173,10 +185,11 @@ def database(path: Path, kind: str = "GeoLite2-City", size: int = 28, version: i
 
 
 @pytest.mark.parametrize("version", [4, 6])
-def test_a_database_is_read_as_maxminddb_reads_it(tmp_path: Path, version: int) -> None:
+@pytest.mark.parametrize("size", [24, 28, 32])
+def test_a_database_is_read_as_maxminddb_reads_it(tmp_path: Path, version: int, size: int) -> None:
     import maxminddb
 
-    path = database(tmp_path / "city.mmdb", version=version)
+    path = database(tmp_path / "city.mmdb", version=version, size=size)
     layer = geo.load(str(path), Kind.CITY).layer
     with maxminddb.open_database(str(path)) as reader:
         for network, record in reader:

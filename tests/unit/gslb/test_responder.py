@@ -176,6 +176,14 @@ def test_nobody_serves() -> None:
         assert message.rcode() == 0
 
 
+def test_the_last_good_answer_outlives_a_new_configuration() -> None:
+    before, after = Server(), Server()
+    before.weather(Weather({("seoul", ""): DOWN}))
+    after.compiler.adopt(before.compiler)
+    after.weather(Weather({(site, ""): DOWN for site in ("seoul", "tokyo", "frankfurt")}))
+    assert addresses(judge(after.ask(query("good.gslb.example")))) == [TOKYO4]
+
+
 def test_families_choose_among_their_own() -> None:
     message = judge(SERVER.ask(query("geo.gslb.example", Type.AAAA), "198.19.1.1"))
     assert addresses(message) == [SEOUL6]  # Frankfurt has no IPv6: the next best
@@ -271,6 +279,20 @@ def test_bad_queries_get_what_the_rfcs_say(data, rcode) -> None:
             extended = reply[-6] if rcode == "BADVERS" else 0
             assert dns.rcode.to_text(extended << 4 | reply[3] & 0xF) == rcode
             assert struct.unpack_from("!H", reply, 6) == (0,)
+
+
+def test_the_count_of_additional_records_must_be_true() -> None:
+    whole = query("geo.gslb.example", extra=opt())
+    assert judge(SERVER.ask(whole)).rcode() == 0  # its shape is known from here on
+    lies = (
+        whole[:10] + b"\0\0" + whole[12:],
+        GOOD[:10] + b"\0\1" + GOOD[12:],
+        whole[:10] + b"\0\2" + whole[12:] + opt(),  # true, and one OPT too many
+    )
+    for lie in lies:
+        reply = SERVER.ask(lie)
+        assert reply is not None
+        assert reply[3] & 0xF == 1
 
 
 def test_a_query_for_a_cookie_alone() -> None:

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from ipvs_tables import destinations, listens, marks, services
 
@@ -44,6 +44,8 @@ from lbctl.model import (
     VirtualService,
 )
 
+calmly = settings(deadline=None)  # a busy machine is no failure
+
 WEB = Listen.parse("192.0.2.10:80/tcp")
 FOUR = Family.IPV4
 SERVER = Endpoint.parse("198.51.100.1:8080")
@@ -71,6 +73,7 @@ def server_reply(endpoint, destination, frontend=WEB):
     return answered(request, DEST, *counts, statistics(Dest.STATS64))
 
 
+@calmly
 @given(services(listens | marks))
 def test_a_service_is_read_back_as_written(pair):
     frontend, service = pair
@@ -78,6 +81,7 @@ def test_a_service_is_read_back_as_written(pair):
     assert (entry.frontend, entry.service) == (frontend, service.header())
 
 
+@calmly
 @given(services(listens), destinations())
 def test_a_server_is_read_back_as_written(pair, destination):
     frontend, _ = pair
@@ -85,6 +89,7 @@ def test_a_server_is_read_back_as_written(pair, destination):
     assert (entry.endpoint, entry.destination) == (SERVER, destination)
 
 
+@calmly
 @given(services(listens), destinations())
 def test_a_server_that_is_as_told_is_known_by_its_bytes(pair, destination):
     frontend, _ = pair
@@ -101,6 +106,7 @@ def usual_reply(request):
     return memoryview(nested(DEST, inner[8:] + counts + inner[:8], statistics(Dest.STATS64)))
 
 
+@calmly
 @given(services(listens), destinations())
 def test_the_quick_way_and_the_long_way_read_the_same(pair, destination):
     frontend, _ = pair
@@ -141,6 +147,7 @@ def test_a_flag_that_a_scheduler_does_not_have_is_refused():
         service_request(WEB, service)
 
 
+@calmly
 @given(services(listens | marks), st.integers(0, 200))
 def test_what_is_cut_off_is_garbled_and_nothing_worse(pair, length):
     reply = service_reply(*pair)
@@ -151,6 +158,7 @@ def test_what_is_cut_off_is_garbled_and_nothing_worse(pair, length):
     pytest.fail(f"read as {entry}")
 
 
+@calmly
 @given(st.binary(max_size=200))
 def test_random_bytes_are_garbled_and_nothing_worse(data):
     for read in (service_entry, lambda body: server_entry(body, Family.IPV4)):

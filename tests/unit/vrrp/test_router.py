@@ -258,10 +258,8 @@ def test_two_actives_are_healed_by_announcing_once_more_after_the_last() -> None
     for tick in (1.0, 2.0):
         one.tick(tick)
     one.receive(heard(100), 2.1)
-    assert kinds(one.tick(3.0)) == ["send 128"]
-    assert kinds(one.tick(3.1)) == ["announce"]
-    one.tick(4.0)
-    one.tick(5.0)
+    assert kinds(one.tick(3.1)) == ["send 128", "announce"]
+    one.tick(4.1)
     assert told(one.tick(5.1)) == [Notice.HEALED]
 
 
@@ -269,6 +267,15 @@ def test_who_was_preempted_has_an_interval_to_hear_of_it() -> None:
     one = active()
     assert told(one.receive(heard(100), 0.01)) == []
     assert one.counts[Count.TWO_ACTIVES] == 0
+
+
+def test_the_last_advert_of_who_was_preempted_is_answered_at_once() -> None:
+    """It left before ours came, and the bridges learnt the virtual MAC from it."""
+    assert kinds(active().receive(heard(100), 0.001)) == ["send 128", "announce"]
+
+
+def test_the_last_resignation_of_who_handed_over_is_answered_at_once() -> None:
+    assert kinds(active().receive(heard(0), 0.001)) == ["send 128"]
 
 
 @covers("9568 7.1-8")
@@ -309,6 +316,13 @@ def test_a_stopped_active_that_nobody_succeeds_goes_after_the_longest_wait() -> 
     one.stop("stopped", 0.0)
     words = [word for at in (1.0, 2.0, 3.0, 4.0) for word in kinds(one.tick(at))]
     assert words == ["send 0", "send 0", "send 0", "drop", "initialize"]
+
+
+def test_with_fast_adverts_a_slow_successor_is_still_waited_for() -> None:
+    one = active(replace(SETTINGS, interval=0.01))
+    one.stop("stopped", 0.0)
+    assert one.leaving is not None
+    assert one.leaving.by == 1.0
 
 
 def test_failover_leaves_it_to_the_peer_while_the_peer_lives() -> None:
