@@ -405,11 +405,11 @@ class Agent:
         shares += [disk["used"] for disk in fields["disks"]]
         room = (self.hard - max(shares)) / (self.hard - self.soft)
         percent = max(1, min(100, round(room * 100)))
-        words = fields["words"] or "up ready"
-        if "%" in words.partition("#")[0]:
-            return words
-        before, sharp, reason = words.partition("#")
-        return f"{percent}% {before}{sharp}{reason}"
+        words, _, reason = (fields["words"] or "up ready").partition("#")
+        if "%" not in words:
+            words = f"{percent}% {words}"
+        # HAProxy takes `down#reason` for one word, and for none that it knows.
+        return words.strip() + (f" #{reason.strip()}" if reason else "")
 
 
 def prometheus(fields: Fields) -> str:

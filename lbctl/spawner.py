@@ -55,7 +55,8 @@ LIMITS = {
 
 class Script(msgspec.Struct, frozen=True):
     """What to run. user "": as the spawner itself. most: bytes of output after which it is
-    ended (0: it may print what it likes; only the last of it is kept)."""
+    ended (0: it may print what it likes; only the last of it is kept). starts: what it
+    started is to go on when it has ended, as a hook that starts a container wants."""
 
     id: int
     command: tuple[str, ...]
@@ -63,6 +64,7 @@ class Script(msgspec.Struct, frozen=True):
     timeout: float
     user: str = ""
     most: int = 1 << 20
+    starts: bool = False
 
 
 class Ended(msgspec.Struct, frozen=True):
@@ -156,7 +158,7 @@ def run(script: Script, uid: int | None = None) -> Ended:
     in place of its user's own."""
     started = monotonic()
     try:
-        _LIBC.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        _LIBC.prctl(_PR_SET_CHILD_SUBREAPER, not script.starts, 0, 0, 0)
         child = subprocess.Popen(
             script.command,
             stdin=subprocess.DEVNULL,
@@ -172,7 +174,9 @@ def run(script: Script, uid: int | None = None) -> Ended:
         why = f"{script.command[0]}: cannot be run: {_reason(error)}"
         return Ended(script.id, None, why, unable=True)
     why, output = _watch(child, script, started + script.timeout)
-    _end_all(child)
+    _end_group(child)
+    if not script.starts:
+        _end_all()
     status = child.returncode
     if not why and status < 0:
         why = f"ended by {signal.Signals(-status).name}"
@@ -233,10 +237,15 @@ def _read(pipe: int) -> bytes:
         return b""
 
 
-def _end_all(child: subprocess.Popen[bytes]) -> None:
-    """The script and whatever it started, wherever that hides."""
-    child.kill()
+def _end_group(child: subprocess.Popen[bytes]) -> None:
+    """The script and what is still in its process group."""
+    if child.poll() is None:
+        os.killpg(child.pid, signal.SIGKILL)
     child.wait()
+
+
+def _end_all() -> None:
+    """Whatever the script started, wherever that hides."""
     end = monotonic() + _ENDING
     while monotonic() < end:
         try:

@@ -59,9 +59,16 @@ class HookRunner:
         for due in self.ledger.look(self.control.world, self.active, now):
             self._last += 1
             self._running[self._last] = due, now
-            user = due.hook.user
-            env = environment(due)
-            script = Script(self._last, due.hook.command, env, due.hook.timeout, user, most=0)
+            hook = due.hook
+            script = Script(
+                self._last,
+                hook.command,
+                environment(due),
+                hook.timeout,
+                hook.user,
+                most=0,
+                starts=True,
+            )
             self.journal.tell(
                 HookStarted(str(due.key.name), str(due.key.trigger), due.hook.command[0])
             )

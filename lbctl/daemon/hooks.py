@@ -117,7 +117,7 @@ class Ledger:
         for key, one in self.past.items():
             hook = _hook_of(world, key)
             if hook is not None and one.since is not None and not one.running:
-                moments.append(max(_ready_at(one, hook), _room_at(one, hook, now)))
+                moments += [_ready_at(one, hook), _room_at(one, hook, now)]
         return min((moment for moment in moments if moment > now), default=None)
 
     def take_events(self) -> list[AnyEvent]:

@@ -87,6 +87,18 @@ def test_what_hides_in_the_background_goes_with_its_script(spawner: Spawner) -> 
     eventually(lambda: nobody_runs(env["MARK"]))
 
 
+def test_what_a_hook_started_goes_on(spawner: Spawner, tmp_path) -> None:
+    start = f"(setsid sh -c 'sleep 0.5; echo on > {tmp_path}/mark' >/dev/null 2>&1 &); exit 0"
+    assert spawner.run(start, starts=True).status == 0
+    eventually((tmp_path / "mark").exists)
+
+
+def test_a_hook_that_hangs_is_ended_with_its_group(spawner: Spawner) -> None:
+    env = marked("hook")
+    assert spawner.run("sleep 1000 & sleep 1000", timeout=0.3, env=env, starts=True).why
+    eventually(lambda: nobody_runs(env["MARK"]))
+
+
 def test_one_that_ends_by_a_signal_says_which(spawner: Spawner) -> None:
     assert str(spawner.run("kill -SEGV $$")) == "ended by SIGSEGV"
 

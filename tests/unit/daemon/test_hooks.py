@@ -100,12 +100,13 @@ def test_the_cooldown_outlives_the_state() -> None:
 
 
 def test_the_hour_has_room_for_so_many_and_says_so_once() -> None:
-    stand = Stand(on(Trigger.DOWN, cooldown=0.0, per_hour=2))
+    stand = Stand(on(Trigger.DOWN, cooldown=5.0, per_hour=2))
     stand.see(Health.DOWN)
     for now in (0.0, 10.0):
         assert stand.due(now) == ["on_down app1: so"]
         stand.end()
     stand.told()
+    assert stand.deadline() == 16.0  # to say that it would be due
     assert stand.due(20.0) == []
     assert stand.due(30.0) == []
     assert stand.told() == ["web/app1: on_down is not run again: 2 times in an hour is all"]
