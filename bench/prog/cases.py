@@ -5,7 +5,7 @@ from enum import Enum, auto
 
 from scapy.layers.inet import IP, TCP, UDP
 from scapy.layers.l2 import Ether
-from scapy.packet import Packet, Raw, raw
+from scapy.packet import Packet, raw
 
 from bench.prog import stand
 from bench.prog.stand import (
@@ -48,15 +48,16 @@ class Case:
 
 
 def _frame(packet: Packet) -> bytes:
-    """64 bytes, checksums filled in."""
-    return raw(packet / Raw(bytes(64 - len(packet))))
+    """64 bytes, checksums filled in. What is missing is padding and no payload: a SYN that
+    carries any is not remembered."""
+    return raw(packet).ljust(64, b"\0")
 
 
 def _to_listen(text: str, flags: str = "A") -> bytes:
     listen = Listen.parse(text)
     ip = Ether(src=CLIENT_MAC, dst=GATEWAY_MAC) / IP(src="198.18.0.0", dst=str(listen.address))
     if listen.proto == "udp":
-        return _frame(ip / UDP(sport=0, dport=listen.port, len=30))
+        return _frame(ip / UDP(sport=0, dport=listen.port))
     return _frame(ip / TCP(sport=0, dport=listen.port, flags=flags, seq=flags != "S"))
 
 

@@ -7,6 +7,7 @@ from bench.prog.stand import SHAPES, Stand
 from lbctl.dataplane.xdp.abi import FlowState
 
 CALIBRATION = "nothing"
+MISSES = 0.05  # of the flows, that found no room in the flow cache: those go by the ring
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,13 +57,15 @@ def _ours(stand: Stand, case: Case, program: str) -> Result:
     after = stand.verdicts()
     found = {name: after[name] - before[name] for name in after if after[name] != before[name]}
     assert found == {case.verdict: case.count}, f"{case.name}, {program}: {found}"
-    return Result(gross, _missed(stand, case, program))
+    missed = _missed(stand, case)
+    assert (missed or 0) <= MISSES, f"{case.name}, {program}: {missed:.2%} not remembered"
+    return Result(gross, missed)
 
 
-def _missed(stand: Stand, case: Case, program: str) -> float | None:
+def _missed(stand: Stand, case: Case) -> float | None:
     if case.state is State.RECORDED:
         return 1 - stand.remembered(FlowState.ESTABLISHED) / case.packets.flows
-    if case.state is State.EMPTY and program == "flows":
+    if case.name.startswith("rr"):
         return 1 - stand.remembered(FlowState.EMBRYONIC) / case.count
     return None
 
