@@ -306,10 +306,8 @@ WHOLE = [
     (b"a: b\nc: d\xff", "2:5: the file is not UTF-8 text: byte 0xff (save it as UTF-8)"),
     ("a: b".encode("utf-16"), "1:1: the file is UTF-16 text (save it as UTF-8)"),
     (b"a" * (MAX_BYTES + 1), "1:1: the file is larger than 8 MiB: no configuration is"),
-    (
-        b"[" * 100_000,
-        "1:34: [0][0][0]: is nested deeper than 32",
-    ),
+    (b"[" * 500, "1:34: [0][0][0]: is nested deeper than 32"),
+    (b"[" * 100_000, None),  # newer libyaml counts as well, and says so in its own words
     (
         b"a: [b\nc: d\n",
         "2:2: the file is not YAML: did not find expected ',' or ']' "
@@ -329,6 +327,7 @@ WHOLE = [
 @pytest.mark.parametrize(("data", "fault"), WHOLE, ids=[str(data[:20]) for data, _ in WHOLE])
 def test_a_file_that_is_none(data: bytes, fault: str | None) -> None:
     said = faults(data)
+    assert said
     assert fault is None or said == [f"lbctl.yaml:{fault}"]
 
 
