@@ -42,7 +42,7 @@ check: setup-test
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
-	$(PY) -m pytest -q -n auto -m 'not (kernel or lab or long)' $(ARGS)
+	$(PY) -m pytest -q -n auto -m 'not (kernel or lab or long or ipvs)' tests/unit tests/contract $(ARGS)
 
 bench-%: setup-test
 	$(ROOT) $(PY) -m bench.$* $(ARGS)
