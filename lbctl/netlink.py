@@ -24,12 +24,14 @@ NTF_USE = 1
 NTF_EXT_MANAGED = 1
 NUD_PERMANENT = 0x80
 NUD_VALID = 0x02 | 0x04 | 0x08 | 0x10 | 0x40 | 0x80  # REACHABLE STALE DELAY PROBE NOARP PERMANENT
+GENERIC = "xdpgeneric"  # as pyroute2 calls XDP_ATTACHED_SKB
 RTMGRP_LINK, RTMGRP_NEIGH, RTMGRP_IPV4_IFADDR, RTMGRP_IPV4_ROUTE = 0x1, 0x4, 0x10, 0x40
 
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """An interface. xdp_program: id of the program on its XDP hook, 0 for none."""
+    """An interface. xdp_program: id of the program on its XDP hook, 0 for none.
+    xdp_generic: it runs behind the driver, which has no XDP of its own."""
 
     index: int
     name: str
@@ -38,6 +40,7 @@ class Link:
     up: bool
     kind: str
     xdp_program: int
+    xdp_generic: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +113,7 @@ class Netlink:
             up=bool(message["flags"] & 1),
             kind=message.get_nested("IFLA_LINKINFO", "IFLA_INFO_KIND") or "",
             xdp_program=program or 0,
+            xdp_generic=xdp is not None and xdp.get_attr("IFLA_XDP_ATTACHED") == GENERIC,
         )
 
     # --- addresses --------------------------------------------------------------------

@@ -342,6 +342,8 @@ def _wrong(switch: dict[str, Any]) -> str:
 def _warn(status: dict[str, Any]) -> None:
     if status["datapath"]["trouble"]:
         click.echo(f"\ndata path: {status['datapath']['trouble']}")
+    for line in status["datapath"]["remarks"]:
+        click.echo(f"\n{line}")
     for one in status["refused"]:
         again = f"try {one['tries'] + 1} in {one['retry_in']:.0f} s"
         click.echo(f"\nrefused: {one['error']} ({again})")

@@ -12,7 +12,7 @@ from lbctl.daemon.parts import Parts
 from lbctl.daemon.reconcile import differences
 from lbctl.daemon.requests import BadRequest
 from lbctl.daemon.shapes import SwitchView
-from lbctl.dataplane.port import DataPlane, SharesKernel
+from lbctl.dataplane.port import DataPlane, Remarks, SharesKernel
 from lbctl.model import ServerName
 
 _encode = msgspec.json.Encoder().encode
@@ -111,7 +111,7 @@ class Reading:
         parts = self._parts
         held = await parts.plane.observe(parts.clock.now())
         acts = differences(parts.control.world, held, parts.clock.now())
-        _, foreign = await parts.plane.ask(_shared)
+        _, foreign, _ = await parts.plane.ask(_peculiar)
         return answer({"operations": [str(act) for act in acts], "foreign": foreign})
 
     async def events(self, request: web.Request) -> web.StreamResponse:
@@ -137,8 +137,10 @@ class Reading:
     async def status(self, request: web.Request) -> web.Response:
         await self._parts.sampler.glance()
         status = self._parts.status()
-        switches, foreign = await self._parts.plane.ask(_shared)
-        path = msgspec.structs.replace(status.datapath, switches=switches, foreign=foreign)
+        switches, foreign, remarks = await self._parts.plane.ask(_peculiar)
+        path = msgspec.structs.replace(
+            status.datapath, switches=switches, foreign=foreign, remarks=remarks
+        )
         return answer(msgspec.structs.replace(status, datapath=path))
 
     def _service(self, name: str) -> str:
@@ -149,12 +151,15 @@ class Reading:
         return server_named(self._parts.known(), f"{match['service']}/{match['server']}")
 
 
-def _shared(plane: DataPlane) -> tuple[tuple[SwitchView, ...], tuple[str, ...]]:
-    """What a data path has from a kernel that others use as well."""
+def _peculiar(
+    plane: DataPlane,
+) -> tuple[tuple[SwitchView, ...], tuple[str, ...], tuple[str, ...]]:
+    """What not every data path has: switches, listens of other tools, remarks."""
+    remarks = tuple(plane.remarks()) if isinstance(plane, Remarks) else ()
     if not isinstance(plane, SharesKernel):
-        return (), ()
+        return (), (), remarks
     switches = (SwitchView(s.name, s.wanted, s.found, s.reason) for s in plane.switches())
-    return tuple(switches), tuple(str(frontend) for frontend in plane.foreign())
+    return tuple(switches), tuple(str(frontend) for frontend in plane.foreign()), remarks
 
 
 def _number(text: str) -> int:

@@ -172,13 +172,15 @@ class SwitchView(msgspec.Struct, frozen=True):
 
 class DatapathView(msgspec.Struct, frozen=True):
     """trouble: why it does not answer; empty where it does. switches and foreign (listens of
-    other tools in the same table): of IPVS only, read when the status is asked for."""
+    other tools in the same table): of IPVS only, read when the status is asked for, like
+    remarks: what is not as the configuration says."""
 
     name: str
     why: str
     trouble: str
     switches: tuple[SwitchView, ...] = ()
     foreign: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
 
 
 class WorkerView(msgspec.Struct, frozen=True):

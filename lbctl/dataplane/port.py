@@ -232,6 +232,15 @@ class SharesKernel(Protocol):
         ...
 
 
+@runtime_checkable
+class Remarks(Protocol):
+    """A data path that may have to run otherwise than it was told to."""
+
+    def remarks(self) -> Sequence[str]:
+        """What is not as the configuration says, why, and what mends it."""
+        ...
+
+
 class VipAddresses(Protocol):
     """The VIPs that lbctl put on the front interface; it sees and touches only those it
     tagged itself."""

@@ -53,6 +53,25 @@ def test_forwarding_that_is_off(pins: Path, netlink: Netlink) -> None:
         XdpPlane(FRONT, pins, netlink)
 
 
+def test_forwarding_that_is_off_on_one_interface(pins: Path, netlink: Netlink) -> None:
+    Path("/proc/sys/net/ipv4/conf/back/forwarding").write_text("0")
+    with pytest.raises(DataPlaneError, match=r"back: .*sysctl -w net.ipv4.conf.back.forwarding=1"):
+        XdpPlane(FRONT, pins, netlink)
+
+
+def test_what_is_not_as_configured_is_remarked(pins: Path, netlink: Netlink) -> None:
+    subprocess.run(["ip", "link", "add", "slow", "type", "bridge"], check=True)
+    subprocess.run(["ip", "link", "set", "slow", "up"], check=True)
+    with closing(
+        XdpPlane(Gateway("front", ("back", "slow"), flow_cache=5120), pins, netlink)
+    ) as plane:
+        assert refusals(plane, "rr") == ""
+        assert [said.partition(",")[0] for said in plane.remarks()] == ["slow: generic XDP"]
+    larger = Gateway("front", ("back", "slow"), flow_cache=10240)
+    with closing(XdpPlane(larger, pins, netlink)) as plane:
+        assert [said.partition(" ")[0] for said in plane.remarks()] == ["slow:", "flow_cache:"]
+
+
 def test_lro() -> None:
     link = Link(1, "eth7", b"\2\0\0\0\0\1", 1500, True, "", 0)
     with pytest.raises(DataPlaneError, match=r"eth7: LRO is on.*ethtool -K eth7 lro off"):

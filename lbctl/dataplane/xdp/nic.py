@@ -4,7 +4,7 @@ import fcntl
 import os
 import socket
 import struct
-from collections.abc import Container
+from collections.abc import Container, Iterable
 from ctypes import CDLL, addressof, create_string_buffer
 from pathlib import Path
 
@@ -24,20 +24,31 @@ def check_privilege() -> None:
         raise NotPermitted("the XDP data path needs root", "sudo lbctl daemon ...")
 
 
-def check_forwarding() -> None:
-    """Replies are routed to clients as the kernel would, so it must be allowed to."""
-    path = Path("/proc/sys/net/ipv4/ip_forward")
-    if path.read_text().strip() != "1":
+def check_forwarding(interfaces: Iterable[str]) -> None:
+    """Replies are routed to clients as the kernel would, so it must be allowed to: by all
+    interfaces (ip_forward sets them), and by each that packets come in on."""
+    if _is_off("ipv4/ip_forward"):
         raise DataPlaneError(
             "IPv4 forwarding is off: replies could not be routed to clients",
             "sysctl -w net.ipv4.ip_forward=1",
         )
+    for name in interfaces:
+        if _is_off(f"ipv4/conf/{name}/forwarding"):
+            raise DataPlaneError(
+                f"{name}: IPv4 forwarding is off there: what comes in on it could not be routed",
+                f"sysctl -w net.ipv4.conf.{name.replace('.', '/')}.forwarding=1",
+            )
+
+
+def _is_off(switch: str) -> bool:
+    """Whether a sysctl under net/ is there and 0."""
+    path = Path("/proc/sys/net", switch)
+    return path.exists() and path.read_text().strip() == "0"
 
 
 def check_forwarding6(frontend: Frontend) -> None:
     """The same for the replies of an IPv6 listen."""
-    path = Path("/proc/sys/net/ipv6/conf/all/forwarding")
-    if not path.exists() or path.read_text().strip() != "1":
+    if _is_off("ipv6/conf/all/forwarding"):
         raise DataPlaneError(
             f"{frontend}: IPv6 forwarding is off: replies could not be routed to clients",
             "sysctl -w net.ipv6.conf.all.forwarding=1",

@@ -48,6 +48,7 @@ from lbctl.model import (
     Listen,
     Table,
     VirtualService,
+    XdpMode,
 )
 from lbctl.netlink import TAG, Netlink
 
@@ -62,7 +63,7 @@ class XdpPlane:
     def __init__(self, gateway: Gateway, pins: Path, netlink: Netlink) -> None:
         """Open what is pinned, or make the maps. Raises DataPlaneError, NotPermitted."""
         nic.check_privilege()
-        nic.check_forwarding()
+        nic.check_forwarding(gateway.interfaces)
         nic.ensure_bpffs(pins)
         self.writes: Counter[str] = Counter()
         self._netlink = netlink
@@ -213,6 +214,27 @@ class XdpPlane:
         counts = (self._maps.flow_counts[server].in_state[FlowState.UDP] for server in records)
         self._maps.cursors[number].udp_records = sum(counts)
         return found.settled
+
+    def remarks(self) -> list[str]:
+        """An interface whose driver has no XDP; a flow cache that keeps its old size."""
+        found = [
+            f"{link.name}: generic XDP, which is slow: the driver takes no XDP program "
+            f"(`ethtool -i {link.name}` names it)"
+            for link in self._hops.ports
+            if self._gateway.xdp_mode is XdpMode.AUTO and self._generic(link.name)
+        ]
+        sets, wanted = self._maps.gateway.flow_mask + 1, _flow_sets(self._gateway.flow_cache)
+        if sets != wanted:
+            found.append(
+                f"flow_cache: room for {sets * abi.FLOW_WAYS} flows as when it was made, not for "
+                f"{wanted * abi.FLOW_WAYS}: stop lbctl, `rm -r {self._maps.directory}`, start it "
+                "(connections are cut once)"
+            )
+        return found
+
+    def _generic(self, name: str) -> bool:
+        link = self._netlink.link(name)
+        return link is not None and link.xdp_generic
 
     def close(self) -> None:
         self._epoll.close()
