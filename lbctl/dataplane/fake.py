@@ -1,11 +1,13 @@
 """A data path in memory, with the kernel's manners: what exists cannot be added, what is
-missing cannot be changed, and what goes takes along what it holds. Unit tests and
-`--dry-run` use it; the contract tests hold it to what the real ones do."""
+missing cannot be changed, what goes takes along what it holds, and packets follow the
+transition rule. Unit tests and `--dry-run` use it; the contract tests and random histories
+hold it to what the real ones do."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import assert_never
 
+from lbctl.dataplane.faketraffic import FakePacket, FakeTraffic
 from lbctl.dataplane.port import (
     AddServer,
     AddService,
@@ -24,10 +26,12 @@ from lbctl.model import Address, Destination, Endpoint, Frontend, Table, Virtual
 
 @dataclass
 class FakeKernel:
-    """What outlives a plane that is closed."""
+    """What outlives a plane that is closed. traffic: None where no packet will come, so
+    that nobody computes rings for it."""
 
     services: dict[Frontend, VirtualService] = field(default_factory=dict)
     flows: dict[bytes, Flow] = field(default_factory=dict)
+    traffic: FakeTraffic | None = None
 
 
 class FakePlane:
@@ -46,6 +50,7 @@ class FakePlane:
         kernel = kernel or FakeKernel()
         self._services = kernel.services
         self._flows = kernel.flows
+        self._traffic = kernel.traffic
 
     def observe(self) -> Table:
         return Table(dict(self._services))
@@ -61,7 +66,16 @@ class FakePlane:
                 refused.append(Refusal(op, error))
             else:
                 self.log.append(op)
+        if self._traffic is not None:
+            for frontend in {op.frontend for op in ops}:
+                self._traffic.follow(frontend, self._services.get(frontend))
         return refused
+
+    def packet(self, frontend: Frontend, packet: FakePacket) -> Endpoint | None:
+        """The server that a client's packet reaches; None: it is dropped."""
+        if self._traffic is None or frontend not in self._services:
+            raise DataPlaneError(f"{frontend}: no packet comes here")
+        return self._traffic.packet(frontend, packet)
 
     def stats(self) -> Stats:
         return Stats(writes={"operations": len(self.log)})
@@ -85,7 +99,8 @@ class FakePlane:
         return False
 
     def tend(self) -> None:
-        return
+        if self._traffic is not None:
+            self._traffic.sweep()
 
     def close(self) -> None:
         return

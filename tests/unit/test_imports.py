@@ -24,6 +24,7 @@ LAYERS: dict[str, set[str]] = {
         "lbctl.dataplane.capabilities",
         "lbctl.dataplane.converge",
         "lbctl.dataplane.fake",
+        "lbctl.dataplane.faketraffic",
         "lbctl.dataplane.ipvs.*",
         "lbctl.dataplane.plan",
         "lbctl.dataplane.port",

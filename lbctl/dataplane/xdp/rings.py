@@ -99,7 +99,7 @@ class Rings:
         memory that was replaced by one without."""
         for page, old in self._pages(self._spans[listen]):
             for at, word in enumerate(page.slot[:]):
-                if word and not word & abi.SLOT_CHANGING:
+                if not word & abi.SLOT_CHANGING:
                     old.slot[at].used, old.slot[at].server = tick & 0xFFFF, word
                     page.slot[at] = word | abi.SLOT_CHANGING
         self.changing.add(listen)
@@ -145,7 +145,7 @@ class Rings:
                 fresh = ring.change(slot, server, alive)
                 (rest if slot.server in alive else first).append((at, fresh))
         for at, fresh in (*first, *rest):
-            self._put(span, at, words[at], fresh, tick)
+            self._put(span, at, fresh, tick)
             if fresh.old is not None:
                 self.changing.add(listen)
         return len(first) + len(rest)
@@ -157,14 +157,17 @@ class Rings:
         server = old.slot[at & abi.PAGE_SLOTS - 1].server & ~abi.OLD_KEPT
         return Slot(word & ~abi.SLOT_CHANGING, server)
 
-    def _put(self, span: Span, at: int, before: int, slot: Slot, tick: int) -> None:
-        """The old server first: the word that names both comes last."""
+    def _put(self, span: Span, at: int, slot: Slot, tick: int) -> None:
+        """The old server first: the word that names both comes last. Its time begins when
+        it stops being the slot's own."""
         number, at = span.first + (at >> abi.PAGE_BITS), at & abi.PAGE_SLOTS - 1
+        page = self._maps.ring_page(number)
         if slot.old is None:
-            self._maps.ring_page(number).slot[at] = slot.server
+            page.slot[at] = slot.server
             return
-        old = self._maps.old_page(number).slot[at]
-        if not before & abi.SLOT_CHANGING:
+        old, before = self._maps.old_page(number).slot[at], page.slot[at]
+        own = before & ~abi.SLOT_CHANGING == old.server & ~abi.OLD_KEPT
+        if own or not before & abi.SLOT_CHANGING:
             old.used = tick & 0xFFFF
         old.server = slot.old
         self._maps.ring_page(number).slot[at] = slot.server | abi.SLOT_CHANGING

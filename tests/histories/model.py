@@ -1,4 +1,4 @@
-"""The transition rule as a model, and random histories that drive it beside the program.
+"""The transition rule as a model: what random histories hold the data paths to.
 
 The model knows nothing of bits, pages or hashes: it is told which slot a flow is in, and
 says which server each packet must reach. Time is in ticks of the program's clock.
@@ -21,7 +21,7 @@ class Record:
 @dataclass
 class Slot:
     """server None: nobody. old: the one whose unrecorded flows stay; used: when it last
-    had a packet of such a flow (UDP: when the change began)."""
+    had a packet of such a flow (UDP: when it became the old one)."""
 
     server: str | None = None
     old: str | None = None
@@ -40,13 +40,16 @@ class Times:
 @dataclass
 class Model:
     """One ring. place: the slot of a flow, and the set that its record must lie in. ways:
-    records that a set can hold."""
+    records that a set can hold. memory: every flow is remembered, new ones take turns."""
 
     slots: list[Slot]
     times: Times
     place: Callable[[Flow], tuple[int, int]]
     ways: int = 5
     udp: bool = False
+    memory: bool = False
+    turns: Sequence[str] = ()
+    turn: int = 0
     alive: set[str] = field(default_factory=set)
     records: dict[Flow, Record] = field(default_factory=dict)
 
@@ -55,18 +58,29 @@ class Model:
         self.records = {f: r for f, r in self.records.items() if r.server in self.alive}
         for slot, server in zip(self.slots, table, strict=True):
             stable = slot.old if slot.changing else slot.server
+            if slot.server == stable:
+                slot.used = now
             slot.server = server
             if stable not in self.alive:
                 stable = server
-            if not slot.changing and stable != server:
-                slot.changing, slot.used = True, now
+            slot.changing = slot.changing or stable != server
             slot.old = stable
+
+    def schedule(self, turns: Sequence[str] | None, now: int) -> None:
+        """turns: in which new flows go round; None: the ring alone places them. Flows that
+        were remembered keep their records."""
+        if self.memory and turns is None:
+            for slot in self.slots:
+                if not slot.changing:
+                    slot.changing, slot.old, slot.used = True, slot.server, now
+        self.memory, self.turns = turns is not None, turns or ()
 
     def sweep(self, now: int) -> None:
         self.records = {f: r for f, r in self.records.items() if not self._aged(r, now)}
         named: dict[int, set[str]] = {}
         for flow, record in self.records.items():
-            named.setdefault(self.place(flow)[0], set()).add(record.server)
+            if not self.memory:
+                named.setdefault(self.place(flow)[0], set()).add(record.server)
         for number, slot in enumerate(self.slots):
             if not slot.changing:
                 continue
@@ -74,7 +88,8 @@ class Model:
                 slot.old = slot.server
             if slot.old == slot.server and not named.get(number, set()) - {slot.server}:
                 slot.changing = False
-        self.records = {f: r for f, r in self.records.items() if self._slot(f).changing}
+        if not self.memory:
+            self.records = {f: r for f, r in self.records.items() if self._slot(f).changing}
 
     def _slot(self, flow: Flow) -> Slot:
         return self.slots[self.place(flow)[0]]
@@ -92,7 +107,7 @@ class Model:
     ) -> str | None:
         """The server that this packet reaches."""
         slot = self._slot(flow)
-        if not slot.changing:
+        if not slot.changing and not self.memory:
             return slot.server
         record = self.records.get(flow)
         if record is not None and self._aged(record, now):
@@ -100,26 +115,42 @@ class Model:
         if record is not None and self._continues(record, syn, seq):
             record.used, record.confirmed = now, record.confirmed or not syn
             return record.server
+        new = record is None and (syn or self.udp) and not payload
+        if self.memory:
+            if new and (server := self._take_turn()) is None:
+                return None
+            if new and self._remember(flow, server, seq, now):
+                return server
+            return self._by_ring(slot, syn, now)
         if self.udp:
-            return self._udp(flow, slot, now)
-        new = syn and record is None
-        if new and slot.server is None:
-            return None
-        if new and not payload and slot.old != slot.server and self._room(flow, now):
-            assert slot.server is not None
-            self.records[flow] = Record(slot.server, seq, confirmed=False, used=now)
+            if slot.old != slot.server and self._remember(flow, slot.old, seq, now):
+                return slot.old
             return slot.server
-        if not syn or slot.old != slot.server:
-            slot.used = now
-        return slot.old
+        if record is None and syn and slot.server is None:
+            return None
+        if new and slot.old != slot.server and self._remember(flow, slot.server, seq, now):
+            return slot.server
+        return self._by_ring(slot, syn, now)
 
     @staticmethod
     def _continues(record: Record, syn: bool, seq: int) -> bool:
         return record.confirmed or seq == (record.isn + (0 if syn else 1)) % 2**32
 
-    def _udp(self, flow: Flow, slot: Slot, now: int) -> str | None:
-        if slot.old == slot.server or not self._room(flow, now):
+    def _take_turn(self) -> str | None:
+        if not self.turns:
+            return None
+        self.turn += 1
+        return self.turns[(self.turn - 1) % len(self.turns)]
+
+    def _remember(self, flow: Flow, server: str | None, seq: int, now: int) -> bool:
+        assert server is not None
+        if room := self._room(flow, now):
+            self.records[flow] = Record(server, seq, confirmed=self.udp, used=now)
+        return room
+
+    def _by_ring(self, slot: Slot, syn: bool, now: int) -> str | None:
+        if not slot.changing or self.udp:
             return slot.server
-        assert slot.old is not None
-        self.records[flow] = Record(slot.old, 0, confirmed=True, used=now)
+        if not syn or slot.old != slot.server:
+            slot.used = now
         return slot.old

@@ -1,0 +1,77 @@
+"""The loaded program as a data path that random histories go through."""
+
+import socket
+
+from lbctl.dataplane.converge import converge
+from lbctl.dataplane.faketraffic import FakeRoom
+from lbctl.dataplane.xdp import abi, bpf
+from lbctl.dataplane.xdp.abi import FlowState
+from lbctl.model import Listen, Table
+from tests.bpf.gateway import CLIENT, CLIENT_MAC, FRONT_MAC, XDP_REDIRECT, PacketGateway
+from tests.histories.history import Kind, Tally, histories
+from tests.histories.stand import PLACES, FakePath, Packet, Stand, frame
+
+NAMES = {socket.inet_aton(str(e.address)): name for name, e in PLACES.items()}
+ETHERNET = bytes.fromhex((FRONT_MAC + CLIENT_MAC).replace(":", "")) + b"\x08\x00"
+
+
+class ProgramPath:
+    """One listen on the loaded program; nothing of an earlier one is left."""
+
+    def __init__(self, gateway: PacketGateway, listen: Listen) -> None:
+        self.gateway, self.listen = gateway, listen
+        self.plane = gateway.plane
+        self.values = gateway.plane._maps.gateway
+        self.values.tick_shift = 63
+        self.values.udp_records = 1 << 30
+        assert not converge(self.plane, Table()).refused
+        self.plane.tend()
+        self.plane.tend()
+        self._places: dict[int, tuple[int, int]] = {}
+        self._program: bpf.Descriptor | None = None
+
+    @property
+    def room(self) -> FakeRoom:
+        state = FlowState.UDP if self.listen.proto == "udp" else FlowState.ESTABLISHED
+        times = self.values.timeout
+        slots = 1 << abi.PAGE_BITS
+        return FakeRoom(self.place, slots, abi.FLOW_WAYS, times[FlowState.EMBRYONIC], times[state])
+
+    def pass_time(self, ticks: int) -> None:
+        self.values.tick_ahead += ticks
+
+    def place(self, port: int) -> tuple[int, int]:
+        """The slot and the flow set of a client's port."""
+        if port not in self._places:
+            client = int.from_bytes(socket.inet_aton(CLIENT), "little")
+            addresses = client << 32 | abi.word4(self.listen.address)
+            ports = abi.port(self.listen.port) << 16 | abi.port(port)
+            proto = 17 if self.listen.proto == "udp" else 6
+            hash_ = abi.flow_hash(self.values.key, addresses, ports, proto)
+            sets = self.values.flow_mask
+            self._places[port] = hash_ >> 64 - abi.PAGE_BITS, abi.mix(hash_) & sets
+        return self._places[port]
+
+    def send(self, packet: Packet) -> str | None:
+        with bpf.opened(self.gateway.pins / "lb") as program:
+            data = frame(ETHERNET, CLIENT, self.listen, packet)
+            run = bpf.run_program(program, data, ifindex=self.gateway.ifindex["front"])
+        return NAMES[run.data[30:34]] if run.action == XDP_REDIRECT else None
+
+
+def stand(gateway: PacketGateway, listen: Listen) -> Stand:
+    path = ProgramPath(gateway, listen)
+    number = path.plane._registry.listens.get(listen)
+    assert number is None
+    made = Stand(listen, path.room, [FakePath(listen, path.room), path])
+    made.change({"s11": 1}, "rr")  # the program remembers flows from here on
+    made.change({})
+    path.plane.tend()
+    path.plane.tend()
+    cursor = path.plane._maps.cursors[path.plane._registry.listens[listen]]
+    cursor.next = 0
+    return made
+
+
+def run(gateway: PacketGateway, listen: Listen, kind: Kind, seeds: range, steps: int) -> Tally:
+    return histories(lambda: stand(gateway, listen), kind, seeds, steps)
