@@ -139,6 +139,34 @@ def status(context: Context) -> None:
     return None
 
 
+@get.command("nic")
+@json_option
+@pass_context
+def nic(context: Context) -> None:
+    """The gateway's interfaces: how the packet program runs there, what stands in its way."""
+    rows = context.client.get("nics")
+    if context.json:
+        return show_json(rows)
+    cells = [
+        (
+            row["name"],
+            row["driver"],
+            row["mode"],
+            row["mtu"],
+            row["queues"],
+            *(_on(row[offload]) for offload in ("lro", "gro", "vlan_stripping")),
+        )
+        for row in rows
+    ]
+    head = ("NAME", "DRIVER", "MODE", "MTU", "QUEUES", "LRO", "GRO", "VLAN STRIPPING")
+    click.echo(table(head, cells, right=(3, 4)))
+    for row in rows:
+        for one in row["findings"]:
+            kind = "in the way" if one["in_the_way"] else "would be faster without"
+            click.echo(f"\n{row['name']}: {kind}: {one['says']}\n  {one['mend']}")
+    return None
+
+
 @get.command()
 @json_option
 @pass_context
@@ -315,6 +343,10 @@ def _split(name: str) -> tuple[str, str]:
     if not (slash and service and server):
         raise click.UsageError(f"'{name}' is not SERVICE/SERVER")
     return service, server
+
+
+def _on(value: bool | None) -> str:
+    return "-" if value is None else "on" if value else "off"
 
 
 def _share(value: float | None) -> str:

@@ -23,6 +23,7 @@ VERBS: dict[str, tuple[str, str, str]] = {
     "check": ("ask", "check", "Probe a server now, and show each step."),
     "stats": ("numbers", "stats", "Connections, packets and bytes, per second and in all."),
     "monitor": ("numbers", "monitor", "Events as they happen."),
+    "trace": ("trace", "trace", "What the packet program does with a packet, step by step."),
     "add": ("edit", "add", "Add a server or a service, live."),
     "set": ("edit", "set_", "Set a field of a service or a server, live."),
     "del": ("edit", "del_", "Remove a server or a service, live; its flows finish."),

@@ -19,6 +19,7 @@ from lbctl.daemon.ipvs import Ipvs
 from lbctl.daemon.parts import Parts
 from lbctl.daemon.peer import GROUP, group_id
 from lbctl.daemon.reading import Reading, answer
+from lbctl.daemon.tracing import Tracing
 from lbctl.errors import Exit, InvalidConfig, LbctlError, NotFound, NotPermitted
 
 HTTP_STATUS = {
@@ -37,6 +38,7 @@ async def serving(parts: Parts, path: Path) -> AsyncIterator[None]:
     app.add_routes(Reading(parts).routes())
     app.add_routes(Changing(parts).routes())
     app.add_routes(Ipvs(parts).routes())
+    app.add_routes(Tracing(parts).routes())
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
     listener = _listener(path)
     try:

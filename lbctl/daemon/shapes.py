@@ -233,3 +233,59 @@ class Snapshot(msgspec.Struct, frozen=True):
     services: tuple[ServiceView, ...]
     servers: tuple[ServerView, ...]
     stats: StatsView
+
+
+class StepView(msgspec.Struct, frozen=True):
+    """Something that decided about a packet."""
+
+    at: str
+    found: str
+
+
+class RewriteView(msgspec.Struct, frozen=True):
+    """A header field as it came in and as it went out."""
+
+    name: str
+    before: str
+    after: str
+
+
+class TraceView(msgspec.Struct, frozen=True):
+    """What the data path did with a made-up packet. verdict: as in the statistics. action:
+    of XDP. service, server: whose packet it is; empty: nobody's."""
+
+    packet: str
+    interface: str
+    steps: tuple[StepView, ...]
+    verdict: str
+    action: str
+    out: str
+    service: str
+    server: str
+    address: str
+    headers: tuple[RewriteView, ...]
+    wrong_checksums: tuple[str, ...]
+
+
+class FindingView(msgspec.Struct, frozen=True):
+    """in_the_way: packets are lost or handled wrongly; false: it only costs time."""
+
+    in_the_way: bool
+    says: str
+    mend: str
+
+
+class NicView(msgspec.Struct, frozen=True):
+    """An interface of the gateway. mode: `native`, `generic` or `none`; null: it has no such
+    thing, or does not say."""
+
+    name: str
+    driver: str
+    mode: str
+    mtu: int
+    lro: bool | None
+    gro: bool | None
+    vlan_stripping: bool | None
+    queues: int | None
+    most_queues: int | None
+    findings: tuple[FindingView, ...]

@@ -12,6 +12,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
+from lbctl.dataplane.madeup import MadeUp, Trace
+from lbctl.dataplane.nics import Nic
 from lbctl.errors import DataPlaneError
 from lbctl.model import Address, Destination, Endpoint, Frontend, Table, VirtualService
 
@@ -238,6 +240,19 @@ class Remarks(Protocol):
 
     def remarks(self) -> Sequence[str]:
         """What is not as the configuration says, why, and what mends it."""
+        ...
+
+
+@runtime_checkable
+class ShowsPackets(Protocol):
+    """A data path of our own program, which can be asked how it runs: XDP."""
+
+    def trace(self, packet: MadeUp) -> Trace:
+        """What it does with a packet. Raises DataPlaneError."""
+        ...
+
+    def nics(self) -> Sequence[Nic]:
+        """The interfaces that it runs on."""
         ...
 
 

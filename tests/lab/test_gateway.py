@@ -113,6 +113,24 @@ def test_a_server_that_nobody_finds_stays_on_its_status_and_the_rest_is_applied(
         gateway.lbctl("apply", gateway.config(CONFIG))
 
 
+def test_trace_and_nic_say_what_the_loaded_program_does(gateway: GatewayHost) -> None:
+    with running(gateway):
+        words = ["trace", "--from", "192.0.2.100:40000", "--to", "192.0.2.10:80/tcp"]
+        said = gateway.lbctl(*words).stdout
+        assert "=> forward (redirect, out on back), to web/app" in said
+        assert "checksums: right" in said
+        answer = json.loads(gateway.lbctl(*words, "-j").stdout)
+        assert (answer["service"], answer["verdict"]) == ("web", "forward")
+        wrong = gateway.lbctl(*words[:-1], "192.0.2.10:80/sctp", check=False)
+        assert (wrong.returncode, "sctp cannot" in wrong.stderr) == (Exit.USAGE, True)
+        rows = json.loads(gateway.lbctl("get", "nic", "-j").stdout)
+        assert [(row["name"], row["mode"]) for row in rows] == [
+            ("front", "native"),
+            ("back", "native"),
+        ]
+        assert "front: in the way: a veth takes frames" in gateway.lbctl("get", "nic").stdout
+
+
 def test_a_hook_that_is_taken_is_told_with_the_command_that_frees_it(
     gateway: GatewayHost, tmp_path: Path
 ) -> None:

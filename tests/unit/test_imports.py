@@ -26,6 +26,8 @@ LAYERS: dict[str, set[str]] = {
         "lbctl.dataplane.fake",
         "lbctl.dataplane.faketraffic",
         "lbctl.dataplane.ipvs.*",
+        "lbctl.dataplane.madeup",
+        "lbctl.dataplane.nics",
         "lbctl.dataplane.plan",
         "lbctl.dataplane.port",
         "lbctl.dataplane.ring",

@@ -430,6 +430,15 @@ def flow_hash(key: Sequence[int], addresses: int, ports: int, proto: int) -> int
     return first + (key[2] + ports) * (key[3] + proto) & MASK64
 
 
+def fold_address(key: Sequence[int], address: Address) -> int:
+    """An address as the flow hash takes it (hash.h, lb_fold6)."""
+    w = words(address)
+    if address.version == 4:
+        return w[0]
+    total = (key[0] + w[0]) * (key[1] + w[1]) + (key[2] + w[2]) * (key[3] + w[3])
+    return (total & MASK64) >> 32
+
+
 def mix(x: int) -> int:
     """hash.h, lb_mix."""
     low = (x ^ x >> 32) * 0xBF58476D1CE4E5B9 & MASK64

@@ -47,6 +47,7 @@ class MapFlag(IntFlag):
 
 
 ATTACH_XDP = 37
+XDP_DROP, XDP_PASS, XDP_TX, XDP_REDIRECT = 1, 2, 3, 4  # what a program answers
 XDP_GENERIC = 1 << 1
 XDP_NATIVE = 1 << 2
 

@@ -5,7 +5,7 @@ import ctypes
 import math
 import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -149,6 +149,18 @@ class FlowCache:
         if count.old_slots and tick - count.last_old <= QUIET / TICK:
             unrecorded = max(1, unrecorded)
         return Active(recorded + unrecorded, "estimate", count.in_state[FlowState.EMBRYONIC])
+
+    def find(self, hash_: int, tick: int, timeouts: Sequence[int]) -> Way | None:
+        """The way of a flow, as the program finds it (flows.h, lb_flow_find)."""
+        number = hash_ & (self.sets - 1)
+        cells = self._cells[number]
+        for word, isn in zip(cells.way, cells.isn, strict=True):
+            if not word or (word ^ hash_) >> abi.TAG_SHIFT:
+                continue
+            way = _way(number, word, isn)
+            if (tick - way.age) & (1 << abi.AGE_BITS) - 1 <= timeouts[way.state]:
+                return way
+        return None
 
     def __iter__(self) -> Iterator[Way]:
         layout = struct.Struct(f"={abi.FLOW_WAYS}Q{abi.FLOW_WAYS}I4x")

@@ -1,20 +1,16 @@
 """Can this interface carry an XDP program? Each no names the command that makes it a yes."""
 
-import fcntl
 import os
-import socket
-import struct
 from collections.abc import Container, Iterable
-from ctypes import CDLL, addressof, create_string_buffer
+from ctypes import CDLL
 from pathlib import Path
 
+from lbctl.dataplane.nics import Nic, Running
+from lbctl.dataplane.xdp import ethtool
 from lbctl.errors import DataPlaneError, NotPermitted
 from lbctl.model import Frontend
 from lbctl.netlink import Link
 
-SIOCETHTOOL = 0x8946
-ETHTOOL_GFLAGS = 0x25
-ETH_FLAG_LRO = 1 << 15
 BPFFS = Path("/sys/fs/bpf")
 
 
@@ -56,7 +52,7 @@ def check_forwarding6(frontend: Frontend) -> None:
 
 
 def check_link(link: Link, ours: Container[int], lro: bool) -> None:
-    """ours: ids of lbctl's own programs. lro: see has_lro()."""
+    """ours: ids of lbctl's own programs. lro: packets are merged."""
     if not link.up:
         raise DataPlaneError(f"{link.name}: is down", f"ip link set {link.name} up")
     if link.xdp_program and link.xdp_program not in ours:
@@ -72,16 +68,21 @@ def check_link(link: Link, ours: Container[int], lro: bool) -> None:
         )
 
 
-def has_lro(name: str) -> bool:
-    """ETHTOOL_GFLAGS; an interface that does not know the question has no LRO."""
-    value = create_string_buffer(struct.pack("=II", ETHTOOL_GFLAGS, 0), 8)
-    request = struct.pack("=16sQ", name.encode(), addressof(value)).ljust(40, b"\0")
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
-        try:
-            fcntl.ioctl(control.fileno(), SIOCETHTOOL, request)
-        except OSError:
-            return False
-    return bool(struct.unpack("=II", value.raw)[1] & ETH_FLAG_LRO)
+def survey(link: Link, ours: Container[int]) -> Nic:
+    """The interface as it is set now. ours: see check_link()."""
+    mode = Running.GENERIC if link.xdp_generic else Running.NATIVE
+    receive, most = ethtool.queues(link.name) or (None, None)
+    return Nic(
+        link.name,
+        ethtool.driver(link.name) or link.kind,
+        mode if link.xdp_program in ours else Running.NONE,
+        link.mtu,
+        ethtool.lro(link.name),
+        ethtool.gro(link.name),
+        ethtool.vlan_stripping(link.name),
+        receive,
+        most,
+    )
 
 
 def ensure_bpffs(directory: Path) -> None:

@@ -12,6 +12,8 @@ from pathlib import Path
 from socket import IPPROTO_UDP
 from typing import assert_never
 
+from lbctl.dataplane.madeup import MadeUp, Trace
+from lbctl.dataplane.nics import Nic
 from lbctl.dataplane.port import (
     Active,
     AddServer,
@@ -26,7 +28,7 @@ from lbctl.dataplane.port import (
     SetService,
     Stats,
 )
-from lbctl.dataplane.xdp import abi, bpf, maps, nic
+from lbctl.dataplane.xdp import abi, bpf, ethtool, maps, nic
 from lbctl.dataplane.xdp.abi import FlowState, SchedulerCode
 from lbctl.dataplane.xdp.bpf import Descriptor
 from lbctl.dataplane.xdp.counters import counters_of
@@ -38,6 +40,7 @@ from lbctl.dataplane.xdp.registry import Registry, read_hop, write_hop
 from lbctl.dataplane.xdp.rings import Rings
 from lbctl.dataplane.xdp.shape import Feature, Shape
 from lbctl.dataplane.xdp.support import MEMORY, check_destination, check_service
+from lbctl.dataplane.xdp.trace import Tracer
 from lbctl.dataplane.xdp.wanted import WantedNeighbours
 from lbctl.errors import DataPlaneError
 from lbctl.model import (
@@ -74,7 +77,7 @@ class XdpPlane:
         self._program = Program(self._maps, netlink, gateway.interfaces, gateway.xdp_mode)
         ours = self._program.ours()
         for link in self._hops.ports:
-            nic.check_link(link, ours, nic.has_lro(link.name))
+            nic.check_link(link, ours, bool(ethtool.lro(link.name)))
         self._clock = Clock.of_this_kernel()
         self._write_gateway()
         self._registry = Registry(self._maps)
@@ -214,6 +217,19 @@ class XdpPlane:
         counts = (self._maps.flow_counts[server].in_state[FlowState.UDP] for server in records)
         self._maps.cursors[number].udp_records = sum(counts)
         return found.settled
+
+    def trace(self, packet: MadeUp) -> Trace:
+        """What the loaded program does with it, and why."""
+        tracer = Tracer(
+            self._maps, self._registry, self._flows, self._hops.ports, self._clock, self._tick()
+        )
+        return tracer.trace(packet, self._program)
+
+    def nics(self) -> list[Nic]:
+        """The gateway's interfaces, as they are set now."""
+        ours = self._program.ours()
+        links = (self._netlink.link(name) for name in self._gateway.interfaces)
+        return [nic.survey(link, ours) for link in links if link is not None]
 
     def remarks(self) -> list[str]:
         """An interface whose driver has no XDP; a flow cache that keeps its old size."""

@@ -97,6 +97,17 @@ class Program:
         if outcome.error:
             raise DataPlaneError(outcome.error, outcome.hint)
 
+    def run(self, frame: bytes, ifindex: int) -> bpf.Run:
+        """Run it on a frame that seems to come in on an interface. Raises DataPlaneError."""
+        try:
+            with bpf.opened(self._maps.directory / PROGRAM) as program:
+                return bpf.run_program(program, frame, ifindex=ifindex)
+        except FileNotFoundError:
+            raise DataPlaneError(
+                "no packet program is loaded: this gateway has no service yet",
+                "`lbctl apply` a file with one",
+            ) from None
+
     def sweep(self) -> Descriptor | None:
         """The sweep program, if one is loaded."""
         if self._sweep is None:
