@@ -28,6 +28,13 @@ static inline int lb_is_syn(const struct lb_ctx *c)
 	       LB_TCP_SYN;
 }
 
+/* A RST that acknowledges nothing. */
+static inline int lb_is_lone_reset(const struct lb_ctx *c)
+{
+	return (lb_tcp_flags(&c->packet) & (LB_TCP_SYN | LB_TCP_ACK | LB_TCP_RST | LB_TCP_FIN)) ==
+	       LB_TCP_RST;
+}
+
 static inline __u32 lb_seq(const struct lb_ctx *c)
 {
 	const struct lb_tcp *tcp = (const struct lb_tcp *)c->packet.l4;

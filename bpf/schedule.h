@@ -87,6 +87,8 @@ static inline __u32 lb_remembered(struct lb_ctx *c, const struct lb_listen *list
 		if (!lb_alive(server) || (syn && state == LB_FLOW_CLOSED)) {
 			lb_flow_drop(&place);
 		} else {
+			if (lb_undeceives(c, &place))
+				return server;
 			if (!lb_continues(c, &place))
 				return lb_unremembered(c, slot, tick);
 			lb_flow_touch(&place, lb_state_after(state, lb_tcp_flags(&c->packet)),

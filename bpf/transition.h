@@ -8,7 +8,10 @@
  *
  *   - a packet whose flow has a record follows it. Until a packet of the flow has carried
  *     the record's ISN + 1, only packets that continue it do: others belong to an older
- *     flow of the same tuple, and a forged SYN cannot move that;
+ *     flow of the same tuple, and a forged SYN cannot move that. A RST without ACK reaches
+ *     the record's server as well, and confirms nothing: so a client answers a server that
+ *     takes its SYN for one of a flow it still knows (RFC 9293, 3.5, figure 9), and unless
+ *     that server hears it, the client's next SYN fails like the first;
  *   - a SYN without a record goes to C and is recorded. Where there is no room it goes to
  *     S: a full table slows a drain, it breaks nothing;
  *   - a SYN with payload (Fast Open) goes to S: its flow never carries ISN + 1;
@@ -32,6 +35,12 @@ static inline int lb_continues(const struct lb_ctx *c, const struct lb_place *pl
 	if (lb_way_state(place->word) != LB_FLOW_EMBRYONIC)
 		return 1;
 	return lb_seq(c) == place->isn + (lb_is_syn(c) ? 0 : 1);
+}
+
+/* The client's answer to a server that took its SYN for an older flow's. */
+static inline int lb_undeceives(const struct lb_ctx *c, const struct lb_place *place)
+{
+	return lb_way_state(place->word) == LB_FLOW_EMBRYONIC && lb_is_lone_reset(c);
 }
 
 static inline void lb_stamp(struct lb_old_slot *old, __u32 tick)
@@ -75,6 +84,8 @@ static inline __u32 lb_changing(const struct lb_ctx *c, __u32 listen, __u64 hash
 	lb_flow_find(c->gw, hash, tick, &place);
 	if (place.way && !lb_alive(lb_way_server(place.word)))
 		lb_flow_drop(&place);
+	if (place.way && lb_undeceives(c, &place))
+		return lb_way_server(place.word);
 	if (place.way && lb_continues(c, &place)) {
 		if (lb_way_state(place.word) != LB_FLOW_EMBRYONIC)
 			state = lb_way_state(place.word);

@@ -19,13 +19,14 @@ NOBODY = 0  # as a slot's server
 
 @dataclass(frozen=True, slots=True)
 class FakePacket:
-    """A client's packet. flow: a number that no other flow of the listen has. syn: never of
-    UDP, which has no such thing."""
+    """A client's packet. flow: a number that no other flow of the listen has. syn, and reset
+    (without ACK): never of UDP, which has no such thing."""
 
     flow: int
     syn: bool = False
     seq: int = 0
     payload: bool = False
+    reset: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +154,8 @@ class FakeRing:
             return self.slots[at].server
         record = self.records.get(packet.flow)
         if record is not None and not self._aged(record, now):
+            if packet.reset and not record.confirmed:
+                return record.server  # it took the SYN for an older flow's, and must hear it
             if not record.continued_by(packet):
                 return self._unrecorded(at, packet, now)
             confirmed = record.confirmed or not packet.syn

@@ -5,7 +5,7 @@ import random
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from tests.histories.stand import ACK, PLACES, SYN, Packet, Stand
+from tests.histories.stand import ACK, PLACES, RST, SYN, Packet, Stand
 
 DRAIN = 75  # ticks that a server has to drain: about five minutes
 
@@ -25,6 +25,7 @@ class Tally:
     flows: int = 0
     packets: int = 0
     handshakes: int = 0
+    deaf: int = 0  # servers that did not hear a client's RST
     broken: int = 0
 
     def __add__(self, other: "Tally") -> "Tally":
@@ -33,7 +34,8 @@ class Tally:
 
 @dataclass(frozen=True)
 class Trouble:
-    """flood: SYNs from nowhere before each step. forge: SYNs on tuples that live."""
+    """flood: SYNs from nowhere before each step. forge: SYNs, and in mh RSTs too, that match
+    nothing, on tuples that live."""
 
     flood: int = 0
     forge: float = 0.0
@@ -79,7 +81,9 @@ class History:
             for _ in range(self.trouble.flood):
                 self.packet(self.ports.pop(), SYN, self.random.getrandbits(32))
             if self.live and self.random.random() < self.trouble.forge:
-                self.packet(self.pick(), SYN, self.random.getrandbits(32))
+                # Who remembers flows takes a RST for a flow's end.
+                forged = RST if self.random.random() < 0.3 and self.stand.scheduler == "mh" else SYN
+                self.packet(self.pick(), forged, self.random.getrandbits(32))
             act()
         return self.tally
 
@@ -100,11 +104,20 @@ class History:
         else:
             data = b"fast" if self.random.random() < 0.05 else b""
             server = self.packet(port, SYN, isn, data)
+            if not data and self.random.random() < 0.1:
+                self.undeceive(port, isn, server)
             again = self.packet(port, ACK, isn + 1 + len(data))
         if server is None or server != again:
             self.tally.handshakes += 1
         else:
             self.live[port] = Live(server, isn + 5, self.stand.now)
+
+    def undeceive(self, port: int, isn: int, server: str | None) -> None:
+        """The server took the SYN for one of an older flow, and acknowledged that: the
+        client's RST has to reach it, and its next SYN too."""
+        told = self.packet(port, RST, self.random.getrandbits(32))
+        again = self.packet(port, SYN, isn)
+        self.tally.deaf += server is not None and not server == told == again
 
     def go_on(self) -> None:
         if not self.live:

@@ -103,15 +103,24 @@ class Model:
         return sum(not self._aged(rival, now) for rival in rivals) < self.ways
 
     def packet(
-        self, flow: Flow, now: int, *, syn: bool, seq: int, payload: bool = False
+        self,
+        flow: Flow,
+        now: int,
+        *,
+        syn: bool = False,
+        seq: int = 0,
+        payload: bool = False,
+        reset: bool = False,
     ) -> str | None:
-        """The server that this packet reaches."""
+        """The server that this packet reaches. reset: without ACK."""
         slot = self._slot(flow)
         if not slot.changing and not self.memory:
             return slot.server
         record = self.records.get(flow)
         if record is not None and self._aged(record, now):
             record = None
+        if record is not None and reset and not record.confirmed:
+            return record.server
         if record is not None and self._continues(record, syn, seq):
             record.used, record.confirmed = now, record.confirmed or not syn
             return record.server

@@ -19,7 +19,7 @@ PLACES = {f"s{n}": Endpoint.parse(f"198.51.100.{n}:80") for n in range(11, 19)}
 NAMES = {endpoint: name for name, endpoint in PLACES.items()}
 BY_PLACE = {str(endpoint): name for name, endpoint in PLACES.items()}
 TURNS = 1024
-SYN, ACK = 0x02, 0x10
+SYN, RST, ACK = 0x02, 0x04, 0x10
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,8 @@ class FakePath:
 
     def send(self, packet: Packet) -> str | None:
         syn = packet.flags == SYN and self.listen.proto == "tcp"
-        sent = FakePacket(packet.port, syn, packet.seq, bool(packet.payload))
+        reset = packet.flags == RST and self.listen.proto == "tcp"
+        sent = FakePacket(packet.port, syn, packet.seq, bool(packet.payload), reset)
         server = self.plane.packet(self.listen, sent)
         return None if server is None else NAMES[server]
 
@@ -108,6 +109,7 @@ class Stand:
             syn=packet.flags == SYN and not self.udp,
             seq=packet.seq,
             payload=bool(packet.payload) and not self.udp,
+            reset=packet.flags == RST and not self.udp,
         )
         for path in self.paths:
             got = path.send(packet)
