@@ -9,7 +9,7 @@ HEADERS := $(abspath .cache/headers)
 ENV = $(if $(wildcard $(HEADERS)/.whole),BCC_KERNEL_SOURCE=$(HEADERS))
 ROOT = $(if $(filter 0,$(shell id -u)),env,sudo env) $(ENV)
 
-.PHONY: help demo lab test test-long check bpf clean setup-demo setup-test
+.PHONY: help demo lab test test-long lint check bpf clean setup-demo setup-test
 
 help:
 	@echo 'make demo       lbctl at work in a lab of namespaces (KEEP=1 leaves it up)'
@@ -32,16 +32,18 @@ lab: setup-demo
 
 # One run, so that its last line speaks for all: unit tests on every core, those that touch
 # the kernel one by one (tests/conftest.py groups them).
-test: setup-test
+test: setup-test lint
 	$(ROOT) $(PY) -m pytest -n auto --dist loadgroup -m 'not long' $(ARGS)
 
 test-long: setup-test
 	$(ROOT) $(PY) -m pytest -m long $(ARGS)
 
-check: setup-test
+lint: setup-test
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
+
+check: setup-test lint
 	$(PY) -m pytest -q -n auto -m 'not (kernel or lab or long or ipvs)' tests/unit tests/contract $(ARGS)
 
 bench-%: setup-test

@@ -184,6 +184,12 @@ class DaemonStarted(Event, frozen=True, tag="daemon_started"):
     operations: int
 
 
+class DatapathRetired(Event, frozen=True, tag="datapath_retired"):
+    """Another data path of ours that still ran was taken down."""
+
+    what: str
+
+
 class DaemonStopping(Event, frozen=True, tag="daemon_stopping"):
     signal: str
 
@@ -227,6 +233,7 @@ AnyEvent = (
     | RouterRole
     | RouterNotice
     | DaemonStarted
+    | DatapathRetired
     | DaemonStopping
     | WorkerStarted
     | WorkerLost
@@ -267,6 +274,8 @@ def render(event: AnyEvent) -> str:
             return f"{router}: {role} ({because})"
         case RouterNotice(router, _, text):
             return f"{router}: {text}"
+        case DatapathRetired(what):
+            return f"data path: took down {what}"
         case DaemonStarted() | DaemonStopping() | WorkerStarted() | WorkerLost():
             return _render_process(event)
         case _:

@@ -6,8 +6,8 @@ things. Errors are `{"error", "hint", "exit_code", "faults"}`, with an HTTP stat
 
 import os
 import socket
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 from aiohttp import web
@@ -31,24 +31,33 @@ HTTP_STATUS = {
 }
 
 
+@contextmanager
+def listening(path: Path) -> Iterator[socket.socket]:
+    """A socket at `path` that takes connections, for `serving` to answer; gone afterwards.
+    Raises LbctlError or NotPermitted, before anything else of a daemon is begun."""
+    listener = _listener(path)
+    try:
+        yield listener
+    finally:
+        listener.close()
+        path.unlink(missing_ok=True)
+
+
 @asynccontextmanager
-async def serving(parts: Parts, path: Path) -> AsyncIterator[None]:
-    """Answer on the socket at `path` while in the context."""
+async def serving(parts: Parts, listener: socket.socket) -> AsyncIterator[None]:
+    """Answer on `listener` while in the context."""
     app = web.Application(middlewares=[_errors, _permission], client_max_size=MAX_BYTES + 4096)
     app.add_routes(Reading(parts).routes())
     app.add_routes(Changing(parts).routes())
     app.add_routes(Ipvs(parts).routes())
     app.add_routes(Tracing(parts).routes())
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
-    listener = _listener(path)
     try:
         await runner.setup()
         await web.SockSite(runner, listener).start()
         yield
     finally:
         await runner.cleanup()
-        listener.close()
-        _unlink(path)
 
 
 @web.middleware
@@ -102,6 +111,7 @@ def _listener(path: Path) -> socket.socket:
         if group is not None and os.geteuid() == 0:
             os.chown(path, -1, group)
         path.chmod(0o660)
+        listener.listen(128)  # whoever asks while the daemon starts waits for its answer
     except OSError as error:
         kind = NotPermitted if isinstance(error, PermissionError) else LbctlError
         raise kind(
@@ -109,10 +119,6 @@ def _listener(path: Path) -> socket.socket:
             "run as root, or give --socket a path that is yours",
         ) from None
     return listener
-
-
-def _unlink(path: Path) -> None:
-    path.unlink(missing_ok=True)
 
 
 def _remove_dead(path: Path) -> None:

@@ -23,6 +23,10 @@ class OpenedFake:
     vips: FakeVips
     why: str
 
+    def retire(self) -> str:
+        """Nothing runs beside it."""
+        return ""
+
 
 def open_fake(directory: Path | None) -> OpenedFake:
     """In memory only, or kept in `directory`."""

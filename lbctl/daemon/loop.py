@@ -11,7 +11,7 @@ from lbctl.daemon.journal import Journal
 from lbctl.daemon.plane import PlaneThread
 from lbctl.daemon.reconcile import AT_ONCE, FIRST_RETRY, LAST_RETRY, Reconciler
 from lbctl.errors import DataPlaneError
-from lbctl.events import Trouble
+from lbctl.events import DatapathRetired, Trouble
 
 IDLE = 10.0  # seconds; also the proof of life for the watchdog
 
@@ -37,6 +37,7 @@ class ReconcileLoop:
     _begun: int = 0
     _ended: int = 0
     _stopping: bool = False
+    _retired: bool = False
 
     def touched(self, services: Iterable[str]) -> None:
         """These may have to be served differently now."""
@@ -104,8 +105,22 @@ class ReconcileLoop:
         self.journal.tell(*self.reconciler.finish(step, refusals, self.clock.now()))
         self.control.world.outside = self.reconciler.outside()
 
+    async def retire(self) -> None:
+        """Take down what another data path of ours left, once; not while this one lacks
+        anything."""
+        if self._retired or self.trouble or self.reconciler.stuck:
+            return
+        try:
+            if gone := await self.plane.retire():
+                self.journal.tell(DatapathRetired(gone))
+        except DataPlaneError as error:
+            self._in_doubt(error)
+        else:
+            self._retired = True
+
     async def tend(self) -> None:
         """Let the data path do its housekeeping."""
+        await self.retire()
         try:
             await self.plane.tend()
         except DataPlaneError as error:

@@ -19,7 +19,8 @@ T = TypeVar("T")
 
 
 class Opened(Protocol):
-    """What opening a data path gives. why: how it was chosen."""
+    """What opening a data path gives. why: how it was chosen. retire: takes down what
+    another data path of ours left, and says what that was."""
 
     @property
     def plane(self) -> DataPlane: ...
@@ -27,6 +28,7 @@ class Opened(Protocol):
     def vips(self) -> VipAddresses: ...
     @property
     def why(self) -> str: ...
+    def retire(self) -> str: ...
 
 
 class PlaneThread:
@@ -57,6 +59,10 @@ class PlaneThread:
     def why(self) -> str:
         assert self._opened is not None
         return self._opened.why
+
+    async def retire(self) -> str:
+        """Take down what another data path of ours left. Raises DataPlaneError."""
+        return await self._run(self._retire)
 
     def fileno(self) -> int | None:
         return self._plane.fileno()
@@ -89,6 +95,10 @@ class PlaneThread:
 
     async def _run(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+
+    def _retire(self) -> str:
+        assert self._opened is not None
+        return self._opened.retire()
 
     def _observe(self, now: float) -> Held:
         assert self._opened is not None

@@ -9,6 +9,7 @@ import asyncio
 import gc
 import logging
 import signal
+import socket
 import sys
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
@@ -16,7 +17,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from lbctl.daemon.api import serving
+from lbctl.daemon.api import listening, serving
 from lbctl.daemon.changing import own_file
 from lbctl.daemon.clock import SYSTEM, Clock
 from lbctl.daemon.control import Control, Manner, Standing
@@ -35,7 +36,7 @@ from lbctl.daemon.startup import stand_up
 from lbctl.daemon.state import StateDirectory
 from lbctl.daemon.systemd import notify, watchdog_interval
 from lbctl.daemon.workers import WorkerKeeper
-from lbctl.errors import InvalidConfig
+from lbctl.errors import InvalidConfig, LbctlError
 from lbctl.events import DaemonStarted, DaemonStopping
 from lbctl.model import Config
 from lbctl.vrrp.control import PATH
@@ -61,7 +62,19 @@ class Options:
 def run(options: Options) -> None:
     """Until a signal ends it. Raises LbctlError where it cannot start."""
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s")
-    asyncio.run(_run(options))
+    try:
+        asyncio.run(_run(options))
+    except BaseExceptionGroup as several:
+        ours, others = several.split(LbctlError)
+        if ours is None or others is not None:
+            raise
+        raise _first(ours) from None
+
+
+def _first(several: BaseExceptionGroup[LbctlError]) -> LbctlError:
+    """Whatever fails takes the others with it, so the first is the cause."""
+    one = several.exceptions[0]
+    return _first(one) if isinstance(one, BaseExceptionGroup) else one
 
 
 async def _run(options: Options) -> None:
@@ -69,12 +82,13 @@ async def _run(options: Options) -> None:
     async with AsyncExitStack() as stack:
         directory = StateDirectory(options.state)
         stack.enter_context(directory.locked())
+        listener = stack.enter_context(listening(options.socket))
         read = ConfigReader(options.node)
         standing = await stand_up(options.config, directory, journal, clock, read)
         opener = partial(_open, options, standing.world.config)
         plane = await stack.enter_async_context(PlaneThread(opener))
         parts = _assemble(options, standing, directory, journal, clock, read, plane)
-        await _live(parts, options, stack)
+        await _live(parts, listener, stack)
 
 
 def _open(options: Options, config: Config) -> Opened:
@@ -123,11 +137,12 @@ def _assemble(
     )
 
 
-async def _live(parts: Parts, options: Options, stack: AsyncExitStack) -> None:
+async def _live(parts: Parts, listener: socket.socket, stack: AsyncExitStack) -> None:
     stop = asyncio.Event()
     async with asyncio.TaskGroup() as group:
         reconciling = group.create_task(parts.loop.run())
         await parts.loop.settle()
+        await parts.loop.retire()
         _tell_started(parts)
         tasks = [
             group.create_task(parts.keeper.keep()),
@@ -139,7 +154,7 @@ async def _live(parts: Parts, options: Options, stack: AsyncExitStack) -> None:
             group.create_task(_every(EXPIRE, parts.control.drop_expired)),
             group.create_task(_watchdog(parts)),
         ]
-        await stack.enter_async_context(serving(parts, options.socket))
+        await stack.enter_async_context(serving(parts, listener))
         _on_signals(parts, stop, group)
         gc.freeze()
         notify("READY=1")

@@ -7,7 +7,7 @@ cannot do would otherwise refuse it operation by operation.
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from lbctl.errors import Unsupported
+from lbctl.errors import DataPlaneError, Unsupported
 from lbctl.model import (
     SCHEDULERS,
     Config,
@@ -145,7 +145,7 @@ def choose(config: Config, obstacles: Mapping[Datapath, str]) -> Choice:
 
     obstacles: what this machine lacks for a data path, if anything. What the file says is
     taken as said. `auto` takes XDP, the faster one, where the file and the machine allow.
-    Raises Unsupported, with every reason.
+    Raises Unsupported, with every reason; DataPlaneError where not the file is to blame.
     """
     wanted = config.gateway.datapath
     if wanted is not Datapath.AUTO:
@@ -159,6 +159,8 @@ def choose(config: Config, obstacles: Mapping[Datapath, str]) -> Choice:
     if not against[Datapath.IPVS]:
         return Choice(Datapath.IPVS, f"auto: not XDP, since {_first(against[Datapath.XDP])}")
     said = "; ".join(f"{one}: {_first(reasons)}" for one, reasons in against.items())
+    if any(obstacles.values()):
+        raise DataPlaneError(f"datapath auto: neither can run here: {said}", "mend one of these")
     raise Unsupported(f"datapath auto: neither can run this: {said}", "`lbctl validate` says all")
 
 

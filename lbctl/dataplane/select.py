@@ -4,10 +4,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lbctl.dataplane.capabilities import choose
+from lbctl.dataplane.ipvs.intent import IntentFile
 from lbctl.dataplane.ipvs.plane import IpvsPlane
-from lbctl.dataplane.port import DataPlane, VipAddresses
+from lbctl.dataplane.port import DataPlane, RemoveService, VipAddresses
 from lbctl.dataplane.vips import InterfaceVips
 from lbctl.dataplane.xdp.plane import XdpPlane
+from lbctl.dataplane.xdp.withdraw import attached, withdraw
 from lbctl.errors import DataPlaneError
 from lbctl.model import Config, Datapath
 from lbctl.netlink import Netlink
@@ -15,32 +17,71 @@ from lbctl.netlink import Netlink
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """A data path that is ready. why: for a person."""
+    """A data path that is ready. why: for a person. pins, intent: where each keeps what
+    outlives the process."""
 
     plane: DataPlane
     vips: VipAddresses
     why: str
+    pins: Path
+    intent: Path
+
+    def retire(self) -> str:
+        """Take down what the *other* data path of ours left, once this one serves. Returns
+        what that was, for a person; "" where there was nothing."""
+        if self.plane.name == Datapath.IPVS:
+            interfaces = attached(self.pins)
+            if interfaces:
+                withdraw(self.pins)
+            return f"XDP, which was still on {', '.join(interfaces)}" if interfaces else ""
+        left = IntentFile(self.intent).owned.services
+        if left:
+            _empty(self.intent)
+        return f"IPVS, which still had {len(left)} listens" if left else ""
+
+
+def _empty(intent: Path) -> None:
+    """Take what is ours out of IPVS."""
+    plane = IpvsPlane(intent)
+    try:
+        plane.apply([RemoveService(frontend) for frontend in plane.observe().services])
+    finally:
+        plane.close()
 
 
 def open_dataplane(config: Config, pins: Path, intent: Path) -> Opened:
     """Open the data path that `config` asks for; what it holds is adopted as it is.
 
     pins: where XDP's maps and programs are. intent: the file of what is ours in IPVS.
-    `auto` that meets an obstacle goes on to the next. Raises DataPlaneError or
-    NotPermitted, with the command that mends it.
+    `auto` that meets an obstacle goes on to the next; but not from XDP while a program of
+    ours is on an interface, which would go on by what it was last told. Raises
+    DataPlaneError or NotPermitted, with the command that mends it.
     """
     netlink = Netlink()
+    try:
+        return _choose_and_open(config, pins, intent, netlink)
+    except BaseException:
+        netlink.close()
+        raise
+
+
+def _choose_and_open(config: Config, pins: Path, intent: Path, netlink: Netlink) -> Opened:
+    for name in config.gateway.interfaces:
+        if netlink.link(name) is None:
+            raise DataPlaneError(f"interface {name}: not there", "`ip link` shows those that are")
+    vips = InterfaceVips(netlink, config.gateway.front)
     obstacles: dict[Datapath, str] = {}
     while True:
         choice = choose(config, obstacles)
         try:
             plane = _open(choice.datapath, config, pins, intent, netlink)
         except DataPlaneError as error:
-            if config.gateway.datapath is not Datapath.AUTO:
+            running = choice.datapath is Datapath.XDP and attached(pins)
+            if config.gateway.datapath is not Datapath.AUTO or running:
                 raise
             obstacles[choice.datapath] = str(error)
         else:
-            return Opened(plane, InterfaceVips(netlink, config.gateway.front), choice.why)
+            return Opened(plane, vips, choice.why, pins, intent)
 
 
 def _open(

@@ -126,6 +126,7 @@ class PacketGateway:
 
 
 def remove_pins(pins: Path) -> None:
-    for pin in pins.iterdir():
+    for pin in pins.glob("*"):
         pin.unlink()
-    pins.rmdir()
+    if pins.exists():
+        pins.rmdir()

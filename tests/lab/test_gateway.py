@@ -30,6 +30,7 @@ services:
 """
 # What only the control plane writes, and is small enough to print.
 CONTROL = {"gateway", "listens", "servers", "listen_index", "return_index", "meta", "tx_ports"}
+CONTROL |= {"direct4", "direct6"}
 
 
 @pytest.fixture(scope="module")
@@ -57,8 +58,13 @@ def healths(gateway: GatewayHost) -> set[str]:
 
 def dumps(pins: Path) -> dict[str, object]:
     """Contents of the maps that only the control plane writes, as bpftool reads them; and
-    of the ring of the one listen, which bpftool would print for minutes."""
-    found: dict[str, object] = {"ring": bytes(Maps(pins).ring_page(1))}
+    of the ring and the turns of the one listen, which bpftool would print for minutes."""
+    maps = Maps(pins)
+    found: dict[str, object] = {
+        "ring": bytes(maps.ring_page(1)),
+        "old": bytes(maps.old_page(1)),
+        "turns": bytes(maps.turns(0)) + bytes(maps.turns(1)),
+    }
     for name in CONTROL:
         dump = ["bpftool", "-j", "map", "dump", "pinned", str(pins / name)]
         found[name] = json.loads(kernel.call(dump))
@@ -94,9 +100,10 @@ def test_daemon_and_worker_are_small_and_hold_no_compiler(gateway: GatewayHost) 
         for pid in ours:
             status = Path(f"/proc/{pid}/status").read_text()
             resident += int(status.partition("VmRSS:")[2].split()[0])
-            maps = Path(f"/proc/{pid}/maps").read_text()
-            assert not [line for line in maps.splitlines() if "bcc" in line or "LLVM" in line]
-        assert resident < 120 * 1024, f"{resident} KiB"
+            maps = Path(f"/proc/{pid}/maps").read_text().splitlines()
+            files = [Path(line.split(maxsplit=5)[5]).name for line in maps if "/" in line]
+            assert not [name for name in files if "bcc" in name or "LLVM" in name]
+        assert resident * 1024 < 120e6, f"{resident} KiB"
 
 
 def test_a_server_that_nobody_finds_stays_on_its_status_and_the_rest_is_applied(

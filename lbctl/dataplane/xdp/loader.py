@@ -13,6 +13,7 @@ import time
 from collections.abc import Mapping, Sequence
 from ctypes import sizeof
 from dataclasses import asdict, dataclass
+from errno import ENOLINK
 from pathlib import Path
 from typing import Any
 
@@ -122,7 +123,13 @@ def _attach(program: Descriptor, pins: Path, name: str, ifindex: int, mode: str)
             return "kept"
     except FileNotFoundError:
         pass
-    except OSError:
+    except OSError as error:
+        if error.errno != ENOLINK:
+            raise DataPlaneError(
+                f"{name}: cannot put the new program in the place of the old, which goes on: "
+                f"{error.strerror}",
+                "`ip -d link show` says what it has of MTU and queues",
+            ) from None
         pin.unlink()  # the interface it was on is gone
     tries = {"auto": ("native", "generic"), "native": ("native",), "generic": ("generic",)}[mode]
     return _attach_first(program, pin, name, ifindex, tries)

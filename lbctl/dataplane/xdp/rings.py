@@ -80,7 +80,7 @@ class Rings:
     def write(
         self, listen: int, members: Mapping[Endpoint, int], *, weighted: bool, tick: int
     ) -> int:
-        """Make a listen's ring and turns follow its members; return how many slots were
+        """Make a listen's ring and turns follow its members; return how many places were
         written. members: those alive, by number. tick: now, as the program counts."""
         record = self._maps.listens[listen]
         weights = self._weights(members, weighted)
@@ -91,7 +91,8 @@ class Rings:
         keeps = set() if record.flags & abi.LISTEN_ONESHOT else set(members.values())
         written = self._rewrite(listen, table, keeps, tick)
         if record.scheduler in TAKES_TURNS:
-            self._write_turns(listen, [numbers[n] for n in ring.turns(weights, abi.TURNS)])
+            order = [numbers[n] for n in ring.turns(weights, abi.TURNS)]
+            written += self._write_turns(listen, order)
         return written
 
     def hold(self, listen: int, tick: int) -> None:
@@ -176,14 +177,16 @@ class Rings:
         for number in range(span.first, span.first + span.pages):
             yield self._maps.ring_page(number), self._maps.old_page(number)
 
-    def _write_turns(self, listen: int, order: list[int]) -> None:
-        """Into the half that is not in use; one store then switches."""
+    def _write_turns(self, listen: int, order: list[int]) -> int:
+        """Into the half that is not in use; one store then switches. Returns how many."""
         record, buffer = self._maps.listens[listen], self._maps.turns(listen)
         half = 0 if record.turns & abi.TURNS_HALF else 1
         present = buffer.server[1 - half][: record.turns & (abi.TURNS_HALF - 1)]
-        if order != present:
-            buffer.server[half][: len(order)] = [*order]
-            record.turns = len(order) | (abi.TURNS_HALF if half else 0)
+        if order == present:
+            return 0
+        buffer.server[half][: len(order)] = [*order]
+        record.turns = len(order) | (abi.TURNS_HALF if half else 0)
+        return len(order)
 
     # --- pages ------------------------------------------------------------------------
 

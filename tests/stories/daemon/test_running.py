@@ -3,7 +3,10 @@
 import os
 import signal
 import subprocess
+import sys
 from pathlib import Path
+
+import pytest
 
 from lbctl.errors import Exit
 from lbctl.lab.waiting import eventually
@@ -142,6 +145,30 @@ def test_a_second_daemon_says_that_there_is_one(daemon: Daemon) -> None:
     )
     assert second.returncode == Exit.FAILED
     assert "another daemon keeps its state here" in second.stderr
+
+
+@pytest.mark.parametrize("place", ["in use", "impossible"])
+def test_a_socket_that_cannot_be_had_is_told_before_anything_is_done(
+    daemon: Daemon, tmp_path: Path, place: str
+) -> None:
+    socket = daemon.socket if place == "in use" else Path("/proc/self/lbctl.sock")
+    kernel = tmp_path / "other-kernel"
+    second = subprocess.run(
+        [
+            *(sys.executable, "-m", "lbctl.cli.main", "daemon", "--socket", str(socket)),
+            *("--config", str(daemon.file), "--state", str(tmp_path / "other-state")),
+            *("--datapath", f"fake:{kernel}"),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=False,
+    )
+    said = "a daemon answers here already" if place == "in use" else "cannot listen here"
+    assert second.returncode == Exit.FAILED
+    assert f"{socket}: {said}" in second.stderr
+    assert "Traceback" not in second.stderr
+    assert not kernel.exists()
 
 
 def test_a_dead_daemons_socket_is_no_obstacle(daemon: Daemon) -> None:
