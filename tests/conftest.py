@@ -20,7 +20,6 @@ SERIAL = ("kernel", "lab")
 # Labs of parts that are still being finished: minutes each, and sensitive to what else the
 # machine does. `make test-long` runs them.
 LONG = (
-    "tests/lab/vrrp/",
     "tests/lab/test_gslb",
     "tests/lab/test_load_aware",
     "tests/lab/test_self",

@@ -138,12 +138,12 @@ class Node:
     def sync(self, name: str, holds: bool) -> None:
         self.routers[name].sync(holds)
 
-    def stop(self, reason: str, now: float) -> Effects:
-        """All end gracefully; over when `done`."""
+    def stop(self, reason: str, now: float, *, at_once: bool = False) -> Effects:
+        """All end, gracefully unless `at_once`; over when `done`."""
         self._waiting = {}
         effects: Effects = []
         for name, router in self.routers.items():
-            effects += _of(name, router.stop(reason, now))
+            effects += _of(name, router.stop(reason, now, at_once=at_once))
         return effects
 
     # --- reading ------------------------------------------------------------------------

@@ -9,6 +9,7 @@ import ctypes
 import gc
 import os
 import resource
+from contextlib import suppress
 
 _CLOCK_MONOTONIC = 1
 _ABSOLUTE = 1
@@ -82,6 +83,18 @@ def be_on_time(priority: int) -> list[str]:
         refused.append(f"memory is not locked (LimitMEMLOCK is {soft}): paging may cost time")
     _libc.prctl(_PR_SET_TIMERSLACK, 1, 0, 0, 0)
     return refused
+
+
+def pace() -> tuple[int, int]:
+    """How the calling thread is scheduled: policy and priority. Threads that it makes are
+    ordinary ones again, as children are: SCHED_RESET_ON_FORK does not tell them apart."""
+    return os.sched_getscheduler(0), os.sched_getparam(0).sched_priority
+
+
+def keep_up(policy: int, priority: int) -> None:
+    """Schedule the calling thread as `pace` said of another one."""
+    with suppress(PermissionError):
+        os.sched_setscheduler(0, policy, os.sched_param(priority))
 
 
 def freeze() -> None:

@@ -28,7 +28,7 @@ ANNOUNCE_AGAIN = 5.0  # after a promotion: the first announcement may have been 
 ANNOUNCE_HEALED = 1.0  # after another active was heard: its own may have come later
 LEASE = 3  # intervals without an advert of ours before a peer may act (6.1)
 PATIENCE = 4  # intervals until the slowest peer that lost every advert acts
-LEAST_PATIENCE = 1.0  # seconds: a successor may have to wait for its kernel's network lock
+LEAST_PATIENCE = 3.0  # seconds: a successor may have to wait for its kernel's network lock
 GROUP = "group"  # the obstacle that is another member's
 
 
@@ -171,10 +171,10 @@ class VirtualRouter:
         self._hold_until = now + self.settings.hold
         return self._settle(now)
 
-    def stop(self, reason: str, now: float) -> list[Effect]:
-        """The Shutdown event; over when `done`."""
+    def stop(self, reason: str, now: float, *, at_once: bool = False) -> list[Effect]:
+        """The Shutdown event; over when `done`. at_once: whether a successor is heard or not."""
         self._stopped = reason
-        return self._settle(now)
+        return self._settle(now, at_once=at_once)
 
     def tick(self, now: float) -> list[Effect]:
         """What the time demands."""

@@ -119,9 +119,9 @@ class Process:
             self._tick()
 
     def stop(self) -> None:
-        """Hand over, then end."""
-        self._stopping = True
-        self._host.carry(self._node.stop("stopped", time.monotonic()))
+        """Hand over, then end; asked a second time, end without waiting for a successor."""
+        again, self._stopping = self._stopping, True
+        self._host.carry(self._node.stop("stopped", time.monotonic(), at_once=again))
 
     def close(self) -> None:
         self._host.close()

@@ -40,7 +40,7 @@ class Stand:
         for port in ("lb1-front", "lb2-front"):
             self.plug(port, True)
         for speaker in (self.one, self.two):
-            speaker.stop()
+            speaker.leave()
         self._switch.close()
         self.ear.__exit__(kind, error, trace)
 

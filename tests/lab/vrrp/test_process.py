@@ -310,6 +310,26 @@ def test_the_process_is_real_time_and_its_helper_is_not(stand: Stand) -> None:
     assert classes == {"run": "FF", "watch": "TS"}
 
 
+def test_all_its_threads_are_real_time(stand: Stand) -> None:
+    """An ordinary one that holds the interpreter's lock would stop the loop."""
+    stand.start(HIGH)
+    tasks = list(Path(f"/proc/{stand.one.processes[0].pid}/task").iterdir())
+    policies = [os.sched_getscheduler(int(task.name)) for task in tasks]
+    assert [one & ~os.SCHED_RESET_ON_FORK for one in policies] == [os.SCHED_FIFO] * len(tasks)
+    assert len(tasks) > 1
+
+
+def test_a_second_sigterm_ends_it_at_once(stand: Stand) -> None:
+    stand.start(HIGH)
+    process, since = stand.one.processes[0], time.monotonic()
+    process.kill(signal.SIGTERM)
+    eventually(lambda: "active, handing over" in stand.standing(stand.one).why[0])
+    process.kill(signal.SIGTERM)
+    process.wait()
+    assert time.monotonic() - since < 2.5, "it waited for a successor"
+    assert not stand.holds(stand.lab.gateways[0], VIP)
+
+
 def test_a_helper_that_dies_is_replaced(stand: Stand) -> None:
     stand.start(HIGH)
     helpers = [p for p in stand.lab.gateways[0].processes() if "vrrp.watch" in p.command]

@@ -322,7 +322,14 @@ def test_with_fast_adverts_a_slow_successor_is_still_waited_for() -> None:
     one = active(replace(SETTINGS, interval=0.01))
     one.stop("stopped", 0.0)
     assert one.leaving is not None
-    assert one.leaving.by == 1.0
+    assert one.leaving.by == 3.0
+
+
+def test_a_second_stop_does_not_wait_for_a_successor() -> None:
+    one = active()
+    one.stop("stopped", 0.2)
+    assert kinds(one.stop("stopped", 0.3, at_once=True)) == ["drop", "initialize"]
+    assert one.done
 
 
 def test_failover_leaves_it_to_the_peer_while_the_peer_lives() -> None:
