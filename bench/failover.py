@@ -1,32 +1,71 @@
 """`make bench-failover`: everything about failover, into bench/out/failover.json.
 
 Crash, graceful stop and preemption beside keepalived at 10 ms, 100 ms and 1 s adverts; then
-failovers that should not have been, under load. About half an hour; each part can be run
-alone (`python -m bench.control.failover --help`, `... failover_false --help`).
+failovers that should not have been, under load. Half an hour in all, so that each part can
+be run alone, and its results replace that part's in the file:
+
+    make bench-failover ARGS='10ms 100ms'        parts: 10ms 100ms 1s, loops-0 loops-4
+    python -m bench.failover --list              loops-16 daemon
 """
 
-import subprocess
+import argparse
+import json
 import sys
+from collections.abc import Callable
+from functools import partial
 
-PARTS = (
-    ("failover", "--interval", "0.01", "--runs", "20"),
-    ("failover", "--interval", "0.1", "--runs", "20"),
-    ("failover", "--interval", "1", "--runs", "6"),
-    ("failover_false", "--loops", "0"),
-    ("failover_false", "--loops", "4"),
-    ("failover_false", "--loops", "16"),
-    ("failover_false", "--daemon"),
-)
+from bench.control import failover, failover_false
+from bench.report import OUT, Report
+
+NAME = "failover"
+PARTS: dict[str, Callable[[Report], None]] = {
+    "10ms": partial(failover.measure, interval=0.01, runs=20),
+    "100ms": partial(failover.measure, interval=0.1, runs=20),
+    "1s": partial(failover.measure, interval=1.0, runs=6),
+    "loops-0": partial(failover_false.under_loops, loops=0, seconds=120.0),
+    "loops-4": partial(failover_false.under_loops, loops=4, seconds=120.0),
+    "loops-16": partial(failover_false.under_loops, loops=16, seconds=120.0),
+    "daemon": partial(failover_false.under_reloads, seconds=120.0),
+}
+
+
+def run(part: str) -> int:
+    """The number of targets that it missed."""
+    report = Report(NAME)
+    PARTS[part](report)
+    print(report.table())
+    path = OUT / f"{NAME}.json"
+    parts = json.loads(path.read_text()).get("parts", {}) if path.exists() else {}
+    parts[part] = report.as_json()
+    OUT.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(merged(parts), indent=1) + "\n")
+    return sum(not target.met for target in report.targets)
+
+
+def merged(parts: dict[str, dict[str, object]]) -> dict[str, object]:
+    """One report of all parts that there are, whenever each was run."""
+    whole: dict[str, object] = {"name": NAME}
+    ordered = [parts[part] for part in PARTS if part in parts]
+    for key in ("cases", "targets", "ahead"):
+        whole[key] = [one for part in ordered for one in part[key]]  # type: ignore[attr-defined]
+    return {**whole, "parts": {part: parts[part] for part in PARTS if part in parts}}
 
 
 def main() -> int:
-    """1 if any part missed a target; all are run."""
-    codes = []
-    for name, *arguments in PARTS:
-        print(f"--- {name} {' '.join(arguments)}", flush=True)
-        command = [sys.executable, "-m", f"bench.control.{name}", *arguments]
-        codes.append(subprocess.run(command, check=False).returncode)
-    return int(any(codes))
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("parts", nargs="*", metavar="PART", help="default: all")
+    parser.add_argument("--list", action="store_true")
+    options = parser.parse_args()
+    if options.list:
+        print("\n".join(PARTS))
+        return 0
+    if unknown := set(options.parts) - PARTS.keys():
+        parser.error(f"{', '.join(unknown)}: none of {' '.join(PARTS)}")
+    missed = 0
+    for part in options.parts or PARTS:
+        print(f"--- {part}", flush=True)
+        missed += run(part)
+    return int(missed > 0)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """What passes between the VRRP process and its helper (`watch`): one JSON object a packet.
 
-Everything that may be slow is the helper's: scripts, routes, notify commands, nft, and
-writing log lines to a pipe that nobody may be reading.
+Everything that may be slow is the helper's: scripts, routes, notify commands, nft, files
+on a disk that others keep busy, and log lines to a pipe that nobody may be reading.
 """
 
 import msgspec
@@ -37,6 +37,13 @@ class Rules(Chore, frozen=True, tag="rules"):
     text: str
 
 
+class Save(Chore, frozen=True, tag="save"):
+    """What the file `path` shall hold: a disk may be slow as well."""
+
+    path: str
+    text: str
+
+
 class Found(Chore, frozen=True, tag="found"):
     """What a tracker came to."""
 
@@ -52,7 +59,7 @@ class Failed(Chore, frozen=True, tag="failed"):
     text: str
 
 
-AnyChore = Log | Watch | Call | Rules | Found | Failed
+AnyChore = Log | Watch | Call | Rules | Save | Found | Failed
 encode = msgspec.json.Encoder().encode
 _DECODER: msgspec.json.Decoder[AnyChore] = msgspec.json.Decoder(AnyChore)
 LIMIT = 1 << 17  # bytes of one packet

@@ -1,5 +1,6 @@
 """The VRRP process's side of its helper (`watch`): sends chores, never waits."""
 
+import errno
 import socket
 import subprocess
 import sys
@@ -36,11 +37,17 @@ class Helper:
     def fileno(self) -> int:
         return self._socket.fileno()
 
-    def send(self, chore: AnyChore) -> None:
+    def send(self, chore: AnyChore) -> bool:
+        """False: it has no room for this, now or ever."""
+        data = chores.encode(chore)
         try:
-            self._socket.send(chores.encode(chore))
+            if len(data) > chores.LIMIT:
+                raise OSError(errno.EMSGSIZE, "too long")
+            self._socket.send(data)
         except OSError:
             self.lost += 1
+            return False
+        return True
 
     def read(self, limit: int) -> Iterator[AnyChore | None]:
         """At most `limit` answers; None at the end: it is gone."""

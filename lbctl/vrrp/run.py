@@ -146,6 +146,7 @@ class Process:
             self._helper_at = None
             self._start_helper()
             self._employ()
+            self._keep()
 
     # --- what to run --------------------------------------------------------------------
 
@@ -183,14 +184,14 @@ class Process:
         if saved == self._saved:
             return
         self._saved = saved
-        path = self._options.state / "vrrp.json"
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            fresh = path.with_suffix(".new")
-            fresh.write_bytes(msgspec.json.encode(saved))
-            fresh.replace(path)
-        except OSError as error:
-            self.log(f"{path}: cannot save the virtual routers: {error.strerror}")
+        self._keep()
+
+    def _keep(self) -> None:
+        if self._helper is not None:
+            path = str(self._options.state / "vrrp.json")
+            save = chores.Save(path, msgspec.json.encode(self._saved).decode())
+            if not self._helper.send(save):
+                self.log(f"{path}: cannot be saved now: the helper has no room for it")
 
     # --- the helper ---------------------------------------------------------------------
 
@@ -226,7 +227,7 @@ class Process:
                     self._host.carry(self._node.learn(key, fact, time.monotonic()))
                 case chores.Failed(text):
                     self.log(text)
-                case chores.Log() | chores.Watch() | chores.Call() | chores.Rules():
+                case chores.Log() | chores.Watch() | chores.Call() | chores.Rules() | chores.Save():
                     pass  # these go the other way
                 case _:
                     assert_never(chore)

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Coroutine, Sequence
 from contextlib import suppress
 from ipaddress import ip_network
+from pathlib import Path
 from typing import Any, assert_never
 
 from lbctl.messages import TrackerSettings
@@ -26,6 +27,7 @@ from lbctl.vrrp.chores import (
     Found,
     Log,
     Rules,
+    Save,
     Watch,
     decode,
     encode,
@@ -85,6 +87,8 @@ class Watcher:
                 self._calls.put_nowait(chore)
             case Rules():
                 await self._apply(chore.text)
+            case Save():
+                await self._save(Path(chore.path), chore.text)
             case Found() | Failed():
                 pass  # these go the other way
             case _:
@@ -117,6 +121,16 @@ class Watcher:
         code, output = await _run(("nft", "-f", "-"), "", 10.0, rules.encode())
         if code != 0:
             await self._tell(Failed(f"nft: {_ending(code, output)}"))
+
+    async def _save(self, path: Path, text: str) -> None:
+        """Whole or not at all."""
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            fresh = path.with_suffix(".new")
+            fresh.write_text(text)
+            fresh.replace(path)
+        except OSError as error:
+            await self._tell(Failed(f"{path}: cannot save what is to run: {error.strerror}"))
 
     async def _tell(self, chore: AnyChore) -> None:
         await asyncio.get_running_loop().sock_sendall(self._link, encode(chore))

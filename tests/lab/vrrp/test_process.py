@@ -176,6 +176,8 @@ def test_orders_are_obeyed_explained_and_outlive_the_process(stand: Stand) -> No
     stand.expect(stand.one, "active")
     stand.ask(stand.one, StandBy("web", "disk"))
     assert "standby ordered: disk" in stand.expect(stand.one, "initialize").why[0]
+    saved = stand.one.home / "state" / "vrrp.json"
+    eventually(lambda: "standby ordered: disk" in saved.read_text())
     stand.crash(stand.one)
     stand.one.start(HIGH)
     assert "standby ordered: disk" in stand.expect(stand.one, "initialize").why[0]
