@@ -31,10 +31,12 @@ VIP = "192.0.2.10"
 
 @dataclass(frozen=True)
 class Run:
-    """One round, in seconds. lost: probes."""
+    """One round, in seconds. lost: probes. The overshoot is known to a probe's millisecond;
+    advert_overshoot, that of the successor's first advert, has no such grain."""
 
     outage: float
     overshoot: float
+    advert_overshoot: float
     preempt_lost: int
     graceful_outage: float
     graceful_lost: int
@@ -88,8 +90,9 @@ class Pair:
             and not record.lost(now - 0.06, now - 0.01)
         )
 
-    def crash(self) -> tuple[float, float]:
-        """(outage, overshoot) after the link is cut and everything killed."""
+    def crash(self) -> tuple[float, float, float]:
+        """(outage, overshoot, the successor's first advert's) after the link is cut and
+        everything killed."""
         pids = self.first.kill()
         with real_time():
             self._random_phase()
@@ -103,7 +106,9 @@ class Pair:
         assert back is not None, "nobody took over"
         last = max(a.at for a in record.adverts if a.source == self._address(0) and a.at <= back)
         lost = record.lost(last, back)
-        return back - (lost[0] if lost else back), back - (last + self.down)
+        due = last + self.down
+        first = min(a.at for a in record.adverts if a.source == self._address(1) and a.at > last)
+        return back - (lost[0] if lost else back), back - due, first - due
 
     def graceful(self) -> tuple[float, int]:
         """(outage, probes lost) around a SIGTERM."""
@@ -133,10 +138,10 @@ class Pair:
         return len(lost)
 
     def round(self) -> Run:
-        outage, overshoot = self.crash()
+        outage, overshoot, advert = self.crash()
         preempt = self.preempt()
         graceful, lost = self.graceful()
-        return Run(outage, overshoot, preempt, graceful, lost, self.preempt())
+        return Run(outage, overshoot, advert, preempt, graceful, lost, self.preempt())
 
     def _show(self, lost: list[float]) -> None:
         """What the wire and the products said around a loss, where there should be none."""
@@ -201,6 +206,7 @@ def measure(report: Report, interval: float, runs: int) -> None:
     for product, rounds in done.items():
         kind = f"{product}, {name} adverts"
         report.case(f"crash, overshoot, {kind}", _ms(rounds, "overshoot"), "ms")
+        report.case(f"crash, its advert, {kind}", _ms(rounds, "advert_overshoot"), "ms")
         outages = _ms(rounds, "outage")
         report.case(f"crash, outage, {kind}", outages, "ms", worst=round(max(outages), 1))
         report.case(f"graceful, outage, {kind}", _ms(rounds, "graceful_outage"), "ms")
