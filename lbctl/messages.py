@@ -204,7 +204,8 @@ class RoleChange(Message, frozen=True, tag="role_change"):
 
 
 class Standing(Message, frozen=True, tag="standing"):
-    """Where a virtual router stands, and why in words. counts: RFC 6527's and our own."""
+    """Where a virtual router stands, and why in words. counts: RFC 6527's and our own.
+    leaving: active, and handing over."""
 
     router: str
     role: Role
@@ -213,6 +214,7 @@ class Standing(Message, frozen=True, tag="standing"):
     why: tuple[str, ...]
     counts: dict[str, int]
     settings: RouterSettings
+    leaving: bool = False
 
 
 class Event(Message, frozen=True, tag="event"):

@@ -41,6 +41,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.skip(reason=missing))
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Rows that tests recorded for a table (`record_property("TABLE", row)`)."""
+    tables: dict[str, list[str]] = {}
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            if getattr(report, "when", "") == "call":
+                for name, row in report.user_properties:
+                    tables.setdefault(name, []).append(str(row))
+    for name, rows in tables.items():
+        terminalreporter.section(name)
+        terminalreporter.write_line("\n".join(sorted(rows)))
+
+
 def _what_is_missing() -> str:
     if os.geteuid() != 0:
         return "not root: run `sudo make test`"

@@ -3,6 +3,7 @@
 It asks the VRRP process itself, which knows, and which outlives the daemon.
 """
 
+import time
 from pathlib import Path
 
 import click
@@ -10,9 +11,11 @@ import msgspec
 
 from lbctl.cli.output import show_json
 from lbctl.cli.shared import Context, json_option, pass_context
-from lbctl.errors import Refused
-from lbctl.messages import AnyMessage, Ask, HandOver, Resume, Role, StandBy, Standing
+from lbctl.errors import LbctlError, Refused
+from lbctl.messages import Ask, HandOver, Resume, Role, StandBy, Standing
 from lbctl.vrrp.control import PATH, Client
+
+PAUSE = 0.05  # seconds between two looks at a hand-over
 
 control_option = click.option(
     "--control",
@@ -22,6 +25,7 @@ control_option = click.option(
     show_default=True,
     help="The VRRP process's socket.",
 )
+force_option = click.option("--force", is_flag=True, help="Also where no peer was ever heard.")
 router_argument = click.argument("router")
 reason_option = click.option("--reason", default="", help="Why; shown to whoever wonders later.")
 
@@ -57,30 +61,39 @@ def status(context: Context, router: str | None, control: Path) -> None:
 @ha.command()
 @router_argument
 @reason_option
-@click.option("--force", is_flag=True, help="Also where no peer was ever heard.")
+@force_option
 @control_option
 @json_option
 @pass_context
 def failover(context: Context, router: str, reason: str, force: bool, control: Path) -> None:
-    """Hand over to the peer, and leave it there while the peer lives."""
+    """Hand over to the peer, and leave it there while the peer lives.
+
+    Ends when the peer has taken over. Without one this gateway goes on, and the exit status
+    is 1.
+    """
     with Client(control) as client:
-        said = client.ask(Ask())
-        alone = [one for one in said if isinstance(one, Standing) and one.router == router]
-        if alone and alone[0].role is Role.ACTIVE and not alone[0].peer and not force:
-            raise Refused(f"{router}: no peer was ever heard: nobody would take over", "--force")
+        _refuse_alone(client, router, force)
         client.ask(HandOver(router, reason))
-    _done(context, f"{router}: handing over")
+        left = _wait_until_left(client, router)
+    if left.role is Role.ACTIVE:
+        raise LbctlError(f"{router}: no successor was heard: this gateway goes on")
+    _done(context, f"{router}: {left.peer} is active; `lbctl ha resume {router}` lifts the order")
 
 
 @ha.command()
 @router_argument
 @reason_option
+@force_option
 @control_option
 @json_option
 @pass_context
-def standby(context: Context, router: str, reason: str, control: Path) -> None:
+def standby(context: Context, router: str, reason: str, force: bool, control: Path) -> None:
     """Hand over and take no part any more, until `resume`; also after a restart."""
-    _order(context, control, StandBy(router, reason), f"{router}: stands by")
+    with Client(control) as client:
+        _refuse_alone(client, router, force)
+        client.ask(StandBy(router, reason))
+        _wait_until_left(client, router)
+    _done(context, f"{router}: stands by until `lbctl ha resume {router}`")
 
 
 @ha.command()
@@ -90,13 +103,30 @@ def standby(context: Context, router: str, reason: str, control: Path) -> None:
 @pass_context
 def resume(context: Context, router: str, control: Path) -> None:
     """Lift `failover` and `standby`."""
-    _order(context, control, Resume(router), f"{router}: takes part again")
-
-
-def _order(context: Context, control: Path, message: AnyMessage, done: str) -> None:
     with Client(control) as client:
-        client.ask(message)
-    _done(context, done)
+        client.ask(Resume(router))
+    _done(context, f"{router}: takes part again")
+
+
+def _refuse_alone(client: Client, router: str, force: bool) -> None:
+    """An active gateway that never heard another one is most likely the only one."""
+    found = _standing(client, router)
+    if found is not None and found.role is Role.ACTIVE and not found.peer and not force:
+        raise Refused(f"{router}: no peer was ever heard: nobody would take over", "--force")
+
+
+def _wait_until_left(client: Client, router: str) -> Standing:
+    """What it is once it no longer hands over; the VRRP process bounds that time."""
+    while (found := _standing(client, router)) is not None and found.leaving:
+        time.sleep(PAUSE)
+    if found is None:
+        raise LbctlError(f"{router}: it was removed from the configuration meanwhile")
+    return found
+
+
+def _standing(client: Client, router: str) -> Standing | None:
+    said = client.ask(Ask())
+    return next((s for s in said if isinstance(s, Standing) and s.router == router), None)
 
 
 def _done(context: Context, text: str) -> None:

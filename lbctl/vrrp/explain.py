@@ -12,8 +12,8 @@ def explain(node: Node, name: str, now: float) -> list[str]:
     lines = [_role(router, now)]
     if router.role is Role.BACKUP:
         lines += _backup(router, now)
-    if router.role is Role.ACTIVE and router.peer is None:
-        lines.append("no other router was ever heard")
+    if router.role is Role.ACTIVE:
+        lines.append(_company(router, now))
     if (text := _priority(node, router.settings, router.priority)) is not None:
         lines.append(text)
     lines += [_tracked(node, tracker) for tracker in router.settings.trackers]
@@ -28,6 +28,19 @@ def _role(router: VirtualRouter, now: float) -> str:
     if router.leaving is not None:
         return f"active, handing over: {router.leaving.reason}; answers until a successor is heard"
     return f"{router.role} {since}: {router.reason}"
+
+
+def _company(router: VirtualRouter, now: float) -> str:
+    """What an Active knows of others; a Backup is silent."""
+    peer = router.peer
+    if peer is None:
+        return "no other router was ever heard; one that is Backup is silent"
+    if router.contested:
+        return (
+            f"TWO ACTIVES: {peer.address} is active too, with priority {peer.priority}: it does "
+            "not hear this gateway, or does not understand its checksum form"
+        )
+    return f"last heard of another: {peer.address}, {_span(now - peer.at)} ago; a Backup is silent"
 
 
 def _backup(router: VirtualRouter, now: float) -> list[str]:

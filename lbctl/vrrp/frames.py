@@ -1,7 +1,7 @@
 """What a virtual router puts on the wire by itself, as whole Ethernet frames.
 
 Adverts to the multicast group and announcements leave from the virtual MAC, whichever
-device the addresses are on, so that bridges learn where it is (RFC 9568, 7.2, 8.1.2, 8.2.2).
+device the addresses are on, so that bridges learn where it is (RFC 9568, 7.2, 8.1.2, 8.2.4).
 """
 
 import struct
@@ -34,7 +34,7 @@ def gratuitous_arp(mac: bytes, address: IPv4Address) -> bytes:
 
 
 def unsolicited_na(mac: bytes, address: IPv6Address) -> bytes:
-    """A neighbour advertisement to all nodes (RFC 9568, 8.2.2; RFC 4861, 4.4)."""
+    """A neighbour advertisement to all nodes (RFC 9568, 8.2.4; RFC 4861, 4.4)."""
     body = struct.pack("!BBHI", _NEIGHBOUR_ADVERTISEMENT, 0, 0, _ROUTER_OVERRIDE)
     body += address.packed + bytes([_TARGET_LINK_LAYER, 1]) + mac
     pseudo = address.packed + ALL_NODES.packed + struct.pack("!II", len(body), _ICMPV6)

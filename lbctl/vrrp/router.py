@@ -137,6 +137,11 @@ class VirtualRouter:
         return self.settings.checksum
 
     @property
+    def contested(self) -> bool:
+        """Another router claims to be active too, and ranks below."""
+        return self._contest_at is not None
+
+    @property
     def yielded(self) -> bool:
         return self._yielded
 

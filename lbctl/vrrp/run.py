@@ -81,9 +81,9 @@ class Options:
 
 
 class Process:
-    """The loop and what hangs on it."""
+    """The loop and what hangs on it. lacks: what was not granted (`realtime.be_on_time`)."""
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: Options, lacks: list[str]) -> None:
         self._options = options
         self._selector = selectors.EpollSelector()
         self._timer = realtime.Timer()
@@ -102,6 +102,9 @@ class Process:
         self._stopping = False
         self._rules = ""
         self._real_time = realtime.real_time()
+        self._lacks = lacks
+        for line in lacks:
+            self.log(line)
 
     # --- the loop -----------------------------------------------------------------------
 
@@ -353,9 +356,10 @@ class Process:
             router.role,
             router.priority,
             str(router.peer.address) if router.peer else "",
-            tuple(explain(self._node, name, now)),
+            (*explain(self._node, name, now), *self._lacks),
             counts,
             to_message(router.settings),
+            router.leaving is not None,
         )
 
     def _publish(self, message: AnyMessage) -> None:
@@ -406,12 +410,10 @@ def main(argv: list[str] | None = None) -> int:
     options = _options(argv)
     refused = realtime.be_on_time(options.priority)
     try:
-        process = Process(options)
+        process = Process(options, refused)
     except LbctlError as error:
         print(error, file=sys.stderr)
         return int(error.exit_code)
-    for line in refused:
-        process.log(line)
     signals = _signals()
     process.on_readable(signals, partial(_obey_signals, signals, process))
     try:

@@ -20,7 +20,7 @@ FORGER = bytes.fromhex("020000000666")  # the source MAC of bad adverts; not hea
 _ETH_P_ALL = 3
 _SO_ATTACH_FILTER, _SO_TIMESTAMPNS = 26, 35
 _OUTGOING = 4
-_VRRP = 112
+_VRRP, _ICMPV6 = 112, 58
 _FILE = struct.Struct("=IHHiIII")
 _FRAME = struct.Struct("=IIII")
 
@@ -38,7 +38,8 @@ class Said:
 
 @dataclass(frozen=True)
 class Judged:
-    """An advert as tshark sees it. checksum: by its own computing, with pseudo-header."""
+    """An advert as tshark sees it. checksum: by its own computing, with pseudo-header where
+    there is one."""
 
     mac: str
     source: str
@@ -47,10 +48,23 @@ class Judged:
     checksum: str
 
 
-class Ear:
-    """Listens on every port of a lab's front switch."""
+@dataclass(frozen=True)
+class Announced:
+    """A gratuitous ARP or an unsolicited NA as tshark sees it. inner: the MAC it tells."""
 
-    def __init__(self, lab: Lab, capture: Path | None = None) -> None:
+    mac: str
+    inner: str
+    address: str
+    ttl: int
+    checksum: str
+
+
+class Ear:
+    """Listens on every port of a lab's front switch. capture: a file for the adverts, and for
+    what the host `announcer` announces."""
+
+    def __init__(self, lab: Lab, capture: Path | None = None, announcer: str = "lb1") -> None:
+        self._announcer = f"{announcer}-front"
         self._socket = inside(NETNS / namespace(lab.name, SWITCH), _listen)
         self._capture = capture.open("wb") if capture else None
         if self._capture:
@@ -84,6 +98,8 @@ class Ear:
             if (said := _advert(frame, _arrival(ancillary))) is not None:
                 self.said.append(said)
                 self._keep(frame)
+            elif name == self._announcer and _announces(frame):
+                self._keep(frame)
 
     def active(self, span: float) -> set[str]:
         """Who claimed to be active within the last `span` seconds."""
@@ -92,18 +108,32 @@ class Ear:
 
     def judge(self) -> list[Judged]:
         """Every advert that was captured, by tshark."""
+        fields = ("eth.src", "ip.src", "ipv6.src", "ip.ttl", "ipv6.hlim", "vrrp.version")
+        return [_judged(row) for row in self._ask("vrrp", *fields, "vrrp.checksum.status")]
+
+    def announced(self) -> list[Announced]:
+        """Every announcement that was captured, by tshark."""
+        arp = ("eth.src", "arp.src.hw_mac", "arp.src.proto_ipv4")
+        rows = self._ask("arp.isgratuitous == 1", *arp)
+        found = [Announced(*row, 255, "good") for row in rows]
+        na = ("eth.src", "icmpv6.opt.linkaddr", "icmpv6.nd.na.target_address", "ipv6.hlim")
+        for *words, ttl, status in self._ask("icmpv6.type == 136", *na, "icmpv6.checksum.status"):
+            found.append(Announced(*words, int(ttl), _verdict(status)))
+        return found
+
+    def _ask(self, what: str, *fields: str) -> list[list[str]]:
+        """Rows of tshark's fields of the packets that are `what`."""
         self.listen()
         assert self._capture is not None
         self._capture.flush()
-        fields = ("eth.src", "ip.src", "ipv6.src", "ip.ttl", "ipv6.hlim", "vrrp.version")
-        wanted = [word for one in (*fields, "vrrp.checksum.status") for word in ("-e", one)]
+        wanted = [word for one in fields for word in ("-e", one)]
         done = subprocess.run(
-            ["tshark", "-r", str(self.path), "-Y", "vrrp", "-T", "fields", *wanted],
+            ["tshark", "-r", str(self.path), "-Y", what, "-T", "fields", *wanted],
             capture_output=True,
             text=True,
             check=True,
         )
-        return [_judged(line.split("\t")) for line in done.stdout.splitlines()]
+        return [line.split("\t") for line in done.stdout.splitlines()]
 
     def _keep(self, frame: bytes) -> None:
         if self._capture:
@@ -149,5 +179,16 @@ def _advert(frame: bytes, at: float) -> Said | None:
 
 def _judged(fields: list[str]) -> Judged:
     mac, source4, source6, ttl, limit, version, status = fields
-    verdict = {"0": "bad", "1": "good"}.get(status, status)
-    return Judged(mac, source4 or source6, int(ttl or limit), int(version), verdict)
+    return Judged(mac, source4 or source6, int(ttl or limit), int(version), _verdict(status))
+
+
+def _verdict(status: str) -> str:
+    return {"0": "bad", "1": "good"}.get(status, status)
+
+
+def _announces(frame: bytes) -> bool:
+    """A gratuitous ARP request, or a neighbour advertisement to all nodes."""
+    if frame[12:14] == b"\x08\x06":
+        return frame[28:32] == frame[38:42]
+    to_all = b"\x33\x33\0\0\0\x01"
+    return frame[:6] == to_all and frame[12:14] == b"\x86\xdd" and frame[20] == _ICMPV6

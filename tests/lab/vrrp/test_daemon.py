@@ -11,7 +11,7 @@ import pytest
 
 from lbctl.lab import Host, Process, eventually
 from lbctl.lab.lab import GatewayHost
-from tests.lab.vrrp.speakers import Lbctl
+from tests.lab.vrrp.speakers import Lbctl, Spec
 from tests.lab.vrrp.stand import Stand
 
 pytestmark = pytest.mark.lab
@@ -117,6 +117,7 @@ def test_the_process_starts_with_what_it_was_last_told(stand: Stand, gateway: Ga
 
 def test_failover_by_the_command_line_wants_a_peer(stand: Stand, gateway: GatewayHost) -> None:
     assert isinstance(stand.one, Idle)
+    listening = server(gateway)
     stand.one.begin()
     told = daemon(gateway, stand)
     stand.expect(stand.one, "active")
@@ -126,8 +127,20 @@ def test_failover_by_the_command_line_wants_a_peer(stand: Stand, gateway: Gatewa
     assert "no peer was ever heard" in refused.stderr
     unknown = gateway.lbctl("ha", "standby", "wep", *control, check=False)
     assert (unknown.returncode, "no such virtual router" in unknown.stderr) == (1, True)
-    gateway.lbctl("ha", "standby", "web", "--reason", "test", *control)
-    stand.expect(stand.one, "initialize")
+    alone = gateway.lbctl("ha", "standby", "web", *control, check=False)
+    assert (alone.returncode, stand.standing(stand.one).role) == (9, "active")
+    gateway.lbctl("ha", "standby", "web", "--reason", "test", "--force", *control)
+    assert stand.standing(stand.one).role == "initialize"
     gateway.lbctl("ha", "resume", "web", *control)
-    told.kill(signal.SIGTERM)
-    told.wait()
+    stand.expect(stand.one, "active")
+    stays = gateway.lbctl("ha", "failover", "web", "--force", *control, check=False)
+    assert (stays.returncode, "no successor was heard" in stays.stderr) == (1, True)
+    assert stand.standing(stand.one).role == "active"
+    stand.two.start(Spec(VIP, priority=100, interval=0.1))
+    stand.expect(stand.two, "backup")
+    moved = gateway.lbctl("ha", "failover", "web", "--force", *control)
+    assert moved.stdout == "web: 192.0.2.3 is active; `lbctl ha resume web` lifts the order\n"
+    assert stand.standing(stand.two).role == "active"
+    for process in (told, listening):
+        process.kill(signal.SIGTERM)
+        process.wait()

@@ -14,11 +14,13 @@ from lbctl.lab import Host, eventually
 from lbctl.messages import HandOver, Quorum, Resume, StandBy
 from tests.lab.vrrp.speakers import Lbctl, Spec
 from tests.lab.vrrp.stand import Stand
+from tests.unit.vrrp.clauses import covers
 
 pytestmark = pytest.mark.lab
 VIP, VIP6 = "192.0.2.10", "2001:db8:1::10"
 HIGH = Spec(VIP, priority=200, interval=0.1)
 LOW = replace(HIGH, priority=100)
+LINKS = ["ip", "-j", "link", "show", "type", "macvlan"]
 
 
 def sysctl(host: Host, name: str) -> str:
@@ -37,10 +39,22 @@ def neighbour(host: Host, address: str) -> str:
 # --- addresses --------------------------------------------------------------------------
 
 
+@covers("9568 6.4.3-7", "9568 8.1.2-1", "9568 8.2.2")
 @pytest.mark.parametrize(("vip", "mac"), [(VIP, "00:00:5e:00:01:07"), (VIP6, "00:00:5e:00:02:07")])
 def test_the_virtual_mac_answers(stand: Stand, vip: str, mac: str) -> None:
     stand.start(replace(HIGH, vip=vip), replace(LOW, vip=vip))
     eventually(lambda: neighbour(stand.lab.client, vip) == mac)
+
+
+@covers("9568 6.4.2-7")
+def test_a_backup_has_neither_the_addresses_nor_the_virtual_mac(stand: Stand) -> None:
+    stand.start(HIGH, LOW)
+    states = [
+        {one["ifname"]: one["operstate"] for one in json.loads(host.run(LINKS).stdout)}
+        for host in stand.lab.gateways
+    ]
+    assert [set(one.values()) for one in states] == [{"UP"}, {"DOWN"}]
+    assert [stand.holds(host, VIP) for host in stand.lab.gateways] == [True, False]
 
 
 def test_the_own_mac_answers_where_that_is_wanted(stand: Stand) -> None:
@@ -90,6 +104,7 @@ def test_an_address_of_somebody_else_is_a_fault_with_the_mend(stand: Stand) -> N
         gateway.run(["ip", "address", "del", f"{VIP}/32", "dev", "front"])
 
 
+@covers("9568 6.1-4")
 def test_without_accept_local_programs_get_nothing(stand: Stand) -> None:
     gateway, client = stand.lab.gateways[0], stand.lab.client
     ask = ["python3", "-c", f"import socket; socket.create_connection(('{VIP}', 9), 1)"]
@@ -132,6 +147,30 @@ def test_an_interface_that_is_renamed_is_a_fault_until_it_is_back(stand: Stand) 
             assert "front: no such interface" in stand.expect(stand.one, "fault").why[0]
             stand.expect(stand.two, "active")
     stand.expect(stand.one, "active")
+
+
+def test_an_interface_that_is_deleted_is_a_fault_until_there_is_another(stand: Stand) -> None:
+    gateway = stand.lab.gateways[0]
+
+    def make() -> None:
+        gateway.run(["ip", "link", "add", "edge", "type", "veth", "peer", "name", "edge-peer"])
+        gateway.run(["ip", "address", "add", "203.0.113.2/24", "dev", "edge"])
+        for end in ("edge", "edge-peer"):
+            gateway.run(["ip", "link", "set", end, "up"])
+
+    make()
+    try:
+        on_edge = replace(HIGH, vip="203.0.113.10", vrid=9, extra={"interface": "edge"})
+        stand.one.start(HIGH, on_edge)
+        stand.expect(stand.one, "active", "web2")
+        since = time.monotonic()
+        gateway.run(["ip", "link", "delete", "edge"])
+        assert "edge: no such interface" in stand.expect(stand.one, "fault", "web2").why[0]
+        make()
+        stand.expect(stand.one, "active", "web2")
+        assert max(stand.gaps("192.0.2.2", since)) < 0.15, "the other router has not noticed"
+    finally:
+        gateway.run(["ip", "link", "delete", "edge"], check=False)
 
 
 def test_another_address_on_the_interface_is_the_next_advert_s_source(stand: Stand) -> None:
@@ -275,6 +314,7 @@ def test_two_actives_are_told_and_healed(stand: Stand) -> None:
         # The first hears the second again, and is not heard.
         stand.lab.gateways[0].run(["nft", "delete table inet cut"])
         eventually(lambda: "192.0.2.3 is active too, with priority 100" in stand.one.log())
+        assert "TWO ACTIVES: 192.0.2.3" in " ".join(stand.standing(stand.one).why)
     finally:
         for gateway in stand.lab.gateways:
             gateway.run(["nft", "delete table inet cut"], check=False)
@@ -295,6 +335,7 @@ def test_without_a_real_time_scheduler_fast_adverts_are_refused(stand: Stand) ->
     stand.one.start(replace(HIGH, interval=0.01))
     found = stand.expect(stand.one, "fault")
     assert "adverts faster than 100 ms need SCHED_FIFO" in found.why[0]
+    assert any("SCHED_FIFO 50 is not granted" in line for line in found.why)
     eventually(lambda: "SCHED_FIFO 50 is not granted" in stand.one.log())
     stand.one.write(HIGH)
     stand.one.processes[0].kill(signal.SIGHUP)

@@ -285,7 +285,7 @@ def test_an_owner_tells_of_another_active_and_stays() -> None:
     assert one.role is Role.ACTIVE
 
 
-@covers("9568 8.1.2")
+@covers("9568 8.1.2-2")
 def test_announcements_come_again_after_five_seconds_and_then_at_the_refresh() -> None:
     one = active(replace(SETTINGS, interval=40.0, refresh=10.0))
     assert [at for at in range(1, 30) if "announce" in kinds(one.tick(float(at)))] == [5, 15, 25]

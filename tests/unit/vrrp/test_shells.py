@@ -23,6 +23,7 @@ from lbctl.vrrp.seldom import Seldom
 from lbctl.vrrp.sysctl import Sysctls
 from lbctl.vrrp.watch import Verdict
 from lbctl.vrrp.wire import _age
+from tests.unit.vrrp.clauses import covers
 
 OWN, VIP = ip_address("192.0.2.1"), ip_address("192.0.2.10")
 ROUTER = Router("web", "front", 7, (VIP,))
@@ -45,10 +46,12 @@ def test_nothing_is_filtered_where_everything_is_accepted() -> None:
     assert accept_rules([ROUTER]) == ""
 
 
+@covers("9568 6.1-5")
 def test_the_owner_always_accepts() -> None:
     assert accept_rules([replace(ROUTER, accept=False, priority=255)]) == ""
 
 
+@covers("9568 6.1-4")
 def test_without_accept_the_addresses_are_dropped_and_discovery_passes() -> None:
     six = replace(ROUTER, addresses=(ip_address("2001:db8::1"),), accept=False)
     text = accept_rules([replace(ROUTER, accept=False), six])
@@ -118,6 +121,7 @@ def held(address: str, **more: int) -> Held:
     return Held(2, ip_address(address), **fields)  # type: ignore[arg-type]
 
 
+@covers("9568 5.1.1.1")
 def test_adverts_leave_from_the_first_address_that_is_not_virtual() -> None:
     found = picture(held("192.0.2.10", tag=118), held("192.0.2.99", tag=76), held("192.0.2.1"))
     assert place(found, "front", Family.IPV4, frozenset()) == Place(OWN)
@@ -142,6 +146,7 @@ def test_why_an_interface_cannot_be_used(found: Picture, reason: str) -> None:
     assert place(found, "front", Family.IPV4, frozenset()) == Place(None, reason)
 
 
+@covers("9568 5.1.2.1")
 def test_ipv6_adverts_leave_from_a_link_local_address_that_has_proved_itself() -> None:
     local = ip_address("fe80::1")
     found = picture(held("2001:db8::1"), held("fe80::1"))
