@@ -75,7 +75,7 @@ def test_what_is_not_as_configured_is_remarked(pins: Path, netlink: Netlink) -> 
 def test_lro() -> None:
     link = Link(1, "eth7", b"\2\0\0\0\0\1", 1500, True, "", 0)
     with pytest.raises(DataPlaneError, match=r"eth7: LRO is on.*ethtool -K eth7 lro off"):
-        nic.check_link(link, (), lro=True)
+        nic.check_link(link, lro=True)
 
 
 def test_pins_that_are_on_no_bpf_file_system(tmp_path: Path, netlink: Netlink) -> None:

@@ -51,16 +51,10 @@ def check_forwarding6(frontend: Frontend) -> None:
         )
 
 
-def check_link(link: Link, ours: Container[int], lro: bool) -> None:
-    """ours: ids of lbctl's own programs. lro: packets are merged."""
+def check_link(link: Link, lro: bool) -> None:
+    """Before anything is made. lro: packets are merged."""
     if not link.up:
         raise DataPlaneError(f"{link.name}: is down", f"ip link set {link.name} up")
-    if link.xdp_program and link.xdp_program not in ours:
-        raise DataPlaneError(
-            f"{link.name}: program {link.xdp_program} of somebody else is on its XDP hook",
-            f"`bpftool prog show id {link.xdp_program}` says whose; "
-            f"`ip link set {link.name} xdp off` takes it off, or `bpftool link detach` a link",
-        )
     if lro:
         raise DataPlaneError(
             f"{link.name}: LRO is on, and merges packets that XDP has to see one by one",
@@ -68,8 +62,18 @@ def check_link(link: Link, ours: Container[int], lro: bool) -> None:
         )
 
 
+def check_hook(link: Link, ours: Container[int]) -> None:
+    """ours: ids of lbctl's own programs."""
+    if link.xdp_program and link.xdp_program not in ours:
+        raise DataPlaneError(
+            f"{link.name}: program {link.xdp_program} of somebody else is on its XDP hook",
+            f"`bpftool prog show id {link.xdp_program}` says whose; "
+            f"`ip link set {link.name} xdp off` takes it off, or `bpftool link detach` a link",
+        )
+
+
 def survey(link: Link, ours: Container[int]) -> Nic:
-    """The interface as it is set now. ours: see check_link()."""
+    """The interface as it is set now. ours: see check_hook()."""
     mode = Running.GENERIC if link.xdp_generic else Running.NATIVE
     receive, most = ethtool.queues(link.name) or (None, None)
     return Nic(

@@ -72,12 +72,14 @@ class XdpPlane:
         self._netlink = netlink
         self._gateway = gateway
         self._hops = NextHops(netlink, gateway.interfaces)
+        for link in self._hops.ports:
+            nic.check_link(link, bool(ethtool.lro(link.name)))
         self.writes["maps"] += maps.create(pins, _flow_sets(gateway.flow_cache))
         self._maps = Maps(pins)
         self._program = Program(self._maps, netlink, gateway.interfaces, gateway.xdp_mode)
         ours = self._program.ours()
         for link in self._hops.ports:
-            nic.check_link(link, ours, bool(ethtool.lro(link.name)))
+            nic.check_hook(link, ours)
         self._clock = Clock.of_this_kernel()
         self._write_gateway()
         self._registry = Registry(self._maps)
