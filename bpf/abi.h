@@ -277,7 +277,9 @@ struct lb_server_stats {
 	__u64 packets_out;
 	__u64 bytes_out;
 	__u64 connections;
-	__u64 pad[3];
+	__u64 refused;		/* RST in answer to a SYN, ICMP unreachable (suspect.h) */
+	__u64 hinted;		/* jiffies: when that was last told */
+	__u64 pad;
 };
 
 #define LB_VERDICT_ROOM 64	/* more than there are: later verdicts fit without a new map */
@@ -288,7 +290,12 @@ struct lb_cpu_block {
 	struct lb_server_stats server[LB_SERVERS];
 };
 
-/* A neighbour that a packet wanted and that the kernel does not know. */
+/*
+ * A neighbour that a packet wanted and that the kernel does not know; or, of the family
+ * LB_WANTED_CHECK, a server (`ifindex` is its number) whose packets speak against it.
+ */
+#define LB_WANTED_CHECK 0
+
 struct lb_wanted {
 	struct lb_addr addr;
 	__u32 ifindex;

@@ -28,6 +28,7 @@
 #include "index.h"
 #include "nat.h"
 #include "schedule.h"
+#include "suspect.h"
 
 /* A verdict that few packets end in: others do not meet even its constant on their way. */
 static inline enum lb_verdict lb_rare(enum lb_verdict verdict)
@@ -356,6 +357,8 @@ static inline enum lb_verdict lb_return(struct lb_ctx *c, const struct lb_way *w
 	    listen->flags & LB_LISTEN_MEMORY)
 		lb_server_ends(c, listen, v6);
 #endif
+	if (lb_unlikely(lb_refuses(c)))
+		lb_suspect(c, index);
 	stats = lb_stats(c, index);
 	stats->packets_out++;
 	stats->bytes_out += lb_length(&c->packet, v6);

@@ -3,7 +3,7 @@
 Every message is one JSON object with a `kind`. On a stream it is framed by its length
 (4 bytes, network order); on a SEQPACKET socket one packet is one message.
 
-    daemon -> probe worker    Assign, ProbeNow
+    daemon -> probe worker    Files, Assign, ProbeNow
     probe worker -> daemon    Verdict, Reading, Pulse
     daemon, cli -> vrrp       Routers, Quorum, HandOver, StandBy, Resume, Synced, Ask
     vrrp -> daemon, cli       RoleChange, Event, Standing, Done
@@ -34,13 +34,15 @@ class Message(msgspec.Struct, frozen=True, tag_field="kind", forbid_unknown_fiel
 
 class Job(msgspec.Struct, frozen=True):
     """One check to run until it is cancelled. health: the verdict it starts from.
-    endpoint: `ADDRESS:PORT`, as text like every address in a message."""
+    endpoint: `ADDRESS:PORT`, as text like every address in a message. mark: of its packets,
+    where routes go by it (0: none)."""
 
     id: int
     probe: AnyProbe
     endpoint: str
     timing: Timing
     health: Health = Health.UNKNOWN
+    mark: int = 0
 
 
 class Assign(Message, frozen=True, tag="assign"):
@@ -49,6 +51,20 @@ class Assign(Message, frozen=True, tag="assign"):
     start: tuple[Job, ...] = ()
     cancel: tuple[int, ...] = ()
     whole: bool = False
+
+
+class File(msgspec.Struct, frozen=True):
+    """A file that probes need. error: why it could not be read."""
+
+    name: str
+    data: bytes = b""
+    error: str = ""
+
+
+class Files(Message, frozen=True, tag="files"):
+    """The contents of files that jobs name: before those jobs, and when they change."""
+
+    files: tuple[File, ...]
 
 
 class ProbeNow(Message, frozen=True, tag="probe_now"):
@@ -234,6 +250,7 @@ class Done(Message, frozen=True, tag="done"):
 
 AnyMessage = (
     Assign
+    | Files
     | ProbeNow
     | Verdict
     | Reading

@@ -16,18 +16,21 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from ipaddress import (
     IPv4Address,
+    IPv4Interface,
     IPv4Network,
     IPv6Address,
+    IPv6Interface,
     IPv6Network,
     ip_address,
 )
 from types import MappingProxyType
-from typing import Literal, Self
+from typing import Literal, NamedTuple, Self
 
 import msgspec
 
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
+Interface = IPv4Interface | IPv6Interface  # an address of a machine, with its network
 
 MAX_WEIGHT = 65535
 NOTHING: Mapping[str, str] = MappingProxyType({})
@@ -271,6 +274,11 @@ class Table:
 class Probe(msgspec.Struct, frozen=True, tag_field="type", forbid_unknown_fields=True):
     """What is asked of a server. Hashable: equal probes of one target run once."""
 
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Those that it needs."""
+        return ()
+
 
 class TcpProbe(Probe, frozen=True, tag="tcp"):
     """A connection that is accepted."""
@@ -288,11 +296,19 @@ class Tls(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     cert: str = ""
     key: str = ""
 
+    @property
+    def files(self) -> tuple[str, ...]:
+        return tuple(filter(None, (self.ca, self.cert, self.key)))
+
 
 class TlsProbe(Probe, frozen=True, tag="tls"):
     """A handshake, and a certificate that is as it should be."""
 
     tls: Tls = Tls()
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        return self.tls.files
 
 
 class HttpProbe(Probe, frozen=True, tag="http"):
@@ -308,6 +324,10 @@ class HttpProbe(Probe, frozen=True, tag="http"):
     tls: Tls | None = None  # None: plain http
     version: Literal["1.0", "1.1"] = "1.1"
     keepalive: bool = False
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        return self.tls.files if self.tls is not None else ()
 
 
 class UdpProbe(Probe, frozen=True, tag="udp"):
@@ -342,6 +362,10 @@ class GrpcProbe(Probe, frozen=True, tag="grpc"):
     service: str = ""
     tls: Tls | None = None
 
+    @property
+    def files(self) -> tuple[str, ...]:
+        return self.tls.files if self.tls is not None else ()
+
 
 class ExecProbe(Probe, frozen=True, tag="exec"):
     """A command that ends with status 0. It runs as an unprivileged user (docs/health.md)."""
@@ -362,6 +386,11 @@ class AgentProbe(Probe, frozen=True, tag="agent"):
     token: str = ""
     send: str = ""
 
+    @property
+    def files(self) -> tuple[str, ...]:
+        tls = self.tls.files if self.tls is not None else ()
+        return (*tls, self.token) if self.token else tls
+
 
 AnyProbe = (
     TcpProbe
@@ -380,6 +409,15 @@ HAPROXY_AGENT_PORT = 9181
 PORTLESS = (IcmpProbe,)  # probes that ask a machine and not one of its ports
 
 
+class Via(NamedTuple):
+    """The server that a check goes through, as its clients' packets do. address: as text."""
+
+    address: str
+    mode: Mode
+    encapsulation: Encapsulation | None = None
+    port: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class Timing:
     """When a check runs and what counts (seconds; probes in a row)."""
@@ -394,12 +432,14 @@ class Timing:
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """A probe, its timing, and where it goes if not to the server itself."""
+    """A probe, its timing, and where it goes if not to the server itself. through: to the
+    VIP, by way of the server (`dr` and `tun`)."""
 
     probe: AnyProbe = CONNECT
     timing: Timing = Timing()
     port: int | None = None
     address: Address | None = None
+    through: bool = False
 
     def target(self, server: Endpoint) -> Endpoint:
         port = 0 if isinstance(self.probe, PORTLESS) else self.port or server.port
@@ -687,7 +727,8 @@ class XdpMode(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Gateway:
-    """A box that runs lbctl: its interfaces and its data path."""
+    """A box that runs lbctl: its interfaces and its data path. probe: addresses that checks
+    *through* servers come from, one per family: next to the servers, and nobody else's."""
 
     front: str  # the interface that VIPs live on
     back: tuple[str, ...] = ()  # where servers are, if elsewhere
@@ -695,6 +736,7 @@ class Gateway:
     xdp_mode: XdpMode = XdpMode.AUTO
     flow_cache: int = 131072  # flows that schedulers with memory can hold
     direct: tuple[Network, ...] = ()  # servers' packets to these are not translated
+    probe: tuple[Interface, ...] = ()
 
     @property
     def interfaces(self) -> tuple[str, ...]:

@@ -19,10 +19,12 @@ from lbctl.model import (
     Config,
     Endpoint,
     Frontend,
+    Listen,
     Server,
     ServerName,
     Service,
     Table,
+    Via,
 )
 
 Place = tuple[Endpoint, ...]
@@ -32,10 +34,15 @@ _EARLIER = "before its check changed: "
 
 class Target(NamedTuple):
     """What is checked. Health is kept under this, so it outlives a reload and feeds every
-    service that asks the same of the same place."""
+    service that asks the same of the same place. via: the server that it goes through."""
 
     probe: AnyProbe
     endpoint: Endpoint
+    via: Via | None = None
+
+    def __str__(self) -> str:
+        through = f" through {self.via.address}" if self.via is not None else ""
+        return f"{self.probe.__struct_config__.tag} {self.endpoint}{through}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,8 +298,18 @@ def target_of(service: Service, server: Server) -> Target | None:
     """What is checked for `server`; None where the service has no check."""
     if service.check is None:
         return None
-    endpoint = server.endpoint(service.listens[0])
-    return Target(service.check.probe, service.check.target(endpoint))
+    first = service.listens[0]
+    if service.check.through and isinstance(first, Listen):
+        asked = Endpoint(first.address, service.check.port or first.port)
+        return Target(service.check.probe, asked, _via(service, server))
+    return Target(service.check.probe, service.check.target(server.endpoint(first)))
+
+
+def _via(service: Service, server: Server) -> Via:
+    tunnel = service.forwarding.tunnel
+    if tunnel is None:
+        return Via(str(server.address), service.forwarding.mode)
+    return Via(str(server.address), service.forwarding.mode, tunnel.encapsulation, tunnel.port)
 
 
 def agent_of(service: Service, server: Server) -> Target | None:

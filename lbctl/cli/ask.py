@@ -117,7 +117,8 @@ def status(context: Context) -> None:
     if context.json:
         return show_json(answer)
     path, worker = answer["datapath"], answer["worker"]
-    probing = f"pid {worker['pid']}, {worker['checks']} checks" if worker["pid"] else "not running"
+    pids = ", ".join(str(one["pid"]) for one in answer["workers"])
+    probing = f"pid {pids}, {worker['checks']} checks" if worker["pid"] else "not running"
     click.echo(
         fields(
             [

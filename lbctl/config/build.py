@@ -24,6 +24,7 @@ from lbctl.config.schema import (
     ServiceSection,
     TcpCheck,
     ThresholdSection,
+    Through,
     Timed,
     TlsCheck,
     TlsSection,
@@ -120,6 +121,7 @@ def _gateway(section: GatewaySection) -> Gateway:
         xdp_mode=section.xdp_mode,
         flow_cache=section.flow_cache,
         direct=tuple(section.direct),
+        probe=tuple(section.probe),
     )
 
 
@@ -164,7 +166,8 @@ def _forwarding(section: ServiceSection) -> Forwarding:
 def _check(section: AnyCheck) -> Check | None:
     if isinstance(section, NoCheck):
         return None
-    return Check(_probe(section), _timing(section), section.port, section.address)
+    through = isinstance(section, Through) and section.through
+    return Check(_probe(section), _timing(section), section.port, section.address, through)
 
 
 def _timing(section: Timed) -> Timing:

@@ -3,7 +3,7 @@
 Each check is a generator of faults over `lbctl.model` values; paths are those of the file.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from lbctl.config.duration import show_duration
 from lbctl.config.fault import Fault
@@ -13,10 +13,12 @@ from lbctl.model import (
     PORTLESS,
     WEIGHTLESS,
     Address,
+    Check,
     Endpoint,
     ExecProbe,
     Family,
     Frontend,
+    Gateway,
     LastResort,
     Listen,
     Mode,
@@ -52,6 +54,38 @@ def within(name: str, service: Service) -> Iterator[Fault]:
     yield from _hooks(at, service)
 
 
+def passage(services: Mapping[str, Service], gateway: Gateway) -> Iterator[Fault]:
+    """Faults of checks that go through servers."""
+    first: dict[Family, Path] = {}
+    servers = {one.address for service in services.values() for one in service.servers.values()}
+    for index, one in enumerate(gateway.probe):
+        path: Path = ("gateway", "probe", index)
+        if (known := first.setdefault(family_of(one.ip), path)) != path:
+            yield Fault(path, f"'{one}' is a second of its family (keep one)", also=known)
+        if one.ip in servers:
+            yield Fault(path, f"'{one.ip}' is a server's (write an address that nobody has)")
+    for name, service in services.items():
+        check = service.check
+        if check is not None and check.through:
+            for text in _passage_faults(service, check, first.keys()):
+                yield Fault(("services", name, "check", "through"), text)
+
+
+def _passage_faults(service: Service, check: Check, families: Collection[Family]) -> Iterator[str]:
+    mode, listen = service.forwarding.mode, service.listens[0]
+    if mode not in (Mode.DR, Mode.TUN):
+        yield f"is for modes dr and tun: in mode {mode} the server has no VIP (remove it)"
+    elif not isinstance(listen, Listen):
+        yield f"'{listen}' has no address to ask for (remove it)"
+    elif check.address is not None:
+        yield "asks for the VIP, and address names another (keep one)"
+    elif listen.family not in families:
+        wanted = "198.51.100.9/24" if listen.family is Family.IPV4 else "2001:db8::9/64"
+        yield f"needs an address to ask from (write gateway.probe: {wanted}, one that is unused)"
+    elif any(family_of(one.address) is not listen.family for one in service.servers.values()):
+        yield "needs servers of the VIP's address family (remove it)"
+
+
 def warnings(name: str, service: Service) -> Iterator[Fault]:
     """What is valid and probably not meant."""
     at = ("services", name)
@@ -69,6 +103,9 @@ def warnings(name: str, service: Service) -> Iterator[Fault]:
             text = f"a tcp check of a service of {kinds} (write check: none, or check.port)"
             if service.check.port is None:
                 yield Fault((*at, "check"), text, on_key=True)
+        if service.forwarding.mode in (Mode.DR, Mode.TUN) and not service.check.through:
+            text = "asks the server's own address: one without the VIP passes (write through: true)"
+            yield Fault((*at, "check"), text, on_key=True)
     if service.scheduler.name in WEIGHTLESS and (service.overload or service.slow_start):
         name = service.scheduler.name
         instead = "wrr" if name == "rr" else "wlc"

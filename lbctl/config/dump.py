@@ -67,6 +67,7 @@ def dump(config: Config) -> str:
 def _gateway(gateway: Gateway) -> Section:
     section = _changed(gateway, Gateway(""), front=gateway.front, back=list(gateway.back))
     section["direct"] = [str(network) for network in gateway.direct]
+    section["probe"] = [str(one) for one in gateway.probe]
     return {key: value for key, value in section.items() if value != []}
 
 
@@ -137,6 +138,8 @@ def _asked(check: Check) -> Section:
         section["port"] = check.port
     if check.address is not None:
         section["address"] = str(check.address)
+    if check.through:
+        section["through"] = True
     timing = _changed(check.timing, Timing())
     for key in timing.keys() & {"interval", "timeout", "fast_interval"}:
         timing[key] = show_duration(timing[key])

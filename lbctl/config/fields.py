@@ -6,7 +6,7 @@ Every parser raises ValueError with the value, what is wrong with it, and how to
 import re
 import shlex
 import warnings
-from ipaddress import IPv6Address, ip_address, ip_network
+from ipaddress import IPv6Address, ip_address, ip_interface, ip_network
 from typing import Annotated, NamedTuple
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator
@@ -24,6 +24,9 @@ from lbctl.model import (
     Network,
     Scheduler,
     parse_frontend,
+)
+from lbctl.model import (
+    Interface as AddressInNetwork,
 )
 
 _FLAGS = {"sh": ("sh-fallback", "sh-port"), "mh": ("mh-fallback", "mh-port")}
@@ -97,6 +100,19 @@ def frontend(value: object) -> Frontend:
     if isinstance(parsed, Listen):
         usable(parsed.address)
     return parsed
+
+
+def beside(value: object) -> AddressInNetwork:
+    """An address of one machine, with the length of its network's prefix."""
+    text = _text(value, "an address and its prefix (write 198.51.100.9/24)")
+    try:
+        one = ip_interface(text)
+    except ValueError:
+        raise ValueError(f"'{text}' is no address and prefix (write 198.51.100.9/24)") from None
+    if "/" not in text:
+        raise ValueError(f"'{text}' has no prefix (write {text}/24)")
+    usable(one.ip)
+    return one
 
 
 def network(value: object) -> Network:
@@ -256,6 +272,10 @@ Interfaces = Annotated[
 ]
 Prefixes = Annotated[
     list[Prefix], BeforeValidator(_listed, json_schema_input_type=Prefix | list[Prefix])
+]
+Neighbour = Annotated[AddressInNetwork, PlainValidator(beside, json_schema_input_type=str)]
+Beside = Annotated[
+    list[Neighbour], BeforeValidator(_listed, json_schema_input_type=Neighbour | list[Neighbour])
 ]
 Fronts = Annotated[
     list[Front], BeforeValidator(_listed, json_schema_input_type=Front | list[Front])

@@ -114,6 +114,7 @@ def _config(
     names = list(file.gateways)
     here = node or (names[0] if len(names) == 1 else "")
     routers = ha.routers(file.virtual_routers, gateway, here)
+    faults += cross.passage(services, gateway)
     if not any(fault.path[:1] == (ha.AT,) for fault in before):
         faults += ha.wrong(file.virtual_routers, routers, names, services)
     return Config(gateway, services, routers), faults

@@ -21,6 +21,7 @@ from pydantic_core import PydanticKnownError
 
 from lbctl.config.duration import show_duration
 from lbctl.config.fields import (
+    Beside,
     Bytes,
     Command,
     DnsName,
@@ -93,6 +94,8 @@ class GatewaySection(Section):
     """How many flows the schedulers with memory (rr, wrr, lc, wlc) can hold."""
     direct: Prefixes = []
     """Networks to which servers speak as themselves, untranslated."""
+    probe: Beside = []
+    """ADDRESS/PREFIX that checks through servers come from: next to the servers, and unused."""
 
 
 # --- checks -----------------------------------------------------------------------------
@@ -155,13 +158,20 @@ class TlsSection(Section):
         return self
 
 
-class TcpCheck(Timed):
+class Through(Timed):
+    """What checks have that packets can be routed by."""
+
+    through: bool = False
+    """Ask the VIP by way of the server, as its clients' packets go (modes dr and tun)."""
+
+
+class TcpCheck(Through):
     """A connection that is accepted."""
 
     type: Literal["tcp"] = "tcp"
 
 
-class TlsCheck(Timed):
+class TlsCheck(Through):
     """A handshake and a good certificate."""
 
     type: Literal["tls"]
@@ -169,7 +179,7 @@ class TlsCheck(Timed):
     """What of its certificate."""
 
 
-class AnyHttpCheck(Timed):
+class AnyHttpCheck(Through):
     """A request and the answer that is wanted."""
 
     path: UrlPath = "/"
@@ -204,7 +214,7 @@ class HttpsCheck(AnyHttpCheck):
     """How TLS is spoken."""
 
 
-class UdpCheck(Timed):
+class UdpCheck(Through):
     """A datagram that is not refused, and is answered if an answer is expected."""
 
     type: Literal["udp"]
@@ -214,7 +224,7 @@ class UdpCheck(Timed):
     """A regular expression that the answer must match. Default: silence will do."""
 
 
-class DnsCheck(Timed):
+class DnsCheck(Through):
     """A DNS query over UDP."""
 
     type: Literal["dns"]
@@ -244,7 +254,7 @@ class IcmpCheck(Timed):
     """Bytes of payload."""
 
 
-class GrpcCheck(Timed):
+class GrpcCheck(Through):
     """The gRPC health service."""
 
     type: Literal["grpc"]

@@ -34,7 +34,7 @@ def long_form(path: Path, value: Raw) -> Raw:
             return {"servers": value}
         case (*_, "on_down" | "on_up" | "on_overload") if isinstance(value, (str, list)):
             return {"run": value}
-        case (*_, "listen") | (*_, "back") | (*_, "direct") if isinstance(value, str):
+        case (*_, "listen" | "back" | "direct" | "probe") if isinstance(value, str):
             return [value]
         case _:
             return value

@@ -50,8 +50,8 @@ from lbctl.events import (
 )
 from lbctl.health.judge import Health
 from lbctl.health.report import Report
-from lbctl.model import ServerName
-from lbctl.world import Admin, Order, Sighting, Target, World
+from lbctl.model import Frontend, ServerName
+from lbctl.world import Admin, Order, Sighting, Target, World, owners
 
 ReadConfig = Callable[[bytes, str, Sequence[Override]], Awaitable[Read]]
 SAVE_EVERY = 1.0  # seconds
@@ -392,12 +392,18 @@ class Control:
         """Take what an agent said."""
         self._tell(self.world.hear(target, report))
 
-    def calm(self, unrest: Mapping[str, float]) -> None:
-        """Take how much of each service's ring is in transition."""
-        known = self.world.unrest
-        touched = {name for name, share in unrest.items() if known.get(name, 0.0) != share}
-        self.world.unrest.update(unrest)
-        self._tell(touched & self.world.config.services.keys())
+    def calm(self, unrest: Mapping[Frontend, float]) -> None:
+        """Take how much of each ring is in transition; a service is as restless as the most
+        restless ring of its listens."""
+        found: dict[str, float] = {}
+        whose = owners(self.world.config.services) if unrest else {}
+        for frontend, share in unrest.items():
+            if (name := whose.get(frontend)) is not None:
+                found[name] = max(share, found.get(name, 0.0))
+        known, self.world.unrest = self.world.unrest, found
+        touched = {name for name in known.keys() | found if known.get(name) != found.get(name)}
+        if touched:
+            self._tell(touched & self.world.config.services.keys())
 
     def _settle(self, touched: set[str]) -> None:
         """Let load have its say on what is touched, before anybody looks at it."""

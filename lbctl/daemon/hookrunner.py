@@ -20,10 +20,6 @@ COMMAND = (sys.executable, "-m", "lbctl.spawner")
 IDLE = 60.0  # seconds
 
 
-def always(service: str) -> bool:
-    return True
-
-
 @dataclass
 class HookRunner:
     """ledger: what is due and what was run. active: whether this gateway acts for a service
@@ -32,8 +28,8 @@ class HookRunner:
     control: Control
     journal: Journal
     clock: Clock
-    ledger: Ledger = field(default_factory=Ledger)
-    active: Callable[[str], bool] = always
+    ledger: Ledger
+    active: Callable[[str], bool]
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
     _line: socket.socket | None = None
     _process: asyncio.subprocess.Process | None = None

@@ -7,6 +7,7 @@ return. A server in `maint`, and a service whose virtual router is Active elsewh
 no hooks.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
@@ -81,10 +82,11 @@ class _State(NamedTuple):
 
 @dataclass
 class Ledger:
-    """Every hook's past, and the last runs."""
+    """Every hook's past, and the last runs. counts: since this process started."""
 
     past: dict[Key, Past] = field(default_factory=dict)
     runs: list[Run] = field(default_factory=list)
+    counts: Counter[tuple[Key, bool]] = field(default_factory=Counter)  # ended, and how
     events: list[AnyEvent] = field(default_factory=list)
     _downs: set[ServerName] = field(default_factory=set)
 
@@ -107,6 +109,7 @@ class Ledger:
         one = self.past.get(run.key, Past())
         self.past[run.key] = replace(one, running=False, ended=run.at + run.took, done=True)
         self.runs.append(run)
+        self.counts[run.key, run.passed] += 1
         del self.runs[:-KEPT_RUNS]
         name, trigger = map(str, run.key)
         self.events.append(HookEnded(name, trigger, run.passed, run.result))

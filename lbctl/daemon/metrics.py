@@ -18,6 +18,7 @@ COUNTED: Mapping[str, tuple[str, Callable[[Sums], int]]] = {
     "packets_out": ("Packets to clients", lambda sums: sums.packets_out),
     "bytes_in": ("Bytes from clients", lambda sums: sums.bytes_in),
     "bytes_out": ("Bytes to clients", lambda sums: sums.bytes_out),
+    "refused": ("Packets that say that a server refuses", lambda sums: sums.refused),
 }
 
 
@@ -124,6 +125,12 @@ def _daemon(snapshot: Snapshot) -> Iterator[Metric]:
     yield _gauge("lbctl_overrides", "Changes made live", (), [([], status.overrides)])
     yield _counter("lbctl_reconcile_passes", "Passes of the loop", status.passes)
     yield _counter("lbctl_datapath_operations", "Operations done", status.operations)
+    hooks = CounterMetricFamily(
+        "lbctl_hook_runs", "Hooks that ended", None, ("service", "server", "hook", "result")
+    )
+    for (name, hook, result), number in snapshot.hooks.items():
+        hooks.add_metric([*name.split("/"), hook, result], number)
+    yield hooks
     yield _counter("lbctl_probes", "Checks run", status.worker.probes)
     yield _gauge("lbctl_checks", "Checks that run", (), [([], status.worker.checks)])
     if status.worker.late_p99 is not None:

@@ -1,13 +1,14 @@
 """The parts of a running daemon, as those who answer for it see them."""
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
 from lbctl import __version__
 from lbctl.daemon.clock import Clock
 from lbctl.daemon.control import Control
+from lbctl.daemon.crew import Crew
 from lbctl.daemon.hookrunner import HookRunner
 from lbctl.daemon.journal import Journal
 from lbctl.daemon.loop import ReconcileLoop
@@ -29,11 +30,11 @@ from lbctl.daemon.shapes import (
     WorkerView,
 )
 from lbctl.daemon.views import Show
-from lbctl.daemon.workers import WorkerKeeper
+from lbctl.dataplane.port import DataPlane, Suspects
 from lbctl.errors import LbctlError
 from lbctl.messages import Verdict
-from lbctl.model import ServerName
-from lbctl.world import Target, agent_of, target_of
+from lbctl.model import Endpoint, Frontend, ServerName
+from lbctl.world import Target, World, agent_of, owners, target_of
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class Parts:
     plane: PlaneThread
     sampler: Sampler
     loop: ReconcileLoop
-    keeper: WorkerKeeper
+    crew: Crew
     hooks: HookRunner
     routers: RouterLink
     started: float
@@ -91,9 +92,14 @@ class Parts:
             raise LbctlError(f"{name}: nothing is checked for it", hint)
         # The worker may be in the middle of the probe before this one.
         return [
-            _probe_view(what, t, await self.keeper.probe_now(t, 2 * check.timing.timeout + 1.0))
+            _probe_view(what, t, await self.crew.probe_now(t, 2 * check.timing.timeout + 1.0))
             for what, t, check in found
         ]
+
+    async def check_suspects(self) -> None:
+        """Run the checks of the servers whose packets speak against them, at once."""
+        for target in suspected(self.control.world, await self.plane.ask(_suspects)):
+            self.crew.hurry(target)
 
     def hook_runs(self) -> Iterator[HookView]:
         """The last runs of hooks, the newest first."""
@@ -122,7 +128,7 @@ class Parts:
         )
 
     def status(self) -> StatusView:
-        control, pulse = self.control, self.keeper.pulse
+        control, workers = self.control, list(self._workers())
         config = control.world.config
         return StatusView(
             version=__version__,
@@ -142,13 +148,21 @@ class Parts:
             passes=self.reconciler.passes,
             operations=self.loop.operations,
             writes=dict(self.sampler.latest.writes),
-            worker=WorkerView(
-                pid=self.keeper.pid,
-                checks=self.keeper.checks,
-                probes=self.keeper.probes,
-                late_p99=pulse.late_p99 if pulse is not None else None,
-            ),
+            worker=_together(workers),
+            workers=tuple(workers),
         )
+
+    def _workers(self) -> Iterator[WorkerView]:
+        """Those that run, and the first in any case."""
+        for number, one in enumerate(self.crew.keepers):
+            if number == 0 or one.pid is not None:
+                yield WorkerView(
+                    pid=one.pid,
+                    checks=one.checks,
+                    probes=one.probes,
+                    late_p99=one.pulse.late_p99 if one.pulse is not None else None,
+                    through=one.passage is not None,
+                )
 
     def _trouble(self) -> str:
         return self.loop.trouble or self.sampler.error
@@ -171,14 +185,46 @@ class Parts:
             tuple(show.services()),
             tuple(show.servers()),
             show.stats(self.sampler.at),
+            {
+                (str(key.name), str(key.trigger), "done" if passed else "failed"): number
+                for (key, passed), number in self.hooks.ledger.counts.items()
+            },
         )
 
 
+def _suspects(plane: DataPlane) -> Set[tuple[Frontend, Endpoint]]:
+    return plane.suspects() if isinstance(plane, Suspects) else frozenset()
+
+
+def suspected(world: World, places: Set[tuple[Frontend, Endpoint]]) -> set[Target]:
+    """What is checked of the servers at `places`."""
+    found = set[Target]()
+    services = world.config.services
+    whose = owners(services) if places else {}
+    for frontend, endpoint in places:
+        if (service := services.get(whose.get(frontend, ""))) is None:
+            continue
+        for server in service.servers.values():
+            if server.endpoint(frontend) == endpoint and (t := target_of(service, server)):
+                found.add(t)
+    return found
+
+
+def _together(workers: Sequence[WorkerView]) -> WorkerView:
+    late = [one.late_p99 for one in workers if one.late_p99 is not None]
+    return WorkerView(
+        pid=workers[0].pid,
+        checks=sum(one.checks for one in workers),
+        probes=sum(one.probes for one in workers),
+        late_p99=max(late, default=None),
+        through=any(one.through for one in workers),
+    )
+
+
 def _probe_view(what: str, target: Target, verdict: Verdict) -> ProbeView:
-    kind = target.probe.__struct_config__.tag
     return ProbeView(
         asked=what,
-        target=f"{kind} {target.endpoint}",
+        target=str(target),
         health=str(verdict.health),
         evidence=verdict.evidence,
         took=verdict.took,

@@ -7,7 +7,7 @@ back says all again. One without virtual routers does not look for the process a
 
 import asyncio
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -28,7 +28,7 @@ from lbctl.messages import (
     decode,
     encode,
 )
-from lbctl.model import TrackerKind
+from lbctl.model import Config, Listen, TrackerKind
 from lbctl.vrrp.control import LIMIT, PATH
 from lbctl.vrrp.settings import to_message
 
@@ -38,13 +38,15 @@ SUBJECT = "virtual routers"
 
 @dataclass
 class RouterLink:
-    """roles: what each virtual router is here, as last heard; empty without a line."""
+    """roles: what each virtual router is here, as last heard; empty without a line.
+    on_role: told that one of them is another."""
 
     control: Control
     journal: Journal
     clock: Clock
     path: Path = PATH
     roles: dict[str, Role] = field(default_factory=dict)
+    on_role: list[Callable[[], None]] = field(default_factory=list)
     _line: socket.socket | None = None
     _wanted: Routers | None = None
     _quorums: dict[tuple[str, int], Quorum] = field(default_factory=dict)
@@ -73,6 +75,10 @@ class RouterLink:
         if any(service in services for service, _ in self._tracked()):
             self._tell_quorums()
 
+    def acts_for(self, service: str) -> bool:
+        """Whether what is done once for a service is to be done here."""
+        return acts_for(self.control.world.config, self.roles, service)
+
     async def _serve(self) -> None:
         loop = asyncio.get_running_loop()
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as line:
@@ -95,6 +101,8 @@ class RouterLink:
                 if self.roles.get(router) is not role:
                     self.roles[router] = role
                     self.journal.tell(RouterRole(router, str(role), reason))
+                    for hearer in self.on_role:
+                        hearer()
             case Event(router, notice, text, _):
                 self.journal.tell(RouterNotice(router, notice, text))
             case Done(refused):
@@ -147,3 +155,14 @@ class RouterLink:
                 decisions = decide(world, service, now)
                 up = sum(d.scheduled and d.rule is not Rule.LAST_RESORT for d in decisions)
                 yield Quorum(service, up >= needs, needs)
+
+
+def acts_for(config: Config, roles: Mapping[str, Role], service: str) -> bool:
+    """Whether this gateway is the one that acts for a service: no virtual router has any of
+    its addresses, or each that has is Active here. One that nothing is heard of may be
+    Active elsewhere."""
+    settings = config.services.get(service)
+    listens = settings.listens if settings is not None else ()
+    vips = {one.address for one in listens if isinstance(one, Listen)}
+    owners = (name for name, one in config.routers.items() if not vips.isdisjoint(one.addresses))
+    return all(roles.get(name) is Role.ACTIVE for name in owners)

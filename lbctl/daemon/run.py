@@ -21,6 +21,7 @@ from lbctl.daemon.api import listening, serving
 from lbctl.daemon.changing import own_file
 from lbctl.daemon.clock import SYSTEM, Clock
 from lbctl.daemon.control import Control, Manner, Standing
+from lbctl.daemon.crew import Crew
 from lbctl.daemon.fake import open_fake
 from lbctl.daemon.hookrunner import HookRunner
 from lbctl.daemon.hooks import Ledger
@@ -35,7 +36,6 @@ from lbctl.daemon.sampler import EVERY, Sampler
 from lbctl.daemon.startup import stand_up
 from lbctl.daemon.state import StateDirectory
 from lbctl.daemon.systemd import notify, watchdog_interval
-from lbctl.daemon.workers import WorkerKeeper
 from lbctl.errors import InvalidConfig, LbctlError
 from lbctl.events import DaemonStarted, DaemonStopping
 from lbctl.model import Config
@@ -111,13 +111,17 @@ def _assemble(
 ) -> Parts:
     reconciler = Reconciler()
     control = Control(standing, directory, journal, clock, read)
-    keeper = WorkerKeeper(control, journal, clock)
+    crew = Crew.of(control, journal, clock)
+    sampler = Sampler(plane, clock)
+    sampler.hearers.append(lambda stats: control.calm(stats.unrest))
     loop = ReconcileLoop(control, reconciler, plane, journal, clock)
-    hooks = HookRunner(control, journal, clock, Ledger(control.hooks))
+    routers = RouterLink(control, journal, clock, options.vrrp)
+    ledger = Ledger(control.hooks)
+    hooks = HookRunner(control, journal, clock, ledger, routers.acts_for)
+    routers.on_role.append(hooks.look)
     control.on_touched.append(loop.touched)
     control.on_touched.append(lambda _: hooks.look())
-    control.on_changed.append(keeper.tell_changes)
-    routers = RouterLink(control, journal, clock, options.vrrp)
+    control.on_changed.append(crew.tell_changes)
     control.on_touched.append(routers.touched)
     control.on_changed.append(routers.tell_changes)
     return Parts(
@@ -128,9 +132,9 @@ def _assemble(
         reconciler=reconciler,
         control=control,
         plane=plane,
-        sampler=Sampler(plane, clock),
+        sampler=sampler,
         loop=loop,
-        keeper=keeper,
+        crew=crew,
         hooks=hooks,
         routers=routers,
         started=clock.now(),
@@ -145,7 +149,7 @@ async def _live(parts: Parts, listener: socket.socket, stack: AsyncExitStack) ->
         await parts.loop.retire()
         _tell_started(parts)
         tasks = [
-            group.create_task(parts.keeper.keep()),
+            group.create_task(parts.crew.keep()),
             group.create_task(parts.hooks.run()),
             group.create_task(parts.routers.keep()),
             group.create_task(_hear_kernel(parts)),
@@ -200,6 +204,7 @@ async def _hear_kernel(parts: Parts) -> None:
     while descriptor is not None:
         await _readable(descriptor)
         await parts.loop.hear()
+        await parts.check_suspects()
 
 
 async def _readable(descriptor: int) -> None:

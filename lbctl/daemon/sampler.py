@@ -1,6 +1,7 @@
 """The data path's counters, read now and then, so that an answer need not wait for them."""
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from lbctl.daemon.clock import Clock
@@ -15,13 +16,14 @@ PATIENCE = 0.2
 
 @dataclass
 class Sampler:
-    """latest: the last snapshot. at: when it was begun."""
+    """latest: the last snapshot. at: when it was begun. hearers: told each new one."""
 
     plane: PlaneThread
     clock: Clock
     latest: Stats = field(default_factory=Stats)
     at: float = float("-inf")
     error: str = ""
+    hearers: list[Callable[[Stats], None]] = field(default_factory=list)
     _one: asyncio.Lock = field(default_factory=asyncio.Lock)
     _glances: set[asyncio.Task[Stats]] = field(default_factory=set)
 
@@ -38,6 +40,8 @@ class Sampler:
                     self.error = str(error)
                 else:
                     self.error = ""
+                    for hearer in self.hearers:
+                        hearer(self.latest)
                 self.at = begun
         return self.latest
 

@@ -105,13 +105,15 @@ class OverrideView(msgspec.Struct, frozen=True):
 
 
 class Sums(msgspec.Struct, frozen=True):
-    """Totals since the object came. established: open now; null: nobody knows."""
+    """Totals since the object came. established: open now; null: nobody knows. refused:
+    packets that say that a server refuses; each has its check run at once (XDP)."""
 
     connections: int
     packets_in: int
     packets_out: int
     bytes_in: int
     bytes_out: int
+    refused: int
     established: int | None
     embryonic: int
     closing: int
@@ -184,12 +186,14 @@ class DatapathView(msgspec.Struct, frozen=True):
 
 
 class WorkerView(msgspec.Struct, frozen=True):
-    """pid null: none runs just now. late_p99: seconds that checks started late."""
+    """A probe worker, or all of them together, with the first one's pid. pid null: none runs
+    just now. late_p99: seconds that checks started late. through: checks through servers."""
 
     pid: int | None
     checks: int
     probes: int
     late_p99: float | None
+    through: bool = False
 
 
 class StuckView(msgspec.Struct, frozen=True):
@@ -224,15 +228,18 @@ class StatusView(msgspec.Struct, frozen=True):
     operations: int
     writes: Mapping[str, int]
     worker: WorkerView
+    workers: tuple[WorkerView, ...]
 
 
 class Snapshot(msgspec.Struct, frozen=True):
-    """Everything that metrics are made of."""
+    """Everything that metrics are made of. hooks: runs by server, hook and `done` or
+    `failed`."""
 
     status: StatusView
     services: tuple[ServiceView, ...]
     servers: tuple[ServerView, ...]
     stats: StatsView
+    hooks: Mapping[tuple[str, str, str], int] = {}
 
 
 class StepView(msgspec.Struct, frozen=True):

@@ -24,7 +24,7 @@ from lbctl.daemon.hooks import Key, Past
 from lbctl.daemon.overrides import Override
 from lbctl.errors import LbctlError, NotFound, NotPermitted
 from lbctl.load import Pool
-from lbctl.model import AnyProbe, Endpoint, Server, ServerName, Trigger
+from lbctl.model import AnyProbe, Endpoint, Server, ServerName, Trigger, Via
 from lbctl.world import Leaving, Order, Sighting, Target, World
 
 VERSION = 1
@@ -35,6 +35,7 @@ class SavedSighting(msgspec.Struct, frozen=True):
     probe: AnyProbe
     endpoint: str
     sighting: Sighting
+    via: Via | None = None
 
 
 class SavedLeaving(msgspec.Struct, frozen=True):
@@ -81,7 +82,7 @@ def with_facts(saved: Saved, world: World, clock: Clock) -> Saved:
         saved,
         orders={str(name): _move_order(order, wall) for name, order in world.orders.items()},
         sightings=tuple(
-            SavedSighting(t.probe, str(t.endpoint), replace(seen, since=wall(seen.since)))
+            SavedSighting(t.probe, str(t.endpoint), replace(seen, since=wall(seen.since)), t.via)
             for t, seen in world.sightings.items()
         ),
         leaving=tuple(_save_leaving(one, wall(one.deadline)) for one in world.leaving),
@@ -110,7 +111,7 @@ def restore_facts(world: World, saved: Saved, clock: Clock) -> None:
         if text in names
     }
     for one in saved.sightings:
-        target = Target(one.probe, Endpoint.parse(one.endpoint, lowest=0))
+        target = Target(one.probe, Endpoint.parse(one.endpoint, lowest=0), one.via)
         if world.checked(target) or world.asked(target):
             since = moment(one.sighting.since)
             world.sightings[target] = replace(one.sighting, since=since)

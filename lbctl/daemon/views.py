@@ -290,6 +290,7 @@ def _sums(total: Total) -> Sums:
         packets_out=counters.packets_out,
         bytes_in=counters.bytes_in,
         bytes_out=counters.bytes_out,
+        refused=counters.refused,
         established=total.established,
         embryonic=total.embryonic,
         closing=total.closing,

@@ -6,17 +6,22 @@ import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
 from lbctl.daemon.assignment import Assignment
 from lbctl.daemon.clock import Clock
 from lbctl.daemon.control import Control
 from lbctl.daemon.journal import Journal
+from lbctl.daemon.passage import Passage
 from lbctl.errors import LbctlError
 from lbctl.events import WorkerLost, WorkerStarted
+from lbctl.health.files import open_for
+from lbctl.health.judge import Health
 from lbctl.messages import (
     AnyMessage,
+    File,
+    Files,
     Garbage,
     ProbeNow,
     Pulse,
@@ -28,6 +33,7 @@ from lbctl.messages import (
 from lbctl.world import Target
 
 COMMAND = (sys.executable, "-m", "lbctl.health.worker")
+FILES_EVERY = 10.0  # seconds between two looks at the files that probes need
 SILENCE = 5.0  # seconds without a pulse
 FIRST_RETRY = 0.5
 LAST_RETRY = 30.0
@@ -52,7 +58,8 @@ class Line:
 @dataclass
 class WorkerKeeper:
     """Keeps one probe worker running. pulse: its last sign of life. silence: seconds
-    without one after which it is replaced."""
+    without one after which it is replaced. always: it runs with nothing to check, too.
+    passage: its ways through servers, if it is the one that has them."""
 
     control: Control
     journal: Journal
@@ -62,19 +69,24 @@ class WorkerKeeper:
     pulse: Pulse | None = None
     pid: int | None = None
     probes: int = 0  # since this daemon started
-    _assignment: Assignment = field(default_factory=Assignment)
+    always: bool = True
+    passage: Passage | None = None
+    assignment: Assignment = field(default_factory=Assignment)
     _line: Line | None = None
+    _given: dict[str, File] = field(default_factory=dict)
+    _changed: asyncio.Event = field(default_factory=asyncio.Event)
     _asked: dict[int, list[asyncio.Future[Verdict]]] = field(default_factory=dict)
 
     async def keep(self) -> None:
         """For ever: a worker, and after it another."""
         delay = FIRST_RETRY
         while True:
+            await self._until_needed()
             started = self.clock.now()
             try:
                 async with self._worker() as line:
                     await self._serve(line)
-            except (Lost, Garbage, OSError) as error:
+            except (Lost, Garbage, OSError, LbctlError) as error:
                 if self.clock.now() - started >= GOOD_AFTER:
                     delay = FIRST_RETRY
                 self.journal.tell(WorkerLost(str(error), delay))
@@ -83,14 +95,45 @@ class WorkerKeeper:
 
     def tell_changes(self) -> None:
         """The world may want other checks than before."""
-        if self._line is not None:
-            change = self._assignment.change(self.control.world, self.clock.now())
-            if change is not None:
-                self._line.writer.write(frame(change))
+        self._changed.set()
+        if self._line is not None and self.passage is None:
+            self._tell(self._line)
+
+    def _tell(self, line: Line) -> None:
+        self._hand_over(line)
+        change = self.assignment.change(self.control.world, self.clock.now())
+        if change is not None:
+            line.writer.write(frame(change))
+
+    def _hand_over(self, line: Line) -> None:
+        """The files that its probes need, where they are other than before."""
+        names = self.assignment.files(self.control.world, self.clock.now())
+        found = {name: open_for(name) for name in names}
+        fresh = tuple(one for name, one in found.items() if self._given.get(name) != one)
+        self._given = found
+        if fresh:
+            line.writer.write(frame(Files(fresh)))
+
+    def _is_needed(self) -> bool:
+        return self.always or self.assignment.wants(self.control.world, self.clock.now())
+
+    async def _until_needed(self) -> None:
+        while not self._is_needed():
+            self._changed.clear()
+            await self._changed.wait()
+
+    def checks_target(self, target: Target) -> bool:
+        return self._line is not None and self.assignment.id(target) is not None
+
+    def hurry(self, target: Target) -> None:
+        """Run one check at once; nobody waits for what becomes of it."""
+        number = self.assignment.id(target)
+        if self._line is not None and number is not None:
+            self._line.writer.write(frame(ProbeNow(number)))
 
     async def probe_now(self, target: Target, timeout: float) -> Verdict:
         """Run one check at once. Raises LbctlError where there is no answer in time."""
-        number = self._assignment.id(target)
+        number = self.assignment.id(target)
         if self._line is None or number is None:
             raise LbctlError(f"{target.endpoint}: is not being checked")
         answer: asyncio.Future[Verdict] = asyncio.get_running_loop().create_future()
@@ -103,7 +146,7 @@ class WorkerKeeper:
 
     @property
     def checks(self) -> int:
-        return len(self._assignment)
+        return len(self.assignment)
 
     @asynccontextmanager
     async def _worker(self) -> AsyncIterator[Line]:
@@ -132,7 +175,40 @@ class WorkerKeeper:
         return process, ours
 
     async def _serve(self, line: Line) -> None:
-        whole = self._assignment.whole(self.control.world, self.clock.now())
+        """Until it is lost, or has nothing to check any more."""
+        self._changed.clear()
+        if self.passage is not None:
+            await self.passage.open(line.process.pid, self.control.world.config.gateway)
+            await self._lay(self.passage)
+        hearing = asyncio.create_task(self._hear(line))
+        attending = asyncio.create_task(self._attend(line))
+        try:
+            await asyncio.wait({hearing, attending}, return_when=asyncio.FIRST_COMPLETED)
+            for task in (hearing, attending):
+                if task.done():
+                    task.result()
+        finally:
+            hearing.cancel()
+            attending.cancel()
+            await asyncio.gather(hearing, attending, return_exceptions=True)
+
+    async def _attend(self, line: Line) -> None:
+        """Lay the ways that changes need before they are told; end with the last check."""
+        while self._is_needed():
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._changed.wait(), FILES_EVERY)
+            self._changed.clear()
+            if self.passage is not None:
+                await self._lay(self.passage)
+            self._tell(line)
+
+    async def _lay(self, passage: Passage) -> None:
+        await passage.lay(self.assignment.vias(self.control.world, self.clock.now()))
+
+    async def _hear(self, line: Line) -> None:
+        self._given = {}
+        self._hand_over(line)
+        whole = self.assignment.whole(self.control.world, self.clock.now())
         line.writer.write(frame(whole))
         self.journal.tell(WorkerStarted(line.process.pid, len(whole.start)))
         unframer = Unframer()
@@ -159,18 +235,24 @@ class WorkerKeeper:
                 self.pulse = message
                 self.probes += message.probes
             case Verdict():
-                target = self._assignment.target(message.id)
+                target = self.assignment.target(message.id)
                 if target is not None:
-                    self.control.see(target, message.health, message.evidence, message.asked)
+                    self.control.see(target, message.health, _said(target, message), message.asked)
                 for answer in self._asked.pop(message.id, []) if message.asked else []:
                     if not answer.done():
                         answer.set_result(message)
             case Reading():
-                target = self._assignment.target(message.id)
+                target = self.assignment.target(message.id)
                 if target is not None:
                     self.control.hear(target, message.report)
             case _:
                 raise Lost(f"sent {type(message).__name__}, which is not its to send")
+
+
+def _said(target: Target, verdict: Verdict) -> str:
+    if target.via is None or verdict.health is not Health.DOWN:
+        return verdict.evidence
+    return f"{verdict.evidence} (through it to {target.endpoint}: has it that address?)"
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:

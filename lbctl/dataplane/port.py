@@ -8,7 +8,7 @@ then build each ring once, or send all messages in one go, and what it refuses d
 stop the rest (ADR 0001).
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
@@ -99,13 +99,15 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class Counters:
-    """Totals since the server or service was added. in: from clients; out: to them."""
+    """Totals since the server or service was added. in: from clients; out: to them.
+    refused: packets that say that the server refuses (XDP; IPVS does not look)."""
 
     connections: int = 0
     packets_in: int = 0
     packets_out: int = 0
     bytes_in: int = 0
     bytes_out: int = 0
+    refused: int = 0
 
     def __add__(self, other: "Counters") -> "Counters":
         return Counters(
@@ -114,6 +116,7 @@ class Counters:
             self.packets_out + other.packets_out,
             self.bytes_in + other.bytes_in,
             self.bytes_out + other.bytes_out,
+            self.refused + other.refused,
         )
 
 
@@ -138,6 +141,7 @@ class Stats:
     verdicts: packets by the verdict that each ended in; empty where the data path has
     none (IPVS). writes: what this process changed in the kernel since it started, by kind.
     past: what servers that are gone had counted, so that a service's totals never fall.
+    unrest: the share of each ring's slots that are in transition, where any is.
     """
 
     servers: Mapping[tuple[Frontend, Endpoint], Counters] = field(default_factory=dict)
@@ -145,6 +149,7 @@ class Stats:
     verdicts: Mapping[str, int] = field(default_factory=dict)
     writes: Mapping[str, int] = field(default_factory=dict)
     past: Mapping[Frontend, Counters] = field(default_factory=dict)
+    unrest: Mapping[Frontend, float] = field(default_factory=dict)
 
     def service(self, frontend: Frontend) -> Counters:
         present = (c for (f, _), c in self.servers.items() if f == frontend)
@@ -231,6 +236,15 @@ class SharesKernel(Protocol):
 
     def switches(self) -> Sequence[Switch]:
         """As they are now."""
+        ...
+
+
+@runtime_checkable
+class Suspects(Protocol):
+    """A data path that sees servers refuse."""
+
+    def suspects(self) -> Set[tuple[Frontend, Endpoint]]:
+        """Those that did since this was last called; to be asked after `catch_up()`."""
         ...
 
 

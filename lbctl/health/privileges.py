@@ -3,9 +3,12 @@
 import ctypes
 import errno
 import os
+import pwd
+from collections.abc import Iterable
 from typing import Final
 
 # linux/prctl.h
+_PR_SET_KEEPCAPS: Final = 8
 _PR_SET_NAME: Final = 15
 _PR_CAPBSET_DROP: Final = 24
 _PR_SET_NO_NEW_PRIVS: Final = 38
@@ -40,17 +43,46 @@ def name_process(name: str) -> None:
     _prctl(_PR_SET_NAME, ctypes.c_char_p(name.encode()))
 
 
-def keep_only_net_raw() -> None:
-    """Keep CAP_NET_RAW if it is held, and nothing that could bring another one back.
+def drop_to(account: str, needs: Iterable[str]) -> str:
+    """Be the user `account`, keep CAP_NET_RAW if it is held, and nothing that could bring
+    another one back. Returns why it stays the user it is; "": it does not.
 
-    To be called while the process has one thread. Raises OSError.
+    needs: files that must be readable then. To be called while the process has one thread.
+    Raises OSError.
     """
     permitted = _permitted()
     if permitted >> _CAP_SETPCAP & 1:
         _empty_bounding_set()
+    stays = _become(account, needs) if os.geteuid() == 0 else ""
     _prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL)
     _hold(permitted & 1 << _CAP_NET_RAW)
     _prctl(_PR_SET_NO_NEW_PRIVS, 1)
+    return stays
+
+
+def _become(account: str, needs: Iterable[str]) -> str:
+    """Keeps what is permitted (capabilities(7), PR_SET_KEEPCAPS)."""
+    try:
+        who = pwd.getpwnam(account)
+    except KeyError:
+        return f"there is no user {account}"
+    groups, group = os.getgroups(), os.getegid()
+    try:
+        os.setgroups([])
+        os.setegid(who.pw_gid)
+    except PermissionError:
+        return "it may not change its user (CAP_SETUID, CAP_SETGID)"
+    os.seteuid(who.pw_uid)  # for a look: it takes the effective capabilities with it
+    barred = [name for name in needs if not os.access(name, os.R_OK, effective_ids=True)]
+    os.seteuid(0)
+    if barred:
+        os.setegid(group)
+        os.setgroups(groups)
+        return f"{account} may not read {barred[0]}"
+    _prctl(_PR_SET_KEEPCAPS, 1)
+    os.setresgid(who.pw_gid, who.pw_gid, who.pw_gid)
+    os.setresuid(who.pw_uid, who.pw_uid, who.pw_uid)
+    return ""
 
 
 def _empty_bounding_set() -> None:

@@ -133,7 +133,7 @@ class Roster:
     def _take(self, job: Job, now: float) -> bool:
         """True: a run of another job under the same id is void now."""
         entry = self._entries.get(job.id)
-        if entry is None or (entry.job.probe, entry.job.endpoint) != (job.probe, job.endpoint):
+        if entry is None or not _same_target(entry.job, job):
             void = self._drop(job.id)
             asked = entry is not None and entry.asked
             self._entries[job.id] = _Entry(job, Track(job.health), asked=asked)
@@ -143,6 +143,10 @@ class Roster:
             self._agenda.add(job.id, now, _spread(job.timing, entry.track.health))
         entry.job = job
         return False
+
+
+def _same_target(one: Job, other: Job) -> bool:
+    return (one.probe, one.endpoint, one.mark) == (other.probe, other.endpoint, other.mark)
 
 
 def _spread(timing: Timing, health: Health) -> float:

@@ -12,18 +12,19 @@ import select
 import signal
 import sys
 from functools import partial
+from importlib.util import find_spec
 from socket import socket
 from time import monotonic
 
 from lbctl.errors import Exit
 from lbctl.health.outbox import Outbox
-from lbctl.health.privileges import keep_only_net_raw, name_process
+from lbctl.health.privileges import drop_to, name_process
 from lbctl.health.probes import Instruments, Prepared, prepare
 from lbctl.health.probes.command import account
 from lbctl.health.reactor import Reactor, Run, Steps
 from lbctl.health.result import Result, Unable
 from lbctl.health.roster import Roster
-from lbctl.messages import AnyMessage, Assign, Garbage, Job, ProbeNow, Unframer
+from lbctl.messages import AnyMessage, Assign, Files, Garbage, Job, ProbeNow, Unframer
 from lbctl.model import Endpoint
 from lbctl.spawner import fork as spawner_beside
 
@@ -85,7 +86,7 @@ class Worker:
         prepared = self._prepared.get(job.id)
         if prepared is None:
             where = Endpoint.parse(job.endpoint, lowest=0)
-            prepared = prepare(job.probe, where, job.timing.timeout, self._shared)
+            prepared = prepare(job.probe, where, job.timing.timeout, self._shared, job.mark)
             self._prepared[job.id] = prepared
         return prepared
 
@@ -123,6 +124,8 @@ class Worker:
                     self._prepared.clear()  # made again where they are run again
                 for id in (*message.cancel, *(job.id for job in message.start)):
                     self._prepared.pop(id, None)
+            case Files(files):
+                self._shared.files.take(files)
             case ProbeNow(id):
                 if (verdict := self._roster.probe_now(id, now)) is not None:
                     self._outbox.verdict(verdict)
@@ -159,7 +162,8 @@ def main() -> int:
     line.setblocking(False)
     name_process("lbctl-probe")
     spawner = spawner_beside(account())
-    keep_only_net_raw()
+    if stays := drop_to(account(), _sources()):
+        print(f"lbctl probe: stays root, but without its powers: {stays}", file=sys.stderr)
     # Ctrl-C in a terminal reaches the whole group: it is the daemon's to act on, which
     # then closes the line.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -171,6 +175,12 @@ def main() -> int:
         print(f"lbctl probe: garbage from the daemon: {error}", file=sys.stderr)
         return Exit.FAILED
     return Exit.OK
+
+
+def _sources() -> list[str]:
+    """Modules that are loaded when a probe first needs them."""
+    found = (find_spec(name) for name in ("lbctl.health.probes.secure", "ssl"))
+    return [spec.origin for spec in found if spec is not None and spec.origin is not None]
 
 
 def _room() -> int:

@@ -26,6 +26,7 @@ from lbctl.messages import (
     Assign,
     Done,
     Event,
+    Files,
     HandOver,
     ProbeNow,
     Pulse,
@@ -322,7 +323,7 @@ class Process:
                 self._node.sync(name, holds)
             case Ask():
                 return [self._standing(name, now) for name in self._node.routers]
-            case Assign() | ProbeNow() | Verdict() | Reading() | Pulse() | RoleChange():
+            case Assign() | Files() | ProbeNow() | Verdict() | Reading() | Pulse() | RoleChange():
                 raise LbctlError("not a message for the VRRP process")
             case Standing() | Event() | Done():
                 raise LbctlError("not a message for the VRRP process")

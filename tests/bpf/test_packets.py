@@ -12,6 +12,7 @@ from scapy.layers.l2 import ARP, Dot1Q, Ether
 from scapy.packet import Packet, Raw, raw
 
 from lbctl.dataplane.converge import converge
+from lbctl.lab import eventually
 from lbctl.model import Destination, Endpoint, Gateway, Listen, Scheduler, Table, VirtualService
 from tests.bpf.gateway import (
     BACK_MAC,
@@ -410,3 +411,40 @@ def test_a_missing_neighbour_is_asked_for(gateway: PacketGateway) -> None:
     gateway.send(server("198.51.100.11", STRANGER) / reply(), "back")
     wishes = set(gateway.plane._wanted.take())
     assert STRANGER in {str(address) for address, _ in wishes}
+
+
+@pytest.mark.parametrize(
+    ("flags", "seq", "refuses"),
+    [("RA", 0, True), ("R", 0, True), ("RA", 7, False), ("SA", 0, False)],
+    ids=["RST to a SYN", "RST without ACK", "RST in a flow", "SYN-ACK"],
+)
+def test_a_server_that_refuses_is_counted_and_told(
+    gateway: PacketGateway, flags: str, seq: int, refuses: bool
+) -> None:
+    """RFC 9293, 3.5.2: a closed port answers a SYN with RST, ACK and SEQ=0."""
+    gateway.plane.catch_up()
+    gateway.plane.suspects()
+    before = refused(gateway)
+    packet = server("198.51.100.11") / TCP(sport=8080, dport=42000, flags=flags, seq=seq, ack=9)
+    for _ in range(3):
+        assert gateway.send(packet, "back").verdict == "return"
+    assert refused(gateway) - before == (3 if refuses else 0)
+    gateway.plane.catch_up()
+    # Not for each packet: tests that ran a moment ago may have had their hint.
+    said = {str(endpoint) for _, endpoint in gateway.plane.suspects()}
+    assert said <= ({"198.51.100.11:8080"} if refuses else set())
+
+
+def test_a_server_that_refuses_is_told_once_in_a_while(gateway: PacketGateway) -> None:
+    packet = server("198.51.100.11") / TCP(sport=8080, dport=42000, flags="RA", seq=0, ack=9)
+
+    def told() -> bool:
+        gateway.send(packet, "back")
+        gateway.plane.catch_up()
+        return {str(endpoint) for _, endpoint in gateway.plane.suspects()} == {"198.51.100.11:8080"}
+
+    eventually(told)
+
+
+def refused(gateway: PacketGateway) -> int:
+    return sum(one.refused for one in gateway.plane.stats().servers.values())

@@ -24,7 +24,7 @@ pytestmark = [
     pytest.mark.skipif(not cgroups.v1_is_here(), reason="no cgroup v1 with cpu and memory here"),
 ]
 MIB = 1 << 20
-HOLD = 6.0
+HOLD = 4.0
 PATIENCE = 40.0
 CONFIG = """
 apiVersion: lbctl/v1

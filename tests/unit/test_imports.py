@@ -75,6 +75,7 @@ LAYERS: dict[str, set[str]] = {
         "lbctl.gslb.tcp",
         "lbctl.gslb.sockets",
         "lbctl.gslb.worker",
+        "lbctl.health.files",  # what probes read
         "lbctl.health.privileges",  # capabilities
         "lbctl.health.probes.*",  # sockets of probes
         "lbctl.health.reactor",  # epoll and the probe worker's clock

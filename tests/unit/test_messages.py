@@ -122,5 +122,5 @@ def test_old_readers_know_the_present_form() -> None:
     assert said["kind"] == "assign"
     assert said["whole"] is True
     (start,) = said["start"]
-    assert start.keys() == {"id", "probe", "endpoint", "timing", "health"}
+    assert start.keys() == {"id", "probe", "endpoint", "timing", "health", "mark"}
     assert start["probe"]["type"] == "http"

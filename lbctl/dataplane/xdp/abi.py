@@ -328,14 +328,18 @@ class ServerStats(Structure):
     packets_out: int
     bytes_out: int
     connections: int
-    pad: Array[c_uint64]
+    refused: int
+    hinted: int
+    pad: int
     _fields_: ClassVar[Sequence[Field]] = [
         ("packets_in", c_uint64),
         ("bytes_in", c_uint64),
         ("packets_out", c_uint64),
         ("bytes_out", c_uint64),
         ("connections", c_uint64),
-        ("pad", c_uint64 * 3),
+        ("refused", c_uint64),
+        ("hinted", c_uint64),
+        ("pad", c_uint64),
     ]
 
 
@@ -346,6 +350,9 @@ class CpuBlock(Structure):
         ("verdict", c_uint64 * VERDICT_ROOM),
         ("server", ServerStats * SERVERS),
     ]
+
+
+WANTED_CHECK = 0  # a family that is none: a server is meant, and `ifindex` is its number
 
 
 class Wanted(Structure):

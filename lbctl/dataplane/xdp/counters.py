@@ -57,5 +57,10 @@ class CpuCounters:
 
 def counters_of(cell: abi.ServerStats) -> Counters:
     return Counters(
-        cell.connections, cell.packets_in, cell.packets_out, cell.bytes_in, cell.bytes_out
+        cell.connections,
+        cell.packets_in,
+        cell.packets_out,
+        cell.bytes_in,
+        cell.bytes_out,
+        cell.refused,
     )

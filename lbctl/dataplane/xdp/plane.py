@@ -41,7 +41,7 @@ from lbctl.dataplane.xdp.rings import Rings
 from lbctl.dataplane.xdp.shape import Feature, Shape
 from lbctl.dataplane.xdp.support import MEMORY, check_destination, check_service
 from lbctl.dataplane.xdp.trace import Tracer
-from lbctl.dataplane.xdp.wanted import WantedNeighbours
+from lbctl.dataplane.xdp.wanted import Wishes
 from lbctl.errors import DataPlaneError
 from lbctl.model import (
     WEIGHTLESS,
@@ -85,7 +85,8 @@ class XdpPlane:
         self._registry = Registry(self._maps)
         self._rings = Rings(self._maps)
         self._flows = FlowCache(self._maps, self._maps.gateway.flow_mask + 1)
-        self._wanted = WantedNeighbours(self._maps.fds["wanted"])
+        self._wanted = Wishes(self._maps.fds["wanted"])
+        self._suspected: set[int] = set()  # numbers of servers that refuse
         self._waiting = False  # a server was refused for want of a neighbour
         self._swept: set[tuple[int, Endpoint]] = set()  # dead when the last sweep ran
         if self._maps.meta.unsettled:
@@ -135,7 +136,12 @@ class XdpPlane:
             for listen, number in self._registry.listens.items()
         }
         writes = {**self.writes, "programs": self._program.loads}
-        return Stats(servers, active, self._maps.counters.verdicts(), writes, past)
+        unrest: dict[Frontend, float] = {
+            listen: self._rings.unrest(number)
+            for listen, number in self._registry.listens.items()
+            if number in self._rings.changing
+        }
+        return Stats(servers, active, self._maps.counters.verdicts(), writes, past, unrest)
 
     def export_flows(self) -> Iterator[Flow]:
         where = {number: (listen, e) for listen, e, number in self._registry.servers()}
@@ -165,7 +171,10 @@ class XdpPlane:
 
     def catch_up(self) -> bool:
         """Neighbours that moved are written into their servers' records."""
-        for address, ifindex in [*set(self._wanted.take())][:WISHES]:
+        wishes = set(self._wanted.take())
+        self._suspected.update(number for address, number in wishes if address is None)
+        neighbours = [(address, n) for address, n in wishes if address is not None]
+        for address, ifindex in neighbours[:WISHES]:
             self._hops.want(address, ifindex)
         self._hops.refresh(routes_changed=self._netlink.take_news())
         self._write_gateway()
@@ -173,6 +182,12 @@ class XdpPlane:
             self._follow(endpoint, number)
         waiting, self._waiting = self._waiting, False
         return waiting
+
+    def suspects(self) -> set[tuple[Frontend, Endpoint]]:
+        """Servers that refused since this was last called."""
+        numbers, self._suspected = self._suspected, set()
+        servers = self._registry.servers() if numbers else ()
+        return {(listen, endpoint) for listen, endpoint, n in servers if n in numbers}
 
     def tend(self) -> None:
         """Put a program that was taken off back on; age remembered flows; free the

@@ -269,3 +269,4 @@ def add_counters(total: abi.ServerStats, more: Counters) -> None:
     total.packets_out += more.packets_out
     total.bytes_in += more.bytes_in
     total.bytes_out += more.bytes_out
+    total.refused += more.refused

@@ -188,6 +188,11 @@ class Rings:
         record.turns = len(order) | (abi.TURNS_HALF if half else 0)
         return len(order)
 
+    def unrest(self, listen: int) -> float:
+        """The share of a listen's slots that are in transition."""
+        words = [word for page, _ in self._pages(self._spans[listen]) for word in page.slot[:]]
+        return sum(word & abi.SLOT_CHANGING > 0 for word in words) / len(words)
+
     # --- pages ------------------------------------------------------------------------
 
     def tidy(self) -> None:

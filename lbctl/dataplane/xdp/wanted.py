@@ -1,4 +1,5 @@
-"""The ring buffer through which the program asks for neighbours (struct lb_wanted).
+"""The ring buffer through which the program asks for neighbours, and for a check of a
+server (struct lb_wanted).
 
 Layout (kernel/bpf/ringbuf.c): one page with the consumer's position, one with the
 producer's, then the data twice in a row, so that a record never wraps. A record has a
@@ -18,7 +19,7 @@ BUSY, DISCARD = 1 << 31, 1 << 30
 HEADER = 8
 
 
-class WantedNeighbours:
+class Wishes:
     def __init__(self, ring: Descriptor) -> None:
         self._fd = ring.fd
         page = mmap.PAGESIZE
@@ -28,8 +29,9 @@ class WantedNeighbours:
     def fileno(self) -> int:
         return self._fd
 
-    def take(self) -> Iterator[tuple[Address, int]]:
-        """(address, interface) of every wish since the last call; many may be the same."""
+    def take(self) -> Iterator[tuple[Address | None, int]]:
+        """Every wish since the last call; many may be the same. A neighbour by address and
+        interface; or None and the number of a server that is to be checked."""
         at = struct.unpack_from("=Q", self._consumer)[0]
         end = struct.unpack_from("=Q", self._data)[0]
         while at < end:
@@ -40,7 +42,10 @@ class WantedNeighbours:
             if not length & DISCARD:
                 record = self._data[start + HEADER : start + HEADER + (length & ~DISCARD)]
                 wish = abi.Wanted.from_buffer_copy(record)
-                yield abi.address(wish.addr.w, wish.family), wish.ifindex
+                if wish.family == abi.WANTED_CHECK:
+                    yield None, wish.ifindex
+                else:
+                    yield abi.address(wish.addr.w, wish.family), wish.ifindex
             at += (HEADER + (length & ~DISCARD) + 7) & ~7
         struct.pack_into("=Q", self._consumer, 0, at)
 

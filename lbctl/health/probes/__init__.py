@@ -11,6 +11,7 @@ from socket import socket
 from typing import assert_never
 
 from lbctl.health.dns1 import question
+from lbctl.health.files import Files
 from lbctl.health.grpc1 import call
 from lbctl.health.http1 import Expectation, request
 from lbctl.health.probes.agent import Question, ask_agent, ask_haproxy_agent
@@ -42,10 +43,12 @@ Prepared = Callable[[], Conversation]
 
 
 class Instruments:
-    """What probes of one worker share. spawner: the line to it, if one was started."""
+    """What probes of one worker share. spawner: the line to it, if one was started. files:
+    those that they need."""
 
     def __init__(self, reactor: Reactor, spawner: socket | None = None) -> None:
         self._reactor = reactor
+        self.files = Files()
         self._pingers: dict[int, Pinger] = {}
         self._scripts = None if spawner is None else Scripts(spawner, reactor)
 
@@ -63,19 +66,22 @@ class Instruments:
         return self._scripts
 
 
-def prepare(probe: AnyProbe, endpoint: Endpoint, timeout: float, shared: Instruments) -> Prepared:
-    """What starts one run of `probe` against `endpoint`. Raises ValueError where the
-    probe's settings cannot be carried out, and Unable where this process cannot."""
-    remote = Remote.of(endpoint)
+def prepare(
+    probe: AnyProbe, endpoint: Endpoint, timeout: float, shared: Instruments, mark: int = 0
+) -> Prepared:
+    """What starts one run of `probe` against `endpoint`. mark: of its packets. Raises
+    ValueError where the probe's settings cannot be carried out, and Unable where this
+    process cannot."""
+    remote = Remote.of(endpoint, mark)
     match probe:
         case TcpProbe():
             return partial(tcp, remote)
         case TlsProbe():
             from lbctl.health.probes.secure import tls  # only who needs OpenSSL loads it
 
-            return partial(tls, remote, probe)
+            return partial(tls, remote, probe, shared.files)
         case HttpProbe():
-            return _http(probe, endpoint, _dial(remote, probe.tls))
+            return _http(probe, endpoint, _dial(remote, probe.tls, shared.files))
         case UdpProbe():
             expect = re.compile(probe.expect.encode()) if probe.expect else None
             return partial(udp, remote, probe.payload, expect)
@@ -86,22 +92,22 @@ def prepare(probe: AnyProbe, endpoint: Endpoint, timeout: float, shared: Instrum
         case GrpcProbe():
             authority = probe.tls.name if probe.tls and probe.tls.name else str(endpoint)
             whole = call(probe.service, authority, "https" if probe.tls else "http")
-            return partial(grpc, _dial(remote, probe.tls, alpn="h2"), whole)
+            return partial(grpc, _dial(remote, probe.tls, shared.files, alpn="h2"), whole)
         case ExecProbe():
             env = environment(endpoint, timeout)
             return partial(shared.scripts.run, probe, env, timeout)
         case AgentProbe():
-            return _agent(probe, endpoint, remote)
+            return _agent(probe, endpoint, remote, shared.files)
         case _:
             assert_never(probe)
 
 
-def _dial(remote: Remote, tls: Tls | None, alpn: str = "") -> Dial:
+def _dial(remote: Remote, tls: Tls | None, files: Files, alpn: str = "") -> Dial:
     if tls is None:
         return partial(dial, remote)
     from lbctl.health.probes.secure import dial_secure  # only who needs OpenSSL loads it
 
-    return partial(dial_secure, remote, tls, alpn)
+    return partial(dial_secure, remote, tls, files, alpn)
 
 
 def _http(probe: HttpProbe, endpoint: Endpoint, dial: Dial) -> Prepared:
@@ -111,8 +117,8 @@ def _http(probe: HttpProbe, endpoint: Endpoint, dial: Dial) -> Prepared:
     return partial(http, dial, asked, expected)
 
 
-def _agent(probe: AgentProbe, endpoint: Endpoint, remote: Remote) -> Prepared:
+def _agent(probe: AgentProbe, endpoint: Endpoint, remote: Remote, files: Files) -> Prepared:
     if probe.speaks == "haproxy":
-        return partial(ask_haproxy_agent, _dial(remote, None), probe.send.encode())
-    kept = KeptConnection(_dial(remote, probe.tls))
-    return partial(ask_agent, Question(probe, endpoint), kept)
+        return partial(ask_haproxy_agent, _dial(remote, None, files), probe.send.encode())
+    kept = KeptConnection(_dial(remote, probe.tls, files))
+    return partial(ask_agent, Question(probe, endpoint, files), kept)

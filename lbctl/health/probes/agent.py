@@ -4,6 +4,7 @@ import secrets
 from dataclasses import dataclass
 
 from lbctl.health.agentwords import read_json, read_line
+from lbctl.health.files import Files
 from lbctl.health.http1 import LIMIT, Expectation, request
 from lbctl.health.probes.dial import Dial
 from lbctl.health.probes.http import KeptConnection
@@ -20,12 +21,13 @@ class Question:
 
     probe: AgentProbe
     endpoint: Endpoint
+    files: Files
 
     def about(self, nonce: str) -> bytes:
         """The request. Raises Unable where the token cannot be read."""
         headers: tuple[tuple[str, str], ...] = ()
         if self.probe.token:
-            headers = (("Authorization", f"Bearer {_token(self.probe.token)}"),)
+            headers = (("Authorization", f"Bearer {self._token()}"),)
         return request(
             HttpProbe(
                 path=f"{self.probe.path}?nonce={nonce}",
@@ -36,6 +38,12 @@ class Question:
             ),
             self.endpoint,
         )
+
+    def _token(self) -> str:
+        try:
+            return self.files.read(self.probe.token).decode("ascii").strip()
+        except UnicodeDecodeError:
+            raise Unable(f"{self.probe.token}: no token: it is not ASCII") from None
 
 
 async def ask_agent(question: Question, kept: KeptConnection) -> Found:
@@ -60,11 +68,3 @@ async def ask_haproxy_agent(dial: Dial, send: bytes) -> Found:
             data += more
         assert report is not None, "a line that ends is whole"
         return Found(str(report), report)
-
-
-def _token(file: str) -> str:
-    try:
-        with open(file, encoding="ascii") as opened:
-            return opened.read(4096).strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise Unable(f"{file}: cannot be read: {error}") from None

@@ -8,6 +8,7 @@ from socket import (
     AF_INET6,
     SO_ERROR,
     SO_LINGER,
+    SO_MARK,
     SOCK_CLOEXEC,
     SOCK_DGRAM,
     SOCK_NONBLOCK,
@@ -18,6 +19,7 @@ from socket import (
 from typing import NamedTuple, Self
 
 from lbctl.health.reactor import Wait, news
+from lbctl.health.result import Unable
 from lbctl.model import Endpoint
 
 _STREAM = SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC
@@ -29,26 +31,37 @@ _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 
 class Remote(NamedTuple):
-    """An endpoint as socket calls want it."""
+    """An endpoint as socket calls want it. mark: by which its packets are routed; 0: none."""
 
     family: int
     sockaddr: tuple[str, int]
+    mark: int = 0
 
     @classmethod
-    def of(cls, endpoint: Endpoint) -> Self:
+    def of(cls, endpoint: Endpoint, mark: int = 0) -> Self:
         family = AF_INET if endpoint.address.version == 4 else AF_INET6
-        return cls(family, (str(endpoint.address), endpoint.port))
+        return cls(family, (str(endpoint.address), endpoint.port), mark)
 
     def stream(self) -> socket:
-        """A TCP socket that is not connected yet."""
-        sock = socket(self.family, _STREAM)
+        """A TCP socket that is not connected yet. Raises Unable."""
+        sock = self._marked(socket(self.family, _STREAM))
         sock.setsockopt(SOL_SOCKET, SO_LINGER, _RESET_ON_CLOSE)
         return sock
 
     def datagram(self) -> socket:
-        """A UDP socket that is connected, so that ICMP errors come to it. Raises OSError."""
-        sock = socket(self.family, _DATAGRAM)
+        """A UDP socket that is connected, so that ICMP errors come to it. Raises OSError,
+        Unable."""
+        sock = self._marked(socket(self.family, _DATAGRAM))
         sock.connect(self.sockaddr)
+        return sock
+
+    def _marked(self, sock: socket) -> socket:
+        if self.mark:
+            try:
+                sock.setsockopt(SOL_SOCKET, SO_MARK, self.mark)
+            except PermissionError:
+                sock.close()
+                raise Unable("may not mark packets (CAP_NET_RAW does from Linux 5.17 on)") from None
         return sock
 
 

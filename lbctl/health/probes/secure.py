@@ -9,6 +9,7 @@ from functools import lru_cache
 from socket import socket
 from time import time
 
+from lbctl.health.files import Files
 from lbctl.health.probes.dial import Remote, Stream, dial
 from lbctl.health.reactor import news
 from lbctl.health.result import Failed, Unable
@@ -43,10 +44,10 @@ class SecureStream(Stream):
                 raise Failed(in_words(error)) from None
 
 
-async def dial_secure(remote: Remote, tls: Tls, alpn: str = "") -> SecureStream:
+async def dial_secure(remote: Remote, tls: Tls, files: Files, alpn: str = "") -> SecureStream:
     """A connection and a handshake, with the certificate seen to. Raises Failed, Unable,
     OSError."""
-    context = _context(tls.ca, tls.verify, tls.cert, tls.key, alpn, _stamps(tls))
+    context = _context(tls, alpn, *(files.read(name) if name else b"" for name in _names(tls)))
     plain = (await dial(remote)).sock
     try:
         # The name is asked for by SNI; for an address it only has to be in the certificate.
@@ -68,8 +69,8 @@ async def dial_secure(remote: Remote, tls: Tls, alpn: str = "") -> SecureStream:
     return stream
 
 
-async def tls(remote: Remote, probe: TlsProbe) -> str:
-    with await dial_secure(remote, probe.tls) as stream:
+async def tls(remote: Remote, probe: TlsProbe, files: Files) -> str:
+    with await dial_secure(remote, probe.tls, files) as stream:
         words = [stream.tls.version() or "TLS"]
         if (left := _days_left(stream.tls)) is not None:
             words.append(f"certificate good for {left:.0f} days")
@@ -111,33 +112,39 @@ def in_words(error: ssl.SSLError) -> str:
     return f"TLS: {(error.reason or str(error)).lower().replace('_', ' ')}"
 
 
-def _stamps(tls: Tls) -> tuple[float, ...]:
-    """When the files changed last: a renewed certificate is read again."""
-    try:
-        return tuple(os.stat(name).st_mtime for name in (tls.ca, tls.cert, tls.key) if name)
-    except OSError as error:
-        raise Unable(f"{error.filename}: {error.strerror}") from None
+def _names(tls: Tls) -> tuple[str, str, str]:
+    return tls.ca, tls.cert, tls.key
 
 
 @lru_cache(maxsize=64)
-def _context(
-    ca: str, verify: bool, cert: str, key: str, alpn: str, stamps: tuple[float, ...]
-) -> ssl.SSLContext:
+def _context(tls: Tls, alpn: str, ca: bytes, cert: bytes, key: bytes) -> ssl.SSLContext:
+    """ca, cert, key: the contents of the files; a renewed certificate makes another."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    if not verify:
+    if not tls.verify:
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     if alpn:
         context.set_alpn_protocols([alpn])
     try:
-        if verify and ca:
-            context.load_verify_locations(ca)
-        elif verify:
+        if tls.verify and ca:
+            context.load_verify_locations(cadata=ca.decode("ascii"))
+        elif tls.verify:
             context.load_default_certs()
         if cert:
-            context.load_cert_chain(cert, key or None, password=_no_password)
-    except (OSError, ssl.SSLError) as error:
-        raise Unable(f"{cert or ca}: cannot be used: {error.strerror or error}") from None
+            _load_chain(context, cert + b"\n" + key)
+    except (OSError, ValueError) as error:  # SSLError is an OSError
+        why = getattr(error, "strerror", None) or error
+        raise Unable(f"{tls.cert or tls.ca}: cannot be used: {why}") from None
     return context
+
+
+def _load_chain(context: ssl.SSLContext, pem: bytes) -> None:
+    """Certificate and key, in one piece. OpenSSL wants a file: it gets one in memory."""
+    descriptor = os.memfd_create("chain", os.MFD_CLOEXEC)
+    try:
+        os.write(descriptor, pem)
+        context.load_cert_chain(f"/proc/self/fd/{descriptor}", password=_no_password)
+    finally:
+        os.close(descriptor)
 
 
 def _no_password() -> str:

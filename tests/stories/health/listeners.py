@@ -11,7 +11,8 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from lbctl.messages import AnyMessage, Assign, Job, ProbeNow, Pulse, Unframer, Verdict, frame
+from lbctl.health.files import open_for
+from lbctl.messages import AnyMessage, Assign, Files, Job, ProbeNow, Pulse, Unframer, Verdict, frame
 from lbctl.model import AnyProbe, Timing
 
 PATIENCE = 10.0  # seconds; a slow machine is no failure
@@ -37,6 +38,9 @@ class Worker:
         self.line.sendall(frame(message))
 
     def check(self, probe: AnyProbe, endpoint: str, timing: Timing = QUICK, id: int = 1) -> None:
+        # As the daemon does: the worker is nobody, and opens nothing.
+        if probe.files:
+            self.tell(Files(tuple(map(open_for, probe.files))))
         self.tell(Assign((Job(id, probe, endpoint, timing),)))
 
     def ask(self, id: int = 1) -> Verdict:

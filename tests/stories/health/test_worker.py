@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import pwd
 import signal
 import socket
 import subprocess
@@ -25,9 +26,11 @@ from listeners import (
 )
 
 from lbctl.health.judge import Health
+from lbctl.health.probes.command import account
 from lbctl.messages import Assign, Job, ProbeNow, Role, RoleChange
 from lbctl.model import HttpProbe, TcpProbe, Timing
 
+ROOT = os.geteuid() == 0
 Serve = Callable[..., Server]
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"
 
@@ -254,6 +257,12 @@ def test_it_keeps_no_privilege_but_raw_sockets(worker: Worker) -> None:
     net_raw = 1 << 13
     assert status["Name"] == "lbctl-probe"
     assert status["NoNewPrivs"] == "1"
+    if ROOT:
+        nobody = pwd.getpwnam(account())
+        assert status["Uid"].split() == [str(nobody.pw_uid)] * 4
+        assert status["Gid"].split() == [str(nobody.pw_gid)] * 4
+        assert status["Groups"].strip() == ""
+        assert int(status["CapEff"], 16) == net_raw
     for held in ("CapPrm", "CapEff", "CapAmb", "CapInh"):
         assert int(status[held], 16) & ~net_raw == 0
     if os.geteuid() == 0:

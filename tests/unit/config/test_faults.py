@@ -460,6 +460,46 @@ def test_dr_keeps_the_port() -> None:
     ]
 
 
+BESIDE = "{front: eth0, probe: 198.51.100.9/24}"
+DR = ("mode: dr", "check: {type: http, through: true}")
+
+
+@pytest.mark.parametrize(
+    ("lines", "gateway", "fault"),
+    [
+        (DR[1:], BESIDE, "6:34: services.web.check.through: is for modes dr and tun: in mode nat "
+            "the server has no VIP (remove it)"),
+        (DR, "{front: eth0}", "7:34: services.web.check.through: needs an address to ask from "
+            "(write gateway.probe: 198.51.100.9/24, one that is unused)"),
+        ((DR[0], "check: {through: true, address: 198.51.100.7}"), BESIDE,
+            "7:22: services.web.check.through: asks for the VIP, and address names another "
+            "(keep one)"),
+        ((DR[0], "check: {type: icmp, through: true}"), BESIDE,
+            "7:25: services.web.check.through: is not for a icmp check (write type: tcp, "
+            "or remove it)"),
+        (DR, "{front: eth0, probe: 198.51.100.1/24}",
+            "2:31: gateway.probe[0]: '198.51.100.1' is a server's (write an address that "
+            "nobody has)"),
+        (DR, "{front: eth0, probe: [198.51.100.9/24, 198.51.100.8/24]}",
+            "2:49: gateway.probe[1]: '198.51.100.8/24' is a second of its family (keep one); "
+            "see gateway.probe[0] in lbctl.yaml:2:32"),
+        (DR, "{front: eth0, probe: 198.51.100.9}",
+            "2:31: gateway.probe[0]: '198.51.100.9' has no prefix (write 198.51.100.9/24)"),
+    ],
+    ids=["nat", "no address", "two places", "icmp", "a server's", "two", "no prefix"],
+)  # fmt: skip
+def test_checks_through_servers_need_a_way(lines, gateway, fault) -> None:
+    text = service(*lines).replace("{front: eth0}", gateway)
+    assert [one.removeprefix("lbctl.yaml:") for one in faults(text)] == [fault]
+
+
+def test_a_dr_server_that_is_asked_at_its_own_address_is_a_warning() -> None:
+    [said] = parse(service("mode: dr")).warnings
+    assert "asks the server's own address: one without the VIP passes" in said
+    with_way = service(*DR).replace("{front: eth0}", BESIDE)
+    assert parse(with_way).warnings == ()
+
+
 def test_a_vip_is_managed_or_not() -> None:
     text = (
         service() + "  api: {listen: 192.0.2.10:81/tcp, vip: external, servers: {a: 198.51.100.1}}"

@@ -14,7 +14,7 @@ from lbctl.daemon.startup import stand_up
 from lbctl.daemon.state import StateDirectory
 from lbctl.errors import InvalidConfig, NotFound, Refused
 from lbctl.health.judge import Health
-from lbctl.model import ServerName
+from lbctl.model import Listen, ServerName
 from lbctl.world import Admin, target_of
 
 from .stand import VirtualTime
@@ -369,3 +369,17 @@ def test_verdicts_are_saved_at_most_once_a_second(desk: Desk, monkeypatch) -> No
         assert control.deadline is None
 
     story(work)
+
+
+def test_a_restless_ring_is_its_services_matter_until_it_is_calm(desk: Desk) -> None:
+    async def work() -> None:
+        control = await desk.open()
+        ring, foreign = Listen.parse("192.0.2.10:80/tcp"), Listen.parse("192.0.2.99:80/tcp")
+        control.calm({ring: 0.25, foreign: 0.5})
+        assert control.world.unrest == {"web": 0.25}
+        control.calm({ring: 0.25})
+        control.calm({})
+        assert control.world.unrest == {}
+        assert desk.touched == [{"web"}, {"web"}]
+
+    asyncio.run(work())

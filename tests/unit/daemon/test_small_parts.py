@@ -2,21 +2,33 @@
 
 import dataclasses
 import typing
+from functools import partial
 
 import pytest
 
-from lbctl.daemon.assignment import Assignment, wanted_checks
+from lbctl.daemon.assignment import Assignment, ordinary, through_servers, wanted_checks
 from lbctl.daemon.compare import changes
 from lbctl.daemon.control import Manner
 from lbctl.daemon.names import BadName, configured, server_named, servers_named
 from lbctl.daemon.overrides import Override, with_override, without_path
+from lbctl.daemon.parts import suspected
 from lbctl.daemon.requests import BadRequest, OrderRequest, OverrideRequest, decode
 from lbctl.daemon.views import state_word
 from lbctl.desired import Rule, decide
 from lbctl.errors import NotFound
 from lbctl.events import AnyEvent, ConfigRefused, Event, HealthChanged, History, Ordered, render
 from lbctl.health.judge import Health
-from lbctl.model import Check, HttpProbe, ServerName, Timing
+from lbctl.model import (
+    Check,
+    Endpoint,
+    Forwarding,
+    HttpProbe,
+    Listen,
+    Mode,
+    ServerName,
+    TcpProbe,
+    Timing,
+)
 from lbctl.world import Admin, Order, Sighting, World, targets
 
 from .stand import config, service
@@ -152,6 +164,51 @@ def test_another_pace_is_told_under_the_same_id() -> None:
     change = told.change(world, 0.0)
     assert change is not None
     assert [(job.id, job.timing.interval) for job in change.start] == [(1, 7.0)]
+
+
+def test_checks_through_servers_ask_for_the_vip_and_are_a_worker_s_of_their_own() -> None:
+    check = Check(through=True)
+    world = World(config(web=through(check, 1, 2), other=service(1, listens="192.0.2.11:80/tcp")))
+    marks = {"198.51.100.1": 5, "198.51.100.2": 6}
+    told = Assignment(through_servers, lambda via: marks[via.address])
+    jobs = told.whole(world, 0.0).start
+    assert [(job.endpoint, job.mark) for job in jobs] == [
+        ("192.0.2.10:80", 5),
+        ("192.0.2.10:80", 6),
+    ]
+    straight = Assignment().whole(world, 0.0).start
+    assert [(job.endpoint, job.mark) for job in straight] == [("198.51.100.1:8080", 0)]
+    assert {via.address for via in told.vias(world, 0.0)} == marks.keys()
+
+
+def through(check: Check, *servers: int):
+    forwarding = Forwarding(Mode.DR)
+    return dataclasses.replace(service(*servers), check=check, forwarding=forwarding)
+
+
+@pytest.mark.parametrize(
+    ("interval", "probe", "workers"),
+    [(2.0, TcpProbe(), 1), (0.02, TcpProbe(), 2), (0.05, HttpProbe(), 2), (0.001, TcpProbe(), 2)],
+)
+def test_checks_are_spread_over_as_many_workers_as_they_need(interval, probe, workers) -> None:
+    check = Check(probe, Timing(interval=interval))
+    world = World(config(web=with_check(check, *range(1, 201))))
+    parts = [Assignment(partial(ordinary, n, 2)).whole(world, 0.0).start for n in range(3)]
+    assert sum(bool(part) for part in parts) == workers
+    assert sorted(job.endpoint for part in parts for job in part) == sorted(
+        str(target.endpoint) for _, target in targets(world.config)
+    )
+
+
+def test_who_refuses_is_suspected_by_its_place() -> None:
+    world = World(config(web=service(1, 2), udp=service(2, listens="192.0.2.11:53/udp")))
+    listen = Listen.parse("192.0.2.10:80/tcp")
+    places = {
+        (listen, Endpoint.parse("198.51.100.2:8080")),
+        (listen, Endpoint.parse("192.0.2.9:1")),
+    }
+    assert [str(one) for one in suspected(world, places)] == ["tcp 198.51.100.2:8080"]
+    assert suspected(world, set()) == set()
 
 
 # --- words ------------------------------------------------------------------------------

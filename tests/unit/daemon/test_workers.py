@@ -1,12 +1,14 @@
 """The keeper of the probe worker, with workers that die, hang, talk garbage or do well."""
 
 import asyncio
+import base64
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from lbctl.daemon.assignment import Assignment, through_servers
 from lbctl.daemon.control import Control, Manner
 from lbctl.daemon.workers import WorkerKeeper
 from lbctl.health.judge import Health
@@ -63,9 +65,9 @@ class Kept:
                     return
 
 
-def story(home: Path, script: str, work: Callable) -> None:
+def story(home: Path, script: str, work: Callable, text: str = FILE) -> None:
     async def run() -> None:
-        desk = Desk(home, FILE)
+        desk = Desk(home, text)
         kept = Kept(desk, await desk.open(), script)
         keeping = asyncio.create_task(kept.keeper.keep())
         try:
@@ -125,3 +127,68 @@ def test_changes_reach_the_worker(tmp_path: Path) -> None:
         await kept.until("web/app3: up (cancelled [2])")
 
     story(tmp_path, script, work)
+
+
+def test_a_worker_that_nothing_is_for_does_not_run(tmp_path: Path) -> None:
+    async def work(kept: Kept) -> None:
+        kept.control.on_changed.append(kept.keeper.tell_changes)
+        await kept.control.take_file(WITH_A_WAY.encode(), "new", Manner())
+        await kept.until("web/app1: down (192.0.2.10:80")
+        assert kept.keeper.pid is not None
+        await kept.control.take_file(FILE.encode(), "old", Manner())
+        async with asyncio.timeout(20):
+            # The loop has to turn meanwhile.
+            while kept.keeper.pid is not None:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        lost = [text for text in kept.desk.told if "starting another" in text]
+        assert lost == []
+
+    async def run() -> None:
+        desk = Desk(tmp_path, FILE)
+        kept = Kept(desk, await desk.open(), WELL)
+        kept.keeper.always = False
+        kept.keeper.assignment = Assignment(through_servers)
+        keeping = asyncio.create_task(kept.keeper.keep())
+        try:
+            await work(kept)
+        finally:
+            keeping.cancel()
+            await asyncio.gather(keeping, return_exceptions=True)
+
+    asyncio.run(run())
+
+
+WITH_A_WAY = (
+    FILE.replace("{front: front0}", "{front: front0, probe: 198.51.100.9/24}")
+    .replace("    scheduler: rr\n", "    scheduler: rr\n    mode: dr\n    check: {through: true}\n")
+    .replace(":8080", "")
+)
+
+
+def test_files_are_handed_over_before_the_checks_that_name_them_and_when_they_change(
+    tmp_path: Path,
+) -> None:
+    script = SPEAK.replace("whole = hear()", "files = hear(); whole = hear()") + (
+        "say(kind='verdict', id=1, health='down', evidence=files['files'][0]['data'], took=0.1)\n"
+        "files = hear()\n"
+        "say(kind='verdict', id=1, health='up', evidence=files['files'][0]['data'], took=0.1)\n"
+        "line.recv(1)\n"
+    )
+    token = tmp_path / "token"
+    token.write_text("old")
+
+    async def work(kept: Kept) -> None:
+        await kept.until(f"agent is silent ({b64('old')})")
+        token.write_text("new")
+        kept.keeper.tell_changes()
+        await kept.until(f"agent speaks ({b64('new')})")
+
+    text = FILE.replace(
+        "    scheduler: rr\n",
+        f"    scheduler: rr\n    check: none\n    agent: {{tls: none, token: {token}}}\n",
+    ).replace("      app2: 198.51.100.2:8080\n", "")
+    story(tmp_path, script, work, text)
+
+
+def b64(text: str) -> str:
+    return base64.b64encode(text.encode()).decode()
