@@ -19,11 +19,7 @@ pytest_plugins = ("tests.vm.guest",)
 SERIAL = ("kernel", "lab")
 # Labs of parts that are still being finished: minutes each, and sensitive to what else the
 # machine does. `make test-long` runs them.
-LONG = (
-    "tests/lab/test_gslb",
-    "tests/lab/test_load_aware",
-    "tests/lab/test_self",
-)
+LONG = ("tests/lab/test_gslb",)
 TOOLS = ("ip", "nsenter", "ethtool", "nginx", "curl", "wrk", "bpftool")
 
 
