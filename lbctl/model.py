@@ -726,6 +726,19 @@ class XdpMode(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class ApiListener:
+    """The API over TCP and mutual TLS. certificate, key, ca: paths of PEM files. read, peer:
+    names in the certificates of those who may ask for everything, or for /v1/site alone."""
+
+    listen: Endpoint
+    certificate: str
+    key: str
+    ca: str
+    read: tuple[str, ...] = ()
+    peer: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Gateway:
     """A box that runs lbctl: its interfaces and its data path. probe: addresses that checks
     *through* servers come from, one per family: next to the servers, and nobody else's."""
@@ -737,6 +750,7 @@ class Gateway:
     flow_cache: int = 131072  # flows that schedulers with memory can hold
     direct: tuple[Network, ...] = ()  # servers' packets to these are not translated
     probe: tuple[Interface, ...] = ()
+    api: ApiListener | None = None  # for other machines
 
     @property
     def interfaces(self) -> tuple[str, ...]:

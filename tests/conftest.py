@@ -17,9 +17,6 @@ settings.load_profile("lbctl")
 pytest_plugins = ("tests.vm.guest",)
 
 SERIAL = ("kernel", "lab")
-# Labs of parts that are still being finished: minutes each, and sensitive to what else the
-# machine does. `make test-long` runs them.
-LONG = ("tests/lab/test_gslb",)
 TOOLS = ("ip", "nsenter", "ethtool", "nginx", "curl", "wrk", "bpftool")
 
 
@@ -27,8 +24,6 @@ TOOLS = ("ip", "nsenter", "ethtool", "nginx", "curl", "wrk", "bpftool")
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     missing = _what_is_missing()
     for item in items:
-        if item.nodeid.startswith(LONG):
-            item.add_marker(pytest.mark.long)
         if any(item.get_closest_marker(name) for name in SERIAL):
             # With `--dist loadgroup` one worker runs all of these, in order, while the
             # others run unit tests.

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Any, assert_never
 
 from lbctl.config.fault import Fault, did_you_mean
+from lbctl.config.listener import listener
 from lbctl.config.schema import (
     AgentSection,
     AnyCheck,
@@ -122,6 +123,7 @@ def _gateway(section: GatewaySection) -> Gateway:
         flow_cache=section.flow_cache,
         direct=tuple(section.direct),
         probe=tuple(section.probe),
+        api=listener(section.api),
     )
 
 

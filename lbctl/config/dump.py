@@ -5,6 +5,7 @@ from typing import Any, assert_never
 
 import yaml
 
+from lbctl.config import listener
 from lbctl.config.duration import show_duration
 from lbctl.config.ha import written
 from lbctl.config.scalar import resolve
@@ -68,6 +69,8 @@ def _gateway(gateway: Gateway) -> Section:
     section = _changed(gateway, Gateway(""), front=gateway.front, back=list(gateway.back))
     section["direct"] = [str(network) for network in gateway.direct]
     section["probe"] = [str(one) for one in gateway.probe]
+    if gateway.api is not None:
+        section["api"] = listener.written(gateway.api)
     return {key: value for key, value in section.items() if value != []}
 
 

@@ -51,6 +51,7 @@ from lbctl.config.fields import (
 from lbctl.config.gslb_schema import GslbSection
 from lbctl.config.gslb_schema import keys_at as gslb_keys_at
 from lbctl.config.ha import NotifySection, RouterSection, TrackSection
+from lbctl.config.listener import ListenerSection
 from lbctl.config.shorthand import Raw, is_duration, long_form
 from lbctl.config.strict import STRICT
 from lbctl.model import (
@@ -96,6 +97,8 @@ class GatewaySection(Section):
     """Networks to which servers speak as themselves, untranslated."""
     probe: Beside = []
     """ADDRESS/PREFIX that checks through servers come from: next to the servers, and unused."""
+    api: ListenerSection | None = None
+    """The API for other machines, over mutual TLS; none: this machine alone may ask."""
 
 
 # --- checks -----------------------------------------------------------------------------
@@ -637,6 +640,8 @@ def keys_at(path: tuple[str | int, ...], kind: str | None) -> list[str]:
             section: type[BaseModel] = File
         case ("gateway",) | ("gateways", _):
             section = GatewaySection
+        case ("gateway", "api") | ("gateways", _, "api"):
+            section = ListenerSection
         case ("defaults",):
             section = Defaults
         case ("virtual_routers", _):

@@ -15,20 +15,13 @@ from aiohttp.typedefs import Handler
 
 from lbctl.config import MAX_BYTES
 from lbctl.daemon.changing import Changing, requester
+from lbctl.daemon.failures import errors
 from lbctl.daemon.ipvs import Ipvs
 from lbctl.daemon.parts import Parts
 from lbctl.daemon.peer import GROUP, group_id
-from lbctl.daemon.reading import Reading, answer
+from lbctl.daemon.reading import Reading
 from lbctl.daemon.tracing import Tracing
-from lbctl.errors import Exit, InvalidConfig, LbctlError, NotFound, NotPermitted
-
-HTTP_STATUS = {
-    Exit.USAGE: 400,
-    Exit.INVALID: 422,
-    Exit.NOT_PERMITTED: 403,
-    Exit.UNREACHABLE: 503,
-    Exit.REFUSED: 409,
-}
+from lbctl.errors import LbctlError, NotPermitted
 
 
 @contextmanager
@@ -46,7 +39,7 @@ def listening(path: Path) -> Iterator[socket.socket]:
 @asynccontextmanager
 async def serving(parts: Parts, listener: socket.socket) -> AsyncIterator[None]:
     """Answer on `listener` while in the context."""
-    app = web.Application(middlewares=[_errors, _permission], client_max_size=MAX_BYTES + 4096)
+    app = web.Application(middlewares=[errors, _permission], client_max_size=MAX_BYTES + 4096)
     app.add_routes(Reading(parts).routes())
     app.add_routes(Changing(parts).routes())
     app.add_routes(Ipvs(parts).routes())
@@ -61,21 +54,6 @@ async def serving(parts: Parts, listener: socket.socket) -> AsyncIterator[None]:
 
 
 @web.middleware
-async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
-    try:
-        return await handler(request)
-    except web.HTTPRequestEntityTooLarge:
-        limit = f"{MAX_BYTES >> 20} MiB"
-        return _failure(InvalidConfig([f"the file is larger than {limit}: nothing was read"]))
-    except web.HTTPException as error:
-        where = f"{request.method} {request.path}"
-        wrong = LbctlError(f"{where}: {error.reason}", "docs/api.md lists what there is")
-        return _failure(wrong, error.status)
-    except LbctlError as error:
-        return _failure(error)
-
-
-@web.middleware
 async def _permission(request: web.Request, handler: Handler) -> web.StreamResponse:
     if request.method not in ("GET", "HEAD") and request.path != "/v1/diff":
         peer = requester(request)
@@ -85,19 +63,6 @@ async def _permission(request: web.Request, handler: Handler) -> web.StreamRespo
                 f"run it as root, or join the group {GROUP}",
             )
     return await handler(request)
-
-
-def _failure(error: LbctlError, status: int | None = None) -> web.Response:
-    if status is None:
-        status = 404 if isinstance(error, NotFound) else HTTP_STATUS.get(error.exit_code, 500)
-    faults = error.faults if isinstance(error, InvalidConfig) else []
-    body = {
-        "error": error.message,
-        "hint": error.hint,
-        "exit_code": int(error.exit_code),
-        "faults": faults,
-    }
-    return answer(body, status)
 
 
 def _listener(path: Path) -> socket.socket:

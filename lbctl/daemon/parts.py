@@ -17,6 +17,7 @@ from lbctl.daemon.overrides import Override
 from lbctl.daemon.plane import PlaneThread
 from lbctl.daemon.reader import ConfigReader
 from lbctl.daemon.reconcile import Reconciler
+from lbctl.daemon.remote import RemoteApi
 from lbctl.daemon.routers import RouterLink
 from lbctl.daemon.sampler import Sampler
 from lbctl.daemon.shapes import (
@@ -29,9 +30,11 @@ from lbctl.daemon.shapes import (
     StuckView,
     WorkerView,
 )
+from lbctl.daemon.site import site_report
 from lbctl.daemon.views import Show
 from lbctl.dataplane.port import DataPlane, Suspects
 from lbctl.errors import LbctlError
+from lbctl.gslb.reports import SiteReport
 from lbctl.messages import Verdict
 from lbctl.model import Endpoint, Frontend, ServerName
 from lbctl.world import Target, World, agent_of, owners, target_of
@@ -53,6 +56,7 @@ class Parts:
     crew: Crew
     hooks: HookRunner
     routers: RouterLink
+    remote: RemoteApi
     started: float
 
     def known(self) -> Known:
@@ -142,7 +146,7 @@ class Parts:
             servers=sum(len(service.servers) for service in config.services.values()),
             overrides=len(control.intent.overrides),
             stale=tuple(one.id for one in control.stale),
-            warnings=control.warnings,
+            warnings=(*control.warnings, *self._not_listening()),
             refused=tuple(self._stuck()),
             state=control.save_error or "saved",
             passes=self.reconciler.passes,
@@ -164,6 +168,10 @@ class Parts:
                     through=one.passage is not None,
                 )
 
+    def _not_listening(self) -> Iterator[str]:
+        if self.remote.trouble:
+            yield f"gateway.api: {self.remote.trouble}"
+
     def _trouble(self) -> str:
         return self.loop.trouble or self.sampler.error
 
@@ -176,6 +184,11 @@ class Parts:
                 since=self.clock.to_wall(one.since),
                 retry_in=max(0.0, one.retry - self.clock.now()),
             )
+
+    def site(self) -> SiteReport:
+        """How this gateway's site does."""
+        show = self.show()
+        return site_report(os.uname().nodename, show.services(), show.agents())
 
     def snapshot(self) -> Snapshot:
         """What a scrape of the metrics shows."""

@@ -31,6 +31,7 @@ class Reading:
     def routes(self) -> list[web.RouteDef]:
         return [
             web.get("/v1/status", self.status),
+            web.get("/v1/site", self.site),
             web.get("/v1/services", self.services),
             web.get("/v1/services/{service}", self.service),
             web.get("/v1/servers", self.servers),
@@ -46,6 +47,10 @@ class Reading:
             web.get("/v1/events", self.events),
             web.get("/metrics", self.metrics),
         ]
+
+    async def site(self, request: web.Request) -> web.Response:
+        """What GSLB servers ask for, each of them every second."""
+        return answer(self._parts.site())
 
     async def services(self, request: web.Request) -> web.Response:
         return answer(list(self._parts.show().services()))

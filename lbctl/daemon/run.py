@@ -30,7 +30,9 @@ from lbctl.daemon.loop import ReconcileLoop
 from lbctl.daemon.parts import Parts
 from lbctl.daemon.plane import Opened, PlaneThread
 from lbctl.daemon.reader import ConfigReader
+from lbctl.daemon.reading import Reading
 from lbctl.daemon.reconcile import Reconciler
+from lbctl.daemon.remote import RemoteApi
 from lbctl.daemon.routers import RouterLink
 from lbctl.daemon.sampler import EVERY, Sampler
 from lbctl.daemon.startup import stand_up
@@ -124,6 +126,8 @@ def _assemble(
     control.on_changed.append(crew.tell_changes)
     control.on_touched.append(routers.touched)
     control.on_changed.append(routers.tell_changes)
+    remote = RemoteApi(control, journal)
+    control.on_changed.append(remote.tell_changes)
     return Parts(
         file=options.config,
         clock=clock,
@@ -137,6 +141,7 @@ def _assemble(
         crew=crew,
         hooks=hooks,
         routers=routers,
+        remote=remote,
         started=clock.now(),
     )
 
@@ -152,6 +157,7 @@ async def _live(parts: Parts, listener: socket.socket, stack: AsyncExitStack) ->
             group.create_task(parts.crew.keep()),
             group.create_task(parts.hooks.run()),
             group.create_task(parts.routers.keep()),
+            group.create_task(parts.remote.keep(Reading(parts).routes())),
             group.create_task(_hear_kernel(parts)),
             group.create_task(_every(TEND, parts.loop.tend)),
             group.create_task(_every(EVERY, partial(parts.sampler.fresh, EVERY / 2))),

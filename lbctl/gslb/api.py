@@ -202,12 +202,11 @@ class Operators:
         feed = msgspec.json.decode(await request.read(), type=Feed)
         for network in feed.times or {}:
             ip_network(network)
-        own = self._eyes.own
-        self._eyes.own = SiteReport(
-            own.name,
-            own.services,
-            own.load if feed.load is None else feed.load,
-            times=own.times if feed.times is None else feed.times,
+        fed = self._eyes.fed
+        self._eyes.fed = SiteReport(
+            fed.name,
+            load=fed.load if feed.load is None else feed.load,
+            times=fed.times if feed.times is None else feed.times,
         )
         return _ok({})
 

@@ -1,7 +1,6 @@
 """The tasks that look at sites and listen to observers, each on its own beat."""
 
 import asyncio
-import json
 import ssl
 import time
 from collections.abc import AsyncIterator, Coroutine
@@ -15,7 +14,7 @@ from lbctl.gslb.control import Control
 from lbctl.gslb.looks import Silent, ask, client_context, probe_external, probe_vips
 from lbctl.gslb.model import Api, Site
 from lbctl.gslb.overview import SITE_TIMING
-from lbctl.gslb.reports import ServiceState, SiteReport
+from lbctl.gslb.reports import SiteReport, Unintelligible, decode
 
 BEAT = SITE_TIMING.interval
 
@@ -30,7 +29,8 @@ class Eyes:
         self._context: ssl.SSLContext | None = None
         if control.gslb.api is not None:
             self._context = client_context(control.gslb.api)
-        self.own = SiteReport(control.gslb.observers.me)
+        self._gateway_here = SiteReport("")  # what the local daemon says
+        self.fed = SiteReport(control.gslb.observers.me)  # what agents told us: load, times
 
     def tasks(self) -> list[Coroutine[Any, Any, None]]:
         """What has to run: one task per site and per observer."""
@@ -44,6 +44,7 @@ class Eyes:
         tasks += [self._peer(name, api) for name, api in gslb.observers.peers.items()]
         if self._daemon:
             tasks.append(self._local())
+        tasks.append(self._own())
         return tasks
 
     async def _external(self, name: str, site: Site) -> None:
@@ -105,35 +106,35 @@ class Eyes:
         """What our own gateway's daemon says, for our report to others."""
         while True:
             try:
-                self.own = replace_services(self.own, await local_services(Path(self._daemon)))
-            except (OSError, ValueError, KeyError, aiohttp.ClientError, TimeoutError):
-                self.own = replace_services(self.own, {})
+                self._gateway_here = await local_report(Path(self._daemon))
+            except (OSError, Unintelligible, aiohttp.ClientError, TimeoutError):
+                self._gateway_here = SiteReport("")
+            await asyncio.sleep(BEAT)
+
+    async def _own(self) -> None:
+        """What agents told us counts here as it does for those who hear it from us."""
+        while True:
+            overview = self.control.overview
+            overview.fed(overview.gslb.observers.me, self.report(), time.monotonic())
+            self.control.mark()
             await asyncio.sleep(BEAT)
 
     def report(self) -> SiteReport:
         """What we tell peers."""
-        overview = self.control.overview
+        overview, here, fed = self.control.overview, self._gateway_here, self.fed
         return SiteReport(
-            self.own.name, self.own.services, self.own.load, overview.mine(), overview.drains,
-            self.own.times,
+            fed.name, here.services, max(here.load, fed.load), overview.mine(), overview.drains,
+            fed.times,
         )  # fmt: skip
 
 
-def replace_services(report: SiteReport, services: dict[str, ServiceState]) -> SiteReport:
-    return SiteReport(report.name, services, report.load, times=report.times)
-
-
-async def local_services(path: Path) -> dict[str, ServiceState]:
-    """The services of the daemon behind `path`."""
+async def local_report(path: Path) -> SiteReport:
+    """What the daemon behind `path` says of its gateway. Raises Unintelligible."""
     connector = aiohttp.UnixConnector(path=str(path))
     async with aiohttp.ClientSession(connector=connector) as session:
         limit = aiohttp.ClientTimeout(total=1.0)
-        async with session.get("http://lbctl/v1/services", timeout=limit) as response:
-            services = json.loads(await response.read())
-    return {
-        one["name"]: ServiceState(one["scheduled"] > 0, one.get("connections") or 0)
-        for one in services
-    }
+        async with session.get("http://lbctl/v1/site", timeout=limit) as response:
+            return decode(await response.read())
 
 
 @asynccontextmanager

@@ -8,7 +8,7 @@ import aiohttp
 
 from lbctl.gslb.model import Api, ExternalCheck, SiteApi
 from lbctl.gslb.reports import SiteReport, Unintelligible, decode
-from lbctl.model import HttpProbe, Listen, Proto, TcpProbe
+from lbctl.model import ApiListener, HttpProbe, Listen, Proto, TcpProbe
 
 MOST = 4 << 20  # octets of a report
 
@@ -25,7 +25,7 @@ def client_context(files: SiteApi) -> ssl.SSLContext:
     return context
 
 
-def server_context(files: SiteApi) -> ssl.SSLContext:
+def server_context(files: SiteApi | ApiListener) -> ssl.SSLContext:
     """For answering peers: no certificate of our CA, no answer."""
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=files.ca)
     context.minimum_version = ssl.TLSVersion.TLSv1_3

@@ -27,11 +27,13 @@ class Overview:
     """Facts about sites. Times are monotonic seconds.
 
     reports: the last of each gateway, by (site, number of the gateway), with its time.
+    feeds: what a site's own GSLB server was told by agents there: load and times.
     """
 
     gslb: Gslb
     sights: dict[str, Sight] = field(default_factory=dict)
     reports: dict[tuple[str, int], tuple[SiteReport, float]] = field(default_factory=dict)
+    feeds: dict[str, tuple[SiteReport, float]] = field(default_factory=dict)
     words: dict[tuple[str, str], Word] = field(default_factory=dict)  # (observer, site)
     drains: dict[str, DrainOrder] = field(default_factory=dict)
 
@@ -52,7 +54,13 @@ class Overview:
         for site, seen in report.sites.items():
             if site in self.gslb.sites:
                 self.words[observer, site] = Word(seen.health, now, seen.why)
+        self.fed(observer, report, now)
         self.drains = newer(self.drains, report.drains)
+
+    def fed(self, observer: str, report: SiteReport, now: float) -> None:
+        """The GSLB server at a site said what agents told it."""
+        if observer in self.gslb.sites:
+            self.feeds[observer] = (SiteReport(observer, {}, report.load, times=report.times), now)
 
     def fresh(self, site: str, now: float) -> list[SiteReport]:
         """The reports of `site` that still count."""
@@ -62,6 +70,12 @@ class Overview:
             for (name, _), (report, at) in self.reports.items()
             if name == site and now - at <= silent
         ]
+
+    def _all(self, site: str, now: float) -> list[SiteReport]:
+        """The reports and the feed of `site` that still count."""
+        feed, at = self.feeds.get(site, (SiteReport(site), now))
+        silent = self.gslb.observers.silent_after
+        return [*self.fresh(site, now), *([feed] if now - at <= silent else [])]
 
     def verdict(self, site: str, now: float) -> Verdict:
         """What the observers say of `site` together."""
@@ -74,7 +88,7 @@ class Overview:
         standings: dict[tuple[str, str], Standing] = {}
         times: dict[Network, dict[str, float]] = {}
         for name, site in self.gslb.sites.items():
-            reports = self.fresh(name, now)
+            reports = self._all(name, now)
             standings[name, ""] = self._site(name, site, reports, now)
             for report in reports:
                 for network, seconds in networks_of(report).items():

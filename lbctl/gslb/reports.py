@@ -6,6 +6,7 @@ One report says how the site does, what this observer sees of the others, and wh
 measured; so one connection per pair carries everything.
 """
 
+from dataclasses import replace
 from ipaddress import ip_network
 
 import msgspec
@@ -17,10 +18,12 @@ from lbctl.model import Network
 
 
 class ServiceState(msgspec.Struct, frozen=True):
-    """A service at the site. up: a server is scheduled."""
+    """A service at the site. up: a server is scheduled. load: as the agents of its servers
+    say; a share of what they can."""
 
     up: bool
     connections: int = 0
+    load: float = 0.0
 
 
 class Sighting(msgspec.Struct, frozen=True):
@@ -89,7 +92,8 @@ def service_standing(member: Member, reports: list[SiteReport], site: Standing) 
         return site
     found = [one.services[member.service] for one in reports if member.service in one.services]
     if any(service.up for service in found):
-        return site
+        load = max(site.load, *(service.load for service in found))
+        return replace(site, load=round(load, 2))
     why = f"{member.service}: no server" if found else f"{member.service}: not there"
     return Standing(up=False, load=site.load, why=why)
 
