@@ -91,6 +91,7 @@ def _build(
         cookie_secrets=_secrets(section, read_file, faults, source),
         identity=section.identity.encode(),
         api=_listener(section),
+        measure=section.measure,
     )
     return built, faults
 

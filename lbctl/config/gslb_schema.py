@@ -8,7 +8,15 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import BaseModel, BeforeValidator, Field, PlainValidator
 
 from lbctl.config.fault import did_you_mean, show
-from lbctl.config.fields import Duration, HostAddress, HttpHost, Name, Statuses, UrlPath
+from lbctl.config.fields import (
+    Duration,
+    HostAddress,
+    HttpHost,
+    Name,
+    Prefix,
+    Statuses,
+    UrlPath,
+)
 from lbctl.config.strict import STRICT
 from lbctl.gslb.model import (
     AllDown,
@@ -342,6 +350,8 @@ class GslbSection(Section):
     """The zones, by name."""
     api: SiteApiSection | None = None
     """The listener for peers."""
+    measure: Annotated[dict[Prefix, Where], Field(max_length=256)] = {}
+    """NETWORK: ADDRESS:PORT of something near it that answers TCP; for `measured`."""
 
 
 class _At(NamedTuple):

@@ -77,7 +77,8 @@ class Reader:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        descriptor = os.open(directory / "board", os.O_RDONLY)
+        self.board = directory / "board"
+        descriptor = os.open(self.board, os.O_RDONLY)
         self._map = mmap.mmap(descriptor, SIZE, prot=mmap.PROT_READ)
         os.close(descriptor)
         self._words = memoryview(self._map).cast("Q")
@@ -87,6 +88,11 @@ class Reader:
     def changed(self) -> bool:
         """Whether there is something newer than what `fetch` gave last."""
         return self._words[_TURN] != self._seen
+
+    @property
+    def seen(self) -> int:
+        """The turn number of what `fetch` gave last."""
+        return self._seen
 
     def fetch(self) -> Numbers | None:
         """The current numbers; None while the writer is between two stores."""

@@ -3,7 +3,7 @@
 Faults are (path in the `gslb` section, what is wrong and how to mend it).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from lbctl.gslb.model import (
     AllDown,
@@ -22,6 +22,7 @@ from lbctl.gslb.model import (
 )
 from lbctl.gslb.networks import key_of
 from lbctl.gslb.wire import Type, is_below, name_to_text
+from lbctl.model import Network
 
 Path = tuple[str | int, ...]
 Fault = tuple[Path, str]
@@ -36,6 +37,7 @@ def faults(gslb: Gslb) -> Iterator[Fault]:
         yield from _zone(gslb, zone)
     yield from _loops(gslb)
     yield from _observers(gslb, gslb.observers)
+    yield from _keys(("measure",), gslb.measure)
 
 
 def _policy(gslb: Gslb, at: Path, policy: Policy) -> Iterator[Fault]:
@@ -47,7 +49,7 @@ def _policy(gslb: Gslb, at: Path, policy: Policy) -> Iterator[Fault]:
                     if site not in gslb.sites:
                         yield here, f"{step.by} {key}: no site '{site}' ({_known(gslb)})"
             if step.by is Attribute.CIDR:
-                yield from _networks(here, step)
+                yield from _keys(here, step.networks())
         if isinstance(step, First) and step.count < 1:
             yield here, "first takes at least 1"
     balances = [step for step in policy.steps if isinstance(step, BALANCES)]
@@ -57,8 +59,8 @@ def _policy(gslb: Gslb, at: Path, policy: Policy) -> Iterator[Fault]:
         yield (*at, "all_down"), "static needs addresses (write static: [ADDRESS])"
 
 
-def _networks(at: Path, step: Match) -> Iterator[Fault]:
-    for network in step.networks():
+def _keys(at: Path, networks: Iterable[Network]) -> Iterator[Fault]:
+    for network in networks:
         try:
             key_of(network)
         except ValueError as error:
@@ -121,12 +123,14 @@ def _loops(gslb: Gslb) -> Iterator[Fault]:
     """CNAMEs within our zones that lead back to themselves."""
     leads: dict[bytes, set[bytes]] = {}
     places: dict[bytes, Path] = {}
+    lines: dict[bytes, int] = {}  # of zone files
     for zone in gslb.zones:
         at = _zone_path(zone)
         for record in zone.records:
             if record.type == Type.CNAME:
                 leads.setdefault(record.name, set()).add(record.rdata.lower())
                 places[record.name] = (*at, "file")
+                lines[record.name] = record.line
         for name in zone.names:
             targets = {member.cname for member in name.members if member.cname}
             if targets:
@@ -134,7 +138,8 @@ def _loops(gslb: Gslb) -> Iterator[Fault]:
                 places[name.wire] = (*at, "names", _relative(name, zone))
     for start in leads:
         if start in _reachable(leads, start):
-            yield places[start], f"{name_to_text(start)} is a CNAME that leads back to itself"
+            line = f"line {lines[start]}: " if start in lines else ""
+            yield places[start], f"{line}{name_to_text(start)} is a CNAME that leads back to itself"
 
 
 def _reachable(leads: dict[bytes, set[bytes]], start: bytes) -> set[bytes]:

@@ -25,6 +25,7 @@ from lbctl.gslb.policy import Standing, Weather
 from lbctl.gslb.regions import RegionMap
 from lbctl.gslb.regions import read as read_regions
 from lbctl.gslb.responder import Responder
+from lbctl.model import Network
 
 WATCH = 2.0  # seconds between looks at the database files
 LOOK = 0.2  # seconds between looks at what time alone changes (silence)
@@ -45,6 +46,7 @@ class Control:
     weather: Weather = field(default_factory=Weather)
     errors: dict[str, str] = field(default_factory=dict)  # what is wrong now, by what
     changes: int = 0
+    turns: int = 0  # of the loop: a sign of life
     slow: str = ""  # why workers run on Python alone, if they do
     _known: Knowledge | None = None
     _compiler: Compiler | None = None
@@ -78,6 +80,7 @@ class Control:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._dirty.wait(), LOOK)
             self._dirty.clear()
+            self.turns += 1
             if time.monotonic() - last_watch >= WATCH:
                 last_watch = time.monotonic()
                 await self._watch()
@@ -117,7 +120,7 @@ class Control:
     async def _learn(
         self, gslb: Gslb, before: Mapping[Kind, Database], *, again: bool = False
     ) -> None:
-        measured = frozenset(self.weather.times)
+        measured = _measured(gslb, self.weather)
 
         def work() -> Knowledge:
             return learn(gslb, read_databases(gslb, before, again=again), measured)
@@ -135,12 +138,13 @@ class Control:
     async def _follow(self) -> None:
         """Publish the answers that follow from the weather, if they are others."""
         weather = self.overview.weather(time.monotonic())
+        if _measured(self.gslb, weather) != self.known.measured:
+            self.weather = weather
+            await self._learn(self.gslb, self.known.databases)
+            return
         if weather == self.weather:
             return
         self.weather = weather
-        if frozenset(weather.times) != self.known.measured:
-            await self._learn(self.gslb, self.known.databases)
-            return
         assert self._compiler is not None
         answers = self._compiler.answers(weather)
         if answers != self._answers:
@@ -169,3 +173,9 @@ class Control:
             if any(member.site == site for member in name.members)
         ]
         return max(ttls, default=0)
+
+
+def _measured(gslb: Gslb, weather: Weather) -> frozenset[Network]:
+    """The networks that tables tell apart for `measured`: those of the file always, so that
+    a target that falls silent changes answers only."""
+    return frozenset(gslb.measure) | frozenset(weather.times)

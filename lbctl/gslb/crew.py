@@ -15,7 +15,7 @@ import msgspec
 
 from lbctl.gslb.worker import Report, Settings
 
-AGAIN = 1.0  # seconds before a worker that ended is started again
+AGAIN = 1.0  # seconds from one start of a worker to the next, at least
 
 
 @dataclass(slots=True)
@@ -54,11 +54,14 @@ async def crew(
 async def _keep(
     directory: Path, settings: Settings, sockets: Sequence[socket.socket], tally: Tally
 ) -> None:
-    """Run one worker again and again. Its sockets are ours: queries wait for the next."""
+    """Run one worker again and again. Its sockets are ours: queries wait for the next. One
+    that ran for a while is replaced at once; one that ends at its start does not spin."""
+    loop = asyncio.get_running_loop()
     while True:
+        started = loop.time()
         await _once(directory, settings, sockets, tally)
         tally.restarts += 1
-        await asyncio.sleep(AGAIN)
+        await asyncio.sleep(max(0.0, started + AGAIN - loop.time()))
 
 
 async def _once(

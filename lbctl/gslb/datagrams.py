@@ -34,6 +34,8 @@ _sendmmsg.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_uint, ctypes.c_int
 
 Answer = Callable[[bytes, bytes], bytes | None]  # query, packed source -> reply or None
 
+News = Callable[[], None]
+
 
 class _Side:
     """Headers, buffers and names of one direction."""
@@ -71,26 +73,35 @@ class Datagrams:
         self._source = (4, 8) if v4 else (8, 24)  # where a sockaddr holds the address
         self._in_names = ctypes.addressof(self._in.names)
 
-    def serve(self, answer: Answer) -> int:
+    def serve(self, answer: Answer, news: News = lambda: None) -> int:
         """Receive what is there (waiting for the first, as the socket's timeout allows),
         answer it, and say how many came. A reply that cannot be sent is lost, as it may
-        be on any network."""
+        be on any network. news: called before answers, which may be others by now."""
         count: int = _recvmmsg(self._fd, self._in.address, BATCH, _MSG_WAITFORONE, None)
         if count < 0:
             error = ctypes.get_errno()
             if error in (errno.EAGAIN, errno.EINTR, errno.ECONNREFUSED):
                 return 0
             raise OSError(error, os.strerror(error))
+        news()
         self._send(self._answer(range(count), answer))
         return count
 
-    def serve_natively(self, native: Native, answer: Answer, slip: Answer) -> int:
-        """Like `serve`, with a library that answers the plain queries of a batch. slip:
-        answers those that are over the rate limit."""
-        count, missed = native.serve(self._fd, self._in.address, self._out.address)
+    def serve_natively(
+        self,
+        native: Native,
+        answer: Answer,
+        slip: Answer,
+        news: News = lambda: None,
+        patience: float = 0.0,
+    ) -> int:
+        """Like `serve`, with a library that answers the plain queries of a batch, and of
+        those after it for `patience` seconds. slip: answers those over the rate limit."""
+        count, missed = native.serve(self._fd, self._in.address, self._out.address, patience)
         if count < 0:
             return 0  # a timeout, or news of an unreachable client
         if missed:
+            news()
             self._send(self._answer([n for n in missed if n < BATCH], answer))
             if late := [n & 0xFF for n in missed if n >= BATCH]:
                 self._send(self._answer(late, slip))

@@ -11,10 +11,19 @@ from typing import Any
 import aiohttp
 
 from lbctl.gslb.control import Control
-from lbctl.gslb.looks import Silent, ask, client_context, probe_external, probe_vips
+from lbctl.gslb.looks import (
+    Silent,
+    ask,
+    client_context,
+    handshake,
+    probe_external,
+    probe_vips,
+)
+from lbctl.gslb.measure import EVERY, WAIT, Smoothed
 from lbctl.gslb.model import Api, Site
 from lbctl.gslb.overview import SITE_TIMING
 from lbctl.gslb.reports import SiteReport, Unintelligible, decode
+from lbctl.model import Endpoint, Network
 
 BEAT = SITE_TIMING.interval
 
@@ -30,6 +39,7 @@ class Eyes:
         if control.gslb.api is not None:
             self._context = client_context(control.gslb.api)
         self._gateway_here = SiteReport("")  # what the local daemon says
+        self._times: dict[Network, Smoothed] = {}
         self.fed = SiteReport(control.gslb.observers.me)  # what agents told us: load, times
 
     def tasks(self) -> list[Coroutine[Any, Any, None]]:
@@ -45,6 +55,7 @@ class Eyes:
         if self._daemon:
             tasks.append(self._local())
         tasks.append(self._own())
+        tasks += [self._measure(*one) for one in gslb.measure.items()]
         return tasks
 
     async def _external(self, name: str, site: Site) -> None:
@@ -119,12 +130,24 @@ class Eyes:
             self.control.mark()
             await asyncio.sleep(BEAT)
 
+    async def _measure(self, network: Network, target: Endpoint) -> None:
+        """How far it is from here to `network`."""
+        while True:
+            seen = await handshake(target, WAIT)
+            self._times[network] = self._times.get(network, Smoothed()).after(seen)
+            await asyncio.sleep(EVERY)
+
+    def _measured(self) -> dict[str, float]:
+        """What we measured, and over it what agents did."""
+        own = {str(network): one.shown for network, one in self._times.items()}
+        return {k: v for k, v in own.items() if v is not None} | self.fed.times
+
     def report(self) -> SiteReport:
         """What we tell peers."""
         overview, here, fed = self.control.overview, self._gateway_here, self.fed
         return SiteReport(
             fed.name, here.services, max(here.load, fed.load), overview.mine(), overview.drains,
-            fed.times,
+            self._measured(),
         )  # fmt: skip
 
 

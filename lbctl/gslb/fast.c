@@ -15,6 +15,7 @@
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <netinet/in.h>
 #include <unistd.h>
 
@@ -23,6 +24,8 @@ enum { HEADER = 12, PLAIN = 512, UDP_SIZE = 1232, REASONS = 16, BATCH = 64 };
 enum { OPT = 41, ECS = 8, COOKIE = 10, LIFE = 3600, RENEW = 1800, AHEAD = 300 };
 enum { WINDOW = 1 << 16, PROBES = 8 };
 #define NONE 0xffffffffu
+#define TURN 3 // u64 index in the board
+#define BOARD_SIZE 32
 
 struct section { uint64_t offset, octets; };
 struct blob { uint8_t *data; size_t size; };
@@ -46,6 +49,8 @@ struct server {
 	uint32_t secret_length;
 	uint64_t dropped;
 	uint32_t crc[256];
+	const volatile uint64_t *board; // as board.py lays it out
+	uint64_t turn;			 // of the board, when it was looked at last
 	struct meter meters[WINDOW];
 };
 
@@ -95,8 +100,31 @@ struct server *lb_open(uint32_t responses, uint32_t errors, uint32_t slip,
 	return s;
 }
 
+// Look at the board in this file before answering: what has changed since `lb_seen` is left
+// to Python, which loads the new blobs first.
+int lb_watch(struct server *s, const char *path)
+{
+	struct blob board = { 0 };
+	if (map_file(&board, path))
+		return -1;
+	s->board = (const void *)board.data;
+	return 0;
+}
+
+void lb_seen(struct server *s, uint64_t turn)
+{
+	s->turn = turn;
+}
+
+static int stale(const struct server *s)
+{
+	return s->board && s->board[TURN] != s->turn;
+}
+
 void lb_close(struct server *s)
 {
+	if (s->board)
+		munmap((void *)s->board, BOARD_SIZE);
 	struct blob *blobs[] = { &s->names, &s->networks, &s->answers };
 	for (int i = 0; i < 3; i++)
 		if (blobs[i]->data)
@@ -506,12 +534,11 @@ int lb_reply(struct server *s, const uint8_t *query, unsigned length, const uint
 // --- a batch ------------------------------------------------------------------------------
 
 // Receive into `in`, answer what can be answered from `out`; return how many came (or -1).
-// missed: the numbers of those left to Python, `*misses` of them; a number with 0x8000 is
-// over the rate limit and may slip.
-int lb_serve(struct server *s, int fd, struct mmsghdr *in, struct mmsghdr *out, uint16_t *missed,
-	     uint32_t *misses)
+static int batch(struct server *s, int fd, struct mmsghdr *in, struct mmsghdr *out,
+		 uint16_t *missed, uint32_t *misses)
 {
 	int count = recvmmsg(fd, in, BATCH, MSG_WAITFORONE, NULL), ready = 0, done = 0;
+	int news = count > 0 && stale(s);
 	*misses = 0;
 	for (int i = 0; i < count; i++) {
 		struct sockaddr *name = in[i].msg_hdr.msg_name;
@@ -519,8 +546,9 @@ int lb_serve(struct server *s, int fd, struct mmsghdr *in, struct mmsghdr *out, 
 		const uint8_t *source = v4 ? (void *)&((struct sockaddr_in *)name)->sin_addr
 					   : (void *)&((struct sockaddr_in6 *)name)->sin6_addr;
 		struct msghdr *to = &out[ready].msg_hdr;
-		int n = lb_reply(s, in[i].msg_hdr.msg_iov->iov_base, in[i].msg_len, source,
-				 v4 ? 4 : 16, to->msg_iov->iov_base);
+		int n = news ? LB_ASK
+			     : lb_reply(s, in[i].msg_hdr.msg_iov->iov_base, in[i].msg_len, source,
+					v4 ? 4 : 16, to->msg_iov->iov_base);
 		if (n > 0) {
 			to->msg_iov->iov_len = n;
 			to->msg_name = name, to->msg_namelen = in[i].msg_hdr.msg_namelen;
@@ -534,5 +562,27 @@ int lb_serve(struct server *s, int fd, struct mmsghdr *in, struct mmsghdr *out, 
 		int sent = sendmmsg(fd, out + done, ready - done, 0);
 		done += sent > 0 ? sent : 1;
 	}
+	return count;
+}
+
+static uint64_t coarse_ns(void)
+{
+	struct timespec now;
+	clock_gettime(CLOCK_MONOTONIC_COARSE, &now); // 4 ms coarse, and no system call
+	return now.tv_sec * 1000000000ull + now.tv_nsec;
+}
+
+// Batches, until one leaves something to Python, or none comes, or `patience` nanoseconds
+// have passed: a call from Python costs as much as an answer. Returns the last batch's count.
+// missed: the numbers of those left to Python, `*misses` of them; a number with 0x8000 is
+// over the rate limit and may slip.
+int lb_serve(struct server *s, int fd, struct mmsghdr *in, struct mmsghdr *out, uint16_t *missed,
+	     uint32_t *misses, uint64_t patience)
+{
+	uint64_t end = coarse_ns() + patience;
+	int count;
+	do {
+		count = batch(s, fd, in, out, missed, misses);
+	} while (count > 0 && !*misses && coarse_ns() < end);
 	return count;
 }

@@ -1,6 +1,7 @@
 """Looking at sites: their gateways' reports over mutual TLS, their VIPs, external checks."""
 
 import asyncio
+import socket
 import ssl
 from collections.abc import Sequence
 
@@ -8,7 +9,7 @@ import aiohttp
 
 from lbctl.gslb.model import Api, ExternalCheck, SiteApi
 from lbctl.gslb.reports import SiteReport, Unintelligible, decode
-from lbctl.model import ApiListener, HttpProbe, Listen, Proto, TcpProbe
+from lbctl.model import ApiListener, Endpoint, HttpProbe, Listen, Proto, TcpProbe
 
 MOST = 4 << 20  # octets of a report
 
@@ -75,6 +76,22 @@ async def connect(host: str, port: int, timeout: float) -> None:
     except OSError as error:
         raise Silent(f"{host}:{port}: {error.strerror or error}") from None
     writer.close()
+
+
+async def handshake(target: Endpoint, timeout: float) -> float | None:
+    """Seconds of a TCP handshake, or until a refusal: one round trip. None: no answer."""
+    loop = asyncio.get_running_loop()
+    family = socket.AF_INET if target.address.version == 4 else socket.AF_INET6
+    with socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as line:
+        started = loop.time()
+        try:
+            async with asyncio.timeout(timeout):
+                await loop.sock_connect(line, (str(target.address), target.port))
+        except ConnectionRefusedError:
+            pass  # a reset has travelled as far
+        except (OSError, TimeoutError):
+            return None
+        return loop.time() - started
 
 
 async def probe_external(session: aiohttp.ClientSession, check: ExternalCheck) -> str:

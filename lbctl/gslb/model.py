@@ -238,12 +238,14 @@ class Name:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A static RRset's record: rdata in wire form, names in it uncompressed."""
+    """A static RRset's record: rdata in wire form, names in it uncompressed. line: of the
+    zone file."""
 
     name: bytes
     type: int
     ttl: int
     rdata: bytes
+    line: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,3 +291,4 @@ class Gslb:
     cookie_secrets: tuple[bytes, ...] = ()
     identity: bytes = b""  # answers NSID (RFC 5001)
     api: SiteApi | None = None
+    measure: Mapping[Network, Endpoint] = field(default_factory=dict)  # network -> its target

@@ -9,7 +9,7 @@ import hashlib
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from lbctl.gslb.rrl import RateLimit, Ruling
@@ -35,14 +35,37 @@ def build(directory: Path) -> Path:
     digest = hashlib.sha256(SOURCE.read_bytes() + os.uname().machine.encode()).hexdigest()[:16]
     library = directory / f"fast-{digest}.so"
     if library.exists():
-        return library
+        return _loadable(library)
     fresh = library.with_suffix(f".{os.getpid()}")
     done = subprocess.run(
-        [compiler, *FLAGS, "-o", str(fresh), str(SOURCE)], capture_output=True, text=True
+        [compiler, *FLAGS, "-o", str(fresh), str(SOURCE)],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if done.returncode:
         raise Unbuilt(f"{compiler} failed: {done.stderr.strip().splitlines()[-1:]}")
     fresh.replace(library)
+    return _loadable(library)
+
+
+def build_in(directories: Sequence[Path]) -> Path:
+    """As `build`, in the first directory from which code can be run: Debian mounts /run
+    without that right. Raises Unbuilt."""
+    reasons = []
+    for directory in directories:
+        try:
+            return build(directory)
+        except Unbuilt as error:
+            reasons.append(str(error))
+    raise Unbuilt("; ".join(dict.fromkeys(reasons)))
+
+
+def _loadable(library: Path) -> Path:
+    try:
+        ctypes.CDLL(str(library))
+    except OSError as error:
+        raise Unbuilt(f"{error} (is it mounted noexec?)") from None
     return library
 
 
@@ -71,6 +94,15 @@ class Native:
         if self._c.lb_load(self._server, *paths):
             raise FileNotFoundError(answers)
 
+    def watch(self, board: Path) -> None:
+        """Answer nothing once `board` differs from what was `seen`. Raises FileNotFoundError."""
+        if self._c.lb_watch(self._server, os.fsencode(board)):
+            raise FileNotFoundError(board)
+
+    def seen(self, turn: int) -> None:
+        """The board's turn number whose blobs are loaded."""
+        self._c.lb_seen(self._server, ctypes.c_uint64(turn))
+
     def tick(self, second: int, unix: int) -> None:
         self._c.lb_tick(self._server, second & 0xFFFFFFFF, unix)
 
@@ -85,9 +117,12 @@ class Native:
         length = self._c.lb_reply(self._server, query, len(query), source, len(source), self._reply)
         return self._reply.raw[:length] if length > 0 else int(length)
 
-    def serve(self, descriptor: int, incoming: int, outgoing: int) -> tuple[int, list[int]]:
-        """A batch: how many came (-1: see errno), and those left to Python, as fast.c says.
-        incoming, outgoing: addresses of 64 mmsghdr each."""
+    def serve(
+        self, descriptor: int, incoming: int, outgoing: int, patience: float
+    ) -> tuple[int, list[int]]:
+        """Batches, for `patience` seconds at most: how many came in the last (-1: see errno),
+        and those of it left to Python, as fast.c says. incoming, outgoing: addresses of 64
+        mmsghdr each."""
         count = self._c.lb_serve(
             self._server,
             descriptor,
@@ -95,14 +130,19 @@ class Native:
             ctypes.c_void_p(outgoing),
             self._missed,
             ctypes.byref(self._misses),
+            ctypes.c_uint64(int(patience * 1e9)),
         )
         return int(count), self._missed[: self._misses.value]
 
-    def harvest(self) -> Iterator[tuple[int, int, int]]:
-        """(choice, reason, count) of answers since the last harvest."""
-        while taken := self._c.lb_harvest(self._server, self._index, self._count, _HARVEST):
+    def harvest(self, most: int = 0) -> Iterator[tuple[int, int, int]]:
+        """(choice, reason, count) of answers since the last harvest; most: how many of them
+        to take now, 0: all."""
+        room = most or _HARVEST
+        while taken := self._c.lb_harvest(self._server, self._index, self._count, room):
             for number in range(taken):
                 yield (*divmod(self._index[number], 16), self._count[number])
+            if most:
+                return
 
     @property
     def dropped(self) -> int:

@@ -135,6 +135,7 @@ class Responder:
     def swap(self, answers: Answers) -> None:
         """Serve these answers: the same names and maps, another state of the sites."""
         self._gather()
+        self._entries.clear()
         self._answers = answers
         for slot in self._slots.values():
             pool = answers.pool_of(slot.number)
@@ -167,9 +168,7 @@ class Responder:
         for entry in self._entries.values():
             if entry.count:
                 self._counted[entry.label, entry.reason] += entry.count
-        self._entries.clear()
-        for slot in self._slots.values():
-            slot.cells.clear()
+                entry.count = 0
 
     # --- the short way ------------------------------------------------------------------
 

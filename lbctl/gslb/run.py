@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 from lbctl.config.gslb import load_gslb
+from lbctl.daemon.systemd import notify, watchdog_interval
 from lbctl.errors import InvalidConfig
 from lbctl.gslb.api import serving, telling
 from lbctl.gslb.board import Board
@@ -17,7 +18,7 @@ from lbctl.gslb.cookie import Cookies
 from lbctl.gslb.crew import crew
 from lbctl.gslb.eyes import looking
 from lbctl.gslb.model import Gslb
-from lbctl.gslb.native import Unbuilt, build
+from lbctl.gslb.native import Unbuilt, build_in
 from lbctl.gslb.overview import Overview
 from lbctl.gslb.responder import Responder
 from lbctl.gslb.sockets import open_group, open_stream
@@ -67,13 +68,16 @@ async def serve(config: Path, me: str, runtime: Path, daemon: str) -> None:
             await stack.enter_async_context(telling(gslb.api, eyes.report))
         await stack.enter_async_context(answering(streams, responder.stream_reply))
         await stack.enter_async_context(crew(board.directory, settings, groups, control.tally))
+        notify("READY=1")
         await _until_told(control, responder)
+        notify("STOPPING=1")
 
 
 def _library(directory: Path) -> tuple[str, str]:
     """The native library's path; or "" and why workers run on Python alone."""
+    cache = os.environ.get("CACHE_DIRECTORY", "").partition(":")[0]  # systemd's CacheDirectory=
     try:
-        return str(build(directory)), ""
+        return str(build_in([*([Path(cache)] if cache else []), directory])), ""
     except Unbuilt as error:
         return "", str(error)
 
@@ -86,6 +90,7 @@ async def _until_told(control: Control, responder: Responder) -> None:
         asyncio.create_task(told.wait()),
         asyncio.create_task(control.run()),
         asyncio.create_task(_clock(responder)),
+        asyncio.create_task(_watchdog(control)),
     }
     done, rest = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     for task in rest:
@@ -93,6 +98,19 @@ async def _until_told(control: Control, responder: Responder) -> None:
     await asyncio.gather(*rest, return_exceptions=True)
     for task in done:
         task.result()  # a fault in the loop ends the server loudly, not silently
+
+
+async def _watchdog(control: Control) -> None:
+    """A sign of life for as long as the control loop turns."""
+    interval = watchdog_interval()
+    if interval is None:
+        await asyncio.Event().wait()
+        return
+    while True:
+        turns = control.turns
+        await asyncio.sleep(interval)
+        if control.turns != turns:
+            notify("WATCHDOG=1")
 
 
 async def _clock(responder: Responder) -> None:

@@ -2,7 +2,7 @@
 
     python -m lbctl.gslb.worker DIRECTORY SETTINGS_FD REPORT_FD SOCKET_FD...
 
-It looks at the board before each batch, answers, and once a second reports its counters.
+It looks at the board before each batch, answers, and reports its counters in small parts.
 It ends when its parent does (PR_SET_PDEATHSIG) or on SIGTERM.
 """
 
@@ -29,7 +29,9 @@ from lbctl.gslb.responder import Responder
 from lbctl.gslb.rrl import RateLimit, Ruling, Window
 
 PR_SET_PDEATHSIG = 1
-PERIOD = 1.0  # seconds between reports
+PERIOD = 0.02  # seconds between reports
+PART = 128  # counters that one report takes from the library: a report must not be felt
+PATIENCE = 0.01  # seconds of batches without a look at the clock or the board
 
 
 class Settings(msgspec.Struct, frozen=True):
@@ -42,7 +44,7 @@ class Settings(msgspec.Struct, frozen=True):
 
 
 class Report(msgspec.Struct, frozen=True):
-    """A worker's second. answers: (name TAB site, reason, count)."""
+    """What a worker did. answers: (name TAB site, reason, count)."""
 
     answers: list[tuple[str, str, int]]
     events: dict[str, int]
@@ -69,9 +71,11 @@ class Worker:
         self.native: Native | None = None
         if settings.library:
             self.native = Native(Path(settings.library), settings.limit, settings.secrets[0])
+            self.native.watch(self.reader.board)
             self.responder.window = MeteredWindow(settings.limit, self.native)
         self._have = Numbers(0, 0, 0)
         self._answers: Answers | None = None
+        self._labels: dict[int, str] = {}  # of choices
         self._next_report = 0.0
         self._second = -1
 
@@ -102,12 +106,20 @@ class Worker:
         except FileNotFoundError:
             return  # replaced since: the board has changed again
         self._have = numbers
+        if self.native is not None:
+            self.native.seen(self.reader.seen)
         self._answers = answers
+        self._labels.clear()
         gc.collect()
         gc.freeze()  # a collection would walk every slot: milliseconds in some query's way
 
+    def news(self) -> None:
+        """Take what is new on the board, if anything is."""
+        if self.reader.changed:
+            self.refresh()
+
     def tick(self) -> None:
-        """Before each batch: time, news, and once a second the report."""
+        """Between batches: time, news, and now and then a report."""
         now = time.monotonic()
         if int(now) != self._second:
             self._second = int(now)
@@ -115,23 +127,24 @@ class Worker:
             self.responder.tick(now, unix)
             if self.native is not None:
                 self.native.tick(self._second, unix)
-        if self.reader.changed:
-            self.refresh()
+        self.news()
         if now >= self._next_report:
             self._next_report = now + PERIOD
             self.report()
 
-    def _take_counts(self, native: Native) -> None:
-        """Add what the library counted to what Python did."""
+    def _take_counts(self, native: Native, most: int = 0) -> None:
+        """Add what the library counted to what Python did: all, or the next `most`."""
         if self._answers is not None:
-            for choice, reason, count in native.harvest():
-                label = self._answers.label(choice)
+            for choice, reason, count in native.harvest(most):
+                label = self._labels.get(choice)
+                if label is None:
+                    label = self._labels[choice] = self._answers.label(choice)
                 self.responder.count(label, REASONS[reason], count)
             self.responder.events["limited"] += native.dropped
 
     def report(self) -> None:
         if self.native is not None:
-            self._take_counts(self.native)
+            self._take_counts(self.native, PART)
         counted, events = self.responder.harvest()
         if not counted and not events:
             return
@@ -140,11 +153,12 @@ class Worker:
         # The parent reads in its own time; a stream, so that size does not matter.
         self._report_to.sendall(struct.pack("!I", len(message)) + message)
 
-    def _serve(self, group: Datagrams) -> None:
+    def _serve(self, group: Datagrams, patience: float = 0.0) -> None:
         if self.native is None:
-            group.serve(self.responder.reply)
+            group.serve(self.responder.reply, self.news)
         else:
-            group.serve_natively(self.native, self.responder.reply, self.responder.slip)
+            reply, slip = self.responder.reply, self.responder.slip
+            group.serve_natively(self.native, reply, slip, self.news, patience)
 
     def run(self, sockets: Sequence[socket.socket]) -> None:
         """Serve for ever."""
@@ -157,7 +171,7 @@ class Worker:
             )
             while True:
                 self.tick()
-                self._serve(only)
+                self._serve(only, PATIENCE)
         poll = select.epoll()
         for descriptor, group in groups.items():
             group.socket.setblocking(False)

@@ -52,6 +52,7 @@ class _Reader(dns.zonefile.Reader):
 
     def _rr_line(self) -> None:
         line = self.tok.where()[1]
+        cast(_Collector, self.txn).line = line
         try:
             super()._rr_line()
         except (dns.exception.DNSException, ValueError, _Wrong) as error:
@@ -64,6 +65,7 @@ class _Collector:
     def __init__(self, origin: dns.name.Name, apex: bytes) -> None:
         self.manager = self  # the reader asks its transaction's manager for the zone
         self.records: list[Record] = []
+        self.line = 0  # where the record that comes next starts
         self._origin = origin
         self._apex = apex
         self._types: dict[bytes, set[int]] = {}
@@ -92,7 +94,7 @@ class _Collector:
         self._beside(wire, kind)
         body = rdata.to_wire()
         assert body is not None
-        record = Record(wire, kind, ttl, body)
+        record = Record(wire, kind, ttl, body, self.line)
         if record not in self.records[-64:]:  # RFC 2181 section 5: a set has no duplicates
             self.records.append(record)
 

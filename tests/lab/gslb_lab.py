@@ -1,6 +1,7 @@
 """Three sites, a CDN, a resolver and clients, each in a namespace, on one switch.
 
-    seoul, tokyo, frankfurt   nginx on the site's address, and a GSLB server that observes
+    seoul, tokyo, frankfurt   nginx on the site's address, and a GSLB server that observes;
+                              in Tokyo a gateway's daemon too, which is asked for its site
     cdn                       nginx; an external site, judged by its own check
     resolver                  unbound with subnetcache
     clients                   an address at each provider
@@ -23,6 +24,7 @@ from mmdb_writer import MMDBWriter
 from netaddr import IPSet
 
 SITES = {"seoul": "198.51.100.1", "tokyo": "198.51.100.2", "frankfurt": "198.51.100.3"}
+API = {"seoul": 8443, "tokyo": 9443, "frankfurt": 8443}  # Tokyo's is its gateway's daemon
 SERVER = "198.51.100.22"  # behind Tokyo's gateway
 CDN, RESOLVER = "203.0.113.9", "198.18.0.53"
 CLIENTS = {
@@ -48,6 +50,7 @@ gslb:
     silent_after: 3s
     peers:
 {peers}
+  measure: {{198.18.2.0/24: "{resolver}:53"}}
   sites:
 {sites}
     cdn: {{probe: {{type: http, target: {cdn}:80, interval: 300ms, timeout: 200ms, fall: 2}}}}
@@ -83,13 +86,16 @@ gslb:
 """
 GATEWAY = """\
 apiVersion: lbctl/v1
-gateway: {front: eth0}
+gateway:
+  front: eth0
+  api: {{listen: "{address}:9443", certificate: "{directory}/tokyo.pem",
+        key: "{directory}/tokyo.key", ca: "{directory}/ca.pem", peer: [seoul, tokyo, frankfurt]}}
 services:
   web:
     listen: 198.51.100.2:80/tcp
     vip: external
-    check: {type: tcp, interval: 200ms, fast_interval: 100ms}
-    servers: {app: "198.51.100.22:8080"}
+    check: {{type: tcp, interval: 200ms, fast_interval: 100ms}}
+    servers: {{app: "198.51.100.22:8080"}}
 """
 ZONE = """$TTL 60
 @ SOA ns1 hostmaster 1 3600 600 86400 2
@@ -278,7 +284,9 @@ class GslbLab:
             )
             issued.private_key_pem.write_to_path(str(self.directory / f"{site}.key"))
             (self.directory / f"{site}.yaml").write_text(config(site))
-        (self.directory / "gateway.yaml").write_text(GATEWAY)
+        (self.directory / "gateway.yaml").write_text(
+            GATEWAY.format(address=SITES["tokyo"], directory=self.directory)
+        )
         (self.directory / "gslb.zone").write_text(ZONE)
         (self.directory / "cdn.zone").write_text(ZONE + f"edge A {CDN}\n")
         write_databases(self.directory)
@@ -302,12 +310,19 @@ def config(site: str) -> str:
     where = {"seoul": "[37.57, 126.98]", "tokyo": "[35.68, 139.69]", "frankfurt": "[50.11, 8.68]"}
     sites = "\n".join(
         f"    {name}: {{location: {where[name]}, gateways: "
-        f"[{{api: '{address}:8443', name: {name}}}], vips: '{address}:80/tcp'}}"
+        f"[{{api: '{address}:{API[name]}', name: {name}}}], vips: '{address}:80/tcp'}}"
         for name, address in SITES.items()
     )
     members = "{" + ", ".join(f"{name}: {address}" for name, address in SITES.items()) + "}"
     return CONFIG.format(
-        address=SITES[site], me=site, peers=peers, sites=sites, cdn=CDN, ttl=TTL, members=members
+        address=SITES[site],
+        resolver=RESOLVER,
+        me=site,
+        peers=peers,
+        sites=sites,
+        cdn=CDN,
+        ttl=TTL,
+        members=members,
     )
 
 

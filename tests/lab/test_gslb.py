@@ -120,6 +120,16 @@ def test_measured_times_beat_distance(lab) -> None:
     eventually(lambda: lab.ask("seoul", "near.gslb.example", dtag) == [SEOUL])
 
 
+def test_each_site_measures_how_far_a_network_is(lab) -> None:
+    def known() -> bool:
+        found = json.loads(lab.lbctl("seoul", "explain", "near.gslb.example", "198.18.2.9", "-j"))
+        why = {step["step"]: step["why"] for step in found["steps"]}
+        assert found["place"]["measured"] == "198.18.2.0/24"
+        return "does not know" not in why["measured"]
+
+    eventually(known)
+
+
 def test_peers_without_a_certificate_hear_nothing(lab) -> None:
     url = f"https://{SEOUL}:8443/v1/site"
     assert lab.run("clients", "curl", "-sk", "-m", "3", url, check=False) == ""
@@ -265,6 +275,12 @@ def test_dig_and_kdig_agree_on_edns(lab) -> None:
     ):
         said = lab.run("clients", "dig", *at, "+time=1", "+tries=1", *options)
         assert f"status: {wanted}" in said, options
+        # Neither an unknown flag nor an unknown option comes back, and the version is ours
+        # (RFC 6891 section 6.1.3); DO does (RFC 3225 section 3).
+        assert not {"MBZ", "OPT=100"} & set(said.split()), options
+        if "OPT PSEUDOSECTION" in said:
+            assert "version: 0" in said, options
+        assert ("flags: do" in said) == ("+dnssec" in options), options
     said = lab.run("clients", "kdig", *at, "+nsid", "+subnet=198.18.4.0/24")
     assert '"seoul"' in said
     assert "CLIENT-SUBNET: 198.18.4.0/24/24" in said or "198.18.4.0/24/2" in said

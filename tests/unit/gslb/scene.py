@@ -1,6 +1,8 @@
 """A small GSLB to test with: three sites, four policies, one zone, made-up networks."""
 
+import random
 import struct
+from collections.abc import Iterator
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 
 from lbctl.gslb import regions
@@ -203,3 +205,20 @@ def query(
     count = 0 if extra is None else 1
     head = struct.pack("!6H", id, flags, 1, 0, 0, count)
     return head + wire + struct.pack("!HH", kind, 1) + (extra or b"")
+
+
+def mutated(count: int, seed: int) -> Iterator[bytes]:
+    """Good queries with up to three octets changed, a fifth of them cut short."""
+    rng = random.Random(seed)
+    seeds = [
+        query("geo.gslb.example", kind, extra)
+        for kind in (1, 28, 255)
+        for extra in (None, opt(), opt(ecs("198.18.3.0/24")), opt(b"\0\x0a\0\x08clientck"))
+    ]
+    for _ in range(count):
+        data = bytearray(rng.choice(seeds))
+        for _ in range(rng.randrange(4)):
+            data[rng.randrange(len(data))] = rng.randrange(256)
+        if rng.random() < 0.2:
+            del data[rng.randrange(len(data)) :]
+        yield bytes(data)

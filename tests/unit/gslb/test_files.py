@@ -1,5 +1,6 @@
 """Zone files, the section, databases: what is wrong in them is said with its place."""
 
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -128,6 +129,8 @@ def test_the_section_becomes_the_model() -> None:
         ("policy: geo, ttl", "policy: goe, ttl", "no policy 'goe' (known: geo)"),
         ("{quorum: 1}", "{quorum: 0}", "has one observer outside it, whose error"),
         ("{quorum: 1}", "{quorum: 5}", "quorum 5, but 1 observers outside"),
+        ("gslb:", "gslb:\n  measure: {2001:db8::/96: 192.0.2.1:53}", "is longer than a /64"),
+        ("gslb:", "gslb:\n  measure: {192.0.2.0/24: here}", "'here' is not ADDRESS:PORT"),
         ("gslb:", "gslx:", "the file has no gslb section"),
     ],
 )  # fmt: skip
@@ -136,6 +139,17 @@ def test_a_bad_section_is_refused_with_its_place(old, new, said) -> None:
     with pytest.raises(InvalidConfig) as caught:
         section(FILE.replace(old, new, 1))
     assert said in "\n".join(caught.value.faults)
+    assert all(re.match(r"f(:\d+:\d+)?: ", fault) for fault in caught.value.faults)
+
+
+def test_a_loop_of_aliases_in_a_zone_file_is_refused_with_its_lines() -> None:
+    with pytest.raises(InvalidConfig) as caught:
+        section(zone=ZONE + "a CNAME b\nb CNAME a\nc CNAME a\n")
+    assert [fault.partition("gslb.zones.")[2] for fault in caught.value.faults] == [
+        f'"gslb.example".file: line {line}: {name}.gslb.example. is a CNAME that leads back to '
+        "itself"
+        for line, name in ((5, "a"), (6, "b"))
+    ]
 
 
 def test_a_balanced_name_beside_static_addresses_is_refused() -> None:

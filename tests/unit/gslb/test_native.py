@@ -1,16 +1,31 @@
 """The C way says what the careful Python way says, octet for octet, or leaves it alone."""
 
+import ctypes
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from ipaddress import ip_address
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lbctl.gslb.native import ASK, DROP, SLIP, Native, Unbuilt, build
+from lbctl.gslb.native import (
+    ASK,
+    DROP,
+    FLAGS,
+    SLIP,
+    SOURCE,
+    Native,
+    Unbuilt,
+    build,
+    build_in,
+)
 from lbctl.gslb.rrl import RateLimit, Ruling, Window
-from tests.unit.gslb.scene import Server, ecs, opt, query
+from tests.unit.gslb.scene import Server, ecs, mutated, opt, query
 from tests.unit.gslb.test_responder import careful, queries
 
 pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="no cc: apt-get install gcc")
@@ -32,7 +47,9 @@ def both(library, tmp_path_factory) -> Iterator[tuple[Server, Native]]:
     native.close()
 
 
-def load(server: Server, native: Native, directory) -> None:
+def blobs(directory: Path, server: Server | None = None) -> tuple[Path, Path, Path]:
+    """The scene's names, networks and answers, as files."""
+    server = server or Server()
     parts = {
         "names": server._names,
         "networks": server._maps,
@@ -40,7 +57,11 @@ def load(server: Server, native: Native, directory) -> None:
     }
     for name, data in parts.items():
         (directory / name).write_bytes(data)
-    native.load(directory / "names", directory / "networks", directory / "answers")
+    return directory / "names", directory / "networks", directory / "answers"
+
+
+def load(server: Server, native: Native, directory) -> None:
+    native.load(*blobs(directory, server))
     native.tick(100, 1_800_000_000)
 
 
@@ -170,23 +191,72 @@ def test_a_missing_file_is_an_error(library, tmp_path) -> None:
     native.close()
 
 
-@pytest.mark.long
-def test_a_million_packets_leave_the_library_whole(both) -> None:
-    import random
-
+@pytest.mark.parametrize("count", [20_000, pytest.param(1_000_000, marks=pytest.mark.long)])
+def test_mutated_packets_leave_the_library_whole(both, count) -> None:
     server, native = both
-    rng = random.Random(20261123)
-    seeds = [
-        query("geo.gslb.example", kind, extra)
-        for kind in (1, 28, 255)
-        for extra in (None, opt(), opt(ecs("198.18.3.0/24")), opt(b"\0\x0a\0\x08clientck"))
-    ]
-    for number in range(1_000_000):
-        data = bytearray(rng.choice(seeds))
-        for _ in range(rng.randrange(4)):
-            data[rng.randrange(len(data))] = rng.randrange(256)
-        if rng.random() < 0.2:
-            del data[rng.randrange(len(data)) :]
-        found = native.reply(bytes(data), b"\xc0\0\2\1")
+    for number, packet in enumerate(mutated(count, seed=20261123)):
+        found = native.reply(packet, b"\xc0\0\2\1")
         if found != ASK and number % 50 == 0:
-            assert found == careful(server, bytes(data), b"\xc0\0\2\1")
+            assert found == careful(server, packet, b"\xc0\0\2\1")
+
+
+def test_the_library_compiles_without_a_warning(tmp_path) -> None:
+    compiler = shutil.which("cc") or pytest.skip("no cc: apt-get install gcc libc6-dev")
+    strict = ["-Wall", "-Wextra", "-Werror", *FLAGS]
+    subprocess.run([compiler, *strict, "-o", str(tmp_path / "f.so"), str(SOURCE)], check=True)
+
+
+def test_a_place_that_nothing_can_be_run_from_is_passed_over(
+    library, monkeypatch, tmp_path
+) -> None:
+    (tmp_path / "noexec").mkdir()
+    (tmp_path / "good").mkdir()
+    load = ctypes.CDLL
+
+    def refuse(path: str) -> ctypes.CDLL:
+        if "noexec" in path:
+            raise OSError(f"{path}: failed to map segment from shared object")
+        return load(path)
+
+    monkeypatch.setattr(ctypes, "CDLL", refuse)
+    assert build_in([tmp_path / "noexec", tmp_path / "good"]).parent == tmp_path / "good"
+    with pytest.raises(Unbuilt, match=r"failed to map segment.*mounted noexec"):
+        build_in([tmp_path / "noexec"])
+
+
+ASAN = """
+import sys
+from pathlib import Path
+from lbctl.gslb.native import Native
+from lbctl.gslb.rrl import RateLimit
+from tests.unit.gslb.scene import mutated
+library, names, networks, answers, count = sys.argv[1:]
+native = Native(Path(library), RateLimit(1 << 30, 1 << 30), b"0" * 16)
+native.load(Path(names), Path(networks), Path(answers))
+native.tick(1, 1)
+for packet in mutated(int(count), seed=20261124):
+    native.reply(packet, b"\\xc0\\0\\2\\1")
+    native.reply(packet, bytes(16))
+print("whole")
+"""
+
+
+@pytest.mark.parametrize("count", [20_000, pytest.param(1_000_000, marks=pytest.mark.long)])
+def test_mutated_packets_touch_no_octet_that_is_not_theirs(tmp_path, count) -> None:
+    """Under AddressSanitizer and UBSan, which see what a comparison of replies cannot."""
+    compiler = shutil.which("gcc") or pytest.skip("no gcc: apt-get install gcc libc6-dev")
+    library = tmp_path / "fast.so"
+    sane = ["-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", *FLAGS]
+    subprocess.run([compiler, *sane, "-o", str(library), str(SOURCE)], check=True)
+    asan, ubsan = (
+        subprocess.run([compiler, f"-print-file-name=lib{name}.so"], capture_output=True, text=True,
+                       check=True).stdout.strip() for name in ("asan", "ubsan")
+    )  # fmt: skip
+    paths = blobs(tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-c", ASAN, str(library), *map(str, paths), str(count)],
+        env={**os.environ, "LD_PRELOAD": f"{asan} {ubsan}", "ASAN_OPTIONS": "detect_leaks=0",
+             "PYTHONPATH": os.getcwd()},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.stdout == "whole\n", done.stderr[-3000:]

@@ -1,0 +1,56 @@
+"""Times to networks: smoothed, forgotten, and measured on loopback."""
+
+import asyncio
+import socket
+
+import pytest
+
+from lbctl.gslb.looks import handshake
+from lbctl.gslb.measure import SILENT, Smoothed
+from lbctl.model import Endpoint
+
+
+def after(*seen: float | None) -> Smoothed:
+    smoothed = Smoothed()
+    for one in seen:
+        smoothed = smoothed.after(one)
+    return smoothed
+
+
+@pytest.mark.parametrize(
+    ("seen", "shown"),
+    [
+        ([], None),
+        ([0.030], 0.030),
+        ([0.030, 0.110], 0.040),
+        ([0.030, None, None], 0.030),
+        ([0.030, None, None, None], None),
+        ([0.030, *[None] * (SILENT + 5), 0.200], 0.200),
+        ([0.030, None, None, 0.030, None, None], 0.030),
+        ([0.00001], 0.001),
+    ],
+)
+def test_times_are_smoothed_and_forgotten_in_silence(seen, shown) -> None:
+    assert after(*seen).shown == (shown if shown is None else pytest.approx(shown))
+
+
+def test_an_answer_and_a_refusal_are_both_a_round_trip() -> None:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        target = Endpoint.parse(f"127.0.0.1:{listener.getsockname()[1]}")
+        refused = asyncio.run(handshake(target, 1.0))
+        listener.listen(1)
+        answered = asyncio.run(handshake(target, 1.0))
+    assert refused is not None
+    assert answered is not None
+
+
+def test_silence_is_no_round_trip() -> None:
+    with socket.socket() as listener, socket.socket() as filler, socket.socket() as filler2:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        where = listener.getsockname()
+        for one in (filler, filler2):  # the backlog is full: SYNs are dropped
+            one.setblocking(False)
+            one.connect_ex(where)
+        assert asyncio.run(handshake(Endpoint.parse(f"127.0.0.1:{where[1]}"), 0.2)) is None
