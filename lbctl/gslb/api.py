@@ -63,6 +63,19 @@ class DrainView(msgspec.Struct, frozen=True):
     empty: bool
 
 
+def drain_view(
+    site: str, since: float | None, answered: bool, ttl: int, connections: int, now: float
+) -> DrainView:
+    """How far a drain is. since: when it was ordered (monotonic; None: it was not). answered:
+    whether the site is still in the answers. ttl: the longest of its names, in seconds; one
+    more for what a cache rounds up."""
+    if since is None:
+        return DrainView(site, False, 0.0, connections, False)
+    left = max(0.0, since + ttl + 1 - now)
+    empty = not answered and not left and not connections
+    return DrainView(site, True, left, connections, empty)
+
+
 def _ok(value: object) -> web.Response:
     return web.Response(body=msgspec.json.encode(value), content_type="application/json")
 
@@ -186,11 +199,10 @@ class Operators:
         control, now = self._control, time.monotonic()
         order = control.overview.drains.get(site)
         draining = order is not None and order.draining
-        started = self._drained_at.setdefault(site, now) if draining else now
-        left = max(0.0, started + control.longest_ttl(site) + 1 - now) if draining else 0.0
+        since = self._drained_at.setdefault(site, now) if draining else None
         connections = sum(one.connections for one in control.overview.fresh(site, now))
-        gone = draining and not control.standing(site).serves
-        return DrainView(site, draining, left, connections, gone and not left and not connections)
+        answered = control.standing(site).serves
+        return drain_view(site, since, answered, control.longest_ttl(site), connections, now)
 
     def _site(self, request: web.Request) -> str:
         site = request.match_info["site"]

@@ -1,9 +1,13 @@
 """Who is dead, and who may say so."""
 
+from dataclasses import replace
+from ipaddress import ip_network
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lbctl.gslb.api import drain_view
 from lbctl.gslb.model import Api, Gslb, Member, Name, Observers, Policy, Site, Zone
 from lbctl.gslb.overview import Overview
 from lbctl.gslb.policy import Standing
@@ -15,6 +19,7 @@ from lbctl.gslb.reports import (
     decode,
     encode,
     newer,
+    service_standing,
 )
 from lbctl.gslb.reports import Sighting as Seen
 from lbctl.gslb.verdict import Word, needed, verdict
@@ -151,3 +156,45 @@ def test_reports_survive_the_wire_and_garbage_does_not() -> None:
     for bad in (b"", b"{}", b"[" * 100000, b'{"name": "x", "times": {"nowhere": 1}}'):
         with pytest.raises(Unintelligible):
             decode(bad)
+
+
+@pytest.mark.parametrize(
+    ("now", "answered", "connections", "left", "empty"),
+    [
+        (100.0, True, 9, 31.0, False),
+        (130.0, False, 0, 1.0, False),  # resolvers may still remember it
+        (131.0, False, 3, 0.0, False),  # its connections go on
+        (131.0, True, 0, 0.0, False),  # it is still in the answers
+        (131.0, False, 0, 0.0, True),
+    ],
+)
+def test_a_drained_site_is_empty_when_nobody_knows_it_and_nobody_is_on_it(
+    now, answered, connections, left, empty
+) -> None:
+    view = drain_view("tokyo", 100.0, answered, 30, connections, now)
+    assert (view.left, view.empty) == (left, empty)
+
+
+def test_a_site_that_does_not_drain_is_never_empty() -> None:
+    view = drain_view("tokyo", None, True, 30, 0, 0.0)
+    assert (view.draining, view.empty) == (False, False)
+
+
+def test_what_agents_feed_counts_beside_what_gateways_say_and_not_twice() -> None:
+    overview = Overview(replace(GSLB, sites={"seoul": Site(capacity=100), "tokyo": Site()}))
+    web = ServiceState(True, 60, 0.3)
+    overview.reported("seoul", 0, SiteReport("gw", {"web": web}, 0.3), 1.0)
+    overview.heard("seoul", SiteReport("seoul", {"web": web}, 0.2, times={"192.0.2.0/24": 0.03}),
+                   1.0)  # fmt: skip
+    weather = overview.weather(2.0)
+    assert weather.standings["seoul", ""].load == 0.6  # 60 connections of 100, counted once
+    overview.heard("seoul", SiteReport("seoul", {}, 0.8), 2.0)
+    assert overview.weather(2.0).standings["seoul", ""].load == 0.8
+    assert overview.weather(60.0).standings["seoul", ""].load == 0.0  # old words are nobody's
+    assert weather.times == {ip_network("192.0.2.0/24"): {"seoul": 0.03}}
+
+
+def test_a_member_has_the_load_of_its_service() -> None:
+    member = Member("seoul", service="web")
+    report = SiteReport("gw", {"web": ServiceState(True, 0, 0.95)}, 0.2)
+    assert service_standing(member, [report], Standing(load=0.2)).load == 0.95
