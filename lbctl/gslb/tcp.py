@@ -5,11 +5,15 @@ Bounded, because a connection is cheap to open: so many at a time, so long witho
 
 import asyncio
 import socket
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from ipaddress import ip_address
 
+from lbctl.gslb.responder import network_of
+
 MOST = 512  # connections at a time; the next one is closed at once
+MOST_EACH = 64  # of them from one /24 or /56, so that nobody takes them all
 IDLE = 10.0  # seconds without a query (RFC 7766 section 6.2.3)
 
 Reply = Callable[[bytes, bytes], bytes | None]
@@ -32,22 +36,29 @@ class _Clients:
     def __init__(self, reply: Reply) -> None:
         self._reply = reply
         self._open: set[asyncio.StreamWriter] = set()
+        self._from: Counter[bytes] = Counter()  # by network
 
     def close(self) -> None:
         for writer in self._open:
             writer.transport.abort()
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if len(self._open) >= MOST:
+        peer = writer.get_extra_info("peername")
+        source = ip_address(peer[0]).packed if peer else b""
+        network = network_of(source) if source else b""
+        if not source or len(self._open) >= MOST or self._from[network] >= MOST_EACH:
             writer.transport.abort()
             return
         self._open.add(writer)
-        source = ip_address(writer.get_extra_info("peername")[0]).packed
+        self._from[network] += 1
         try:
             with suppress(asyncio.IncompleteReadError, TimeoutError, OSError):
                 await self._converse(reader, writer, source)
         finally:
             self._open.discard(writer)
+            self._from[network] -= 1
+            if not self._from[network]:
+                del self._from[network]
             writer.close()
 
     async def _converse(

@@ -1,6 +1,7 @@
 """Batches over real sockets on the loopback, both families, both ways; and TCP."""
 
 import asyncio
+import contextlib
 import shutil
 import socket
 
@@ -9,7 +10,8 @@ import pytest
 from lbctl.gslb.datagrams import BATCH, Datagrams
 from lbctl.gslb.native import Native, build
 from lbctl.gslb.rrl import RateLimit
-from lbctl.gslb.tcp import answering
+from lbctl.gslb.tcp import MOST_EACH, answering
+from lbctl.lab.waiting import eventually
 from tests.unit.gslb.scene import SEOUL4, Server, ecs, opt, query
 from tests.unit.gslb.test_native import SECRET, load
 from tests.unit.gslb.test_responder import addresses, judge
@@ -99,3 +101,39 @@ def test_tcp_answers_several_queries_and_survives_rubbish() -> None:
     first, second = asyncio.run(converse())
     assert addresses(judge(first)) == [SEOUL4]
     assert len(judge(second).answer[0]) == 3
+
+
+def test_one_network_cannot_take_all_tcp_connections() -> None:
+    server = Server()
+    asked = query("geo.gslb.example", 1, KT)
+
+    def ask(line: socket.socket) -> bytes:
+        """The reply, or nothing where the connection is refused."""
+        line.settimeout(5.0)
+        with contextlib.suppress(ConnectionError):
+            line.sendall(len(asked).to_bytes(2, "big") + asked)
+            return line.recv(2048)[2:]
+        return b""
+
+    def crowd(where: tuple[str, int]) -> tuple[bytes, bytes, bytes]:
+        with contextlib.ExitStack() as stack:
+            lines = [stack.enter_context(socket.create_connection(where)) for _ in range(MOST_EACH)]
+            assert all(ask(line) for line in lines)
+            refused = ask(stack.enter_context(socket.create_connection(where)))
+            other = socket.create_connection(where, source_address=("127.0.1.1", 0))
+            elsewhere = ask(stack.enter_context(other))
+        return refused, elsewhere, eventually(lambda: ask_alone(where), timeout=5.0)
+
+    def ask_alone(where: tuple[str, int]) -> bytes:
+        with socket.create_connection(where) as line:
+            return ask(line)
+
+    async def converse() -> tuple[bytes, bytes, bytes]:
+        listener = socket.create_server(("127.0.0.1", 0))
+        listener.setblocking(False)
+        async with answering([listener], server.responder.stream_reply):
+            return await asyncio.to_thread(crowd, listener.getsockname())
+
+    refused, elsewhere, afterwards = asyncio.run(converse())
+    assert refused == b""
+    assert addresses(judge(elsewhere)) == addresses(judge(afterwards)) == [SEOUL4]
