@@ -5,6 +5,8 @@ import struct
 from collections.abc import Iterator
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 
+import pytest
+
 from lbctl.gslb import regions
 from lbctl.gslb.answers import Answers, read_names, write_names
 from lbctl.gslb.compiler import Compiler
@@ -40,6 +42,11 @@ from lbctl.gslb.responder import Responder
 from lbctl.gslb.rrl import RateLimit
 from lbctl.gslb.wire import Type, name_to_wire
 
+# How many mutated packets a fuzz takes, here and in `make test-long`.
+MUTATIONS = [
+    20_000,
+    pytest.param(1_000_000, marks=(pytest.mark.long, pytest.mark.timeout(900))),
+]
 APEX = name_to_wire("gslb.example")
 SOA = (
     name_to_wire("ns1.gslb.example")

@@ -25,7 +25,7 @@ from lbctl.gslb.native import (
     build_in,
 )
 from lbctl.gslb.rrl import RateLimit, Ruling, Window
-from tests.unit.gslb.scene import Server, ecs, mutated, opt, query
+from tests.unit.gslb.scene import MUTATIONS, Server, ecs, mutated, opt, query
 from tests.unit.gslb.test_responder import careful, queries
 
 pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="no cc: apt-get install gcc")
@@ -191,7 +191,7 @@ def test_a_missing_file_is_an_error(library, tmp_path) -> None:
     native.close()
 
 
-@pytest.mark.parametrize("count", [20_000, pytest.param(1_000_000, marks=pytest.mark.long)])
+@pytest.mark.parametrize("count", MUTATIONS)
 def test_mutated_packets_leave_the_library_whole(both, count) -> None:
     server, native = both
     for number, packet in enumerate(mutated(count, seed=20261123)):
@@ -241,7 +241,7 @@ print("whole")
 """
 
 
-@pytest.mark.parametrize("count", [20_000, pytest.param(1_000_000, marks=pytest.mark.long)])
+@pytest.mark.parametrize("count", MUTATIONS)
 def test_mutated_packets_touch_no_octet_that_is_not_theirs(tmp_path, count) -> None:
     """Under AddressSanitizer and UBSan, which see what a comparison of replies cannot."""
     compiler = shutil.which("gcc") or pytest.skip("no gcc: apt-get install gcc libc6-dev")
