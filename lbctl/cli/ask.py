@@ -163,7 +163,7 @@ def nic(context: Context) -> None:
     click.echo(table(head, cells, right=(3, 4)))
     for row in rows:
         for one in row["findings"]:
-            kind = "in the way" if one["in_the_way"] else "would be faster without"
+            kind = "in the way" if one["in_the_way"] else "costs time"
             click.echo(f"\n{row['name']}: {kind}: {one['says']}\n  {one['mend']}")
     return None
 

@@ -89,6 +89,6 @@ def _slow(nic: Nic, cpus: int) -> Iterator[Finding]:
             yield Finding(
                 False,
                 f"{nic.queues} receive queue{'' if nic.queues == 1 else 's'} for {cpus} "
-                f"processors: so many share the work",
+                f"processors: only so many share the work",
                 f"ethtool -L {nic.name} combined {wanted}",
             )

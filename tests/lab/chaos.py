@@ -177,7 +177,8 @@ class Chaos:
     @contextmanager
     def traffic(self, long: int, rate: float) -> Iterator[Process]:
         words = [sys.executable, TALK, "call", VIP, str(PORT), str(long), str(rate)]
-        caller = self.lab.client.start(words, log="call.jsonl")
+        client = self.lab.client
+        caller = client.start(words, log=f"call-{len(client.started)}.jsonl")
         try:
             eventually(lambda: '"ready"' in caller.output(), timeout=60)
             yield caller

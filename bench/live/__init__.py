@@ -1,0 +1,1 @@
+"""Packets through namespaces, beside nftables and HAProxy."""
