@@ -17,10 +17,10 @@
 
 #include <linux/types.h>
 
-#define LB_ABI 3		/* raised with every change of layout */
+#define LB_ABI 4		/* raised with every change of layout */
 
 #define LB_PORTS 8		/* interfaces of a gateway */
-#define LB_OWN 16		/* addresses of its own, per family */
+#define LB_PORT_PLACES 64
 #define LB_LISTENS 2048
 #define LB_SERVERS 16384	/* of all listens; index 0 is nobody */
 #define LB_PAGES 4096		/* of ring slots; page 0 is nobody's */
@@ -33,7 +33,7 @@
 #define LB_PROBES 4		/* buckets in a row that a key may lie in */
 #define LB_FLOW_WAYS 5		/* of a flow set: one cache line */
 #define LB_SWEEP_SETS 32	/* flow sets that one run of the sweep looks at */
-#define LB_SWEEP_SLOTS_AT_ONCE 512
+#define LB_SWEEP_SLOTS_AT_ONCE 256 /* Linux 6.1's verifier takes no 512 */
 #define LB_BUSY_TICKS 2		/* an old slot used in so many ticks is busy */
 #define LB_STATES 12		/* room for enum lb_flow_state */
 
@@ -53,15 +53,18 @@ struct lb_port {
  */
 struct lb_gateway {
 	__u64 key[4];		/* of the flow hash: secret, shared with the peer */
-	__u32 ifindex[LB_PORTS]; /* of port[]; 0: none */
-	__u64 mac[LB_PORTS];	/* of port[]: six bytes as in a frame, behind two of zero */
+	__u32 ifindex[LB_PORTS]; /* that frames of port[] come in on; 0: none */
+	__u64 mac[LB_PORTS];	/* of port[]: six bytes as in a frame, behind its VLAN's number */
 	__u32 flow_mask;	/* number of flow sets, less one */
 	__u32 tick_shift;	/* jiffies >> tick_shift: about four seconds */
 	__u32 tick_ahead;	/* added to that: tests let time pass with it */
 	__u32 udp_records;	/* that one listen may hold while its slots change */
 	__u16 timeout[LB_STATES]; /* in ticks, by enum lb_flow_state */
-	__u32 own4[LB_OWN];
-	struct lb_addr own6[LB_OWN];
+	__u8 port_at[LB_PORT_PLACES]; /* port[] by lb_port_place(), as frames and as the FIB name
+					 it: no two names share a place */
+	__u32 port_multiplier;	/* which that takes care of */
+	__u32 pad;
+	__u32 device[LB_PORTS];	/* port[] as the FIB names it: ifindex[], or a VLAN on that */
 	struct lb_port port[LB_PORTS];
 };
 
@@ -72,8 +75,11 @@ struct lb_gateway {
  * leads to is compared.
  *
  * A key with port and protocol 0 says that the address is known at all: fragments and cut
- * packets, which show no port, are judged by it.
+ * packets, which show no port, are judged by it. One with port 0 and LB_PROTO_OWN, among the
+ * listens, is an address of the gateway's own.
  */
+#define LB_PROTO_OWN 255
+#define LB_OWN 0xffffffffU	/* the value of such a key */
 #define LB_KEY_EMPTY 0ULL
 #define LB_KEY_GONE 1ULL	/* was used: a search goes on past it */
 
@@ -130,9 +136,10 @@ struct lb_listen {
 	__u16 pad0;
 	__u32 ring;		/* first page, and shift */
 	__u32 turns;		/* length of the sequence of new flows, and LB_TURNS_HALF */
-	__u32 persistence;	/* seconds; 0: none */
-	__u8 prefix;		/* of persistence */
-	__u8 pad1[27];
+	__u16 persistence;	/* ticks that a client is remembered for; 0: none */
+	__u16 seconds;		/* the same, as it was asked for */
+	struct lb_addr mask;	/* of the client's address: who shares it is one client */
+	__u8 pad1[12];
 };
 
 enum lb_server_state {
@@ -161,11 +168,6 @@ struct lb_server {
 	__u16 weight;
 	__u8 family;
 	__u8 pad[13];
-};
-
-/* The twelve bytes of two MAC addresses, dmac and smac or a frame's, as they are copied. */
-struct lb_macs {
-	__u32 w[3];
 };
 
 /*
@@ -265,9 +267,9 @@ struct lb_flow_count {
 	__u32 pad;
 };
 
-/* Flows of lc and wlc: raised by each new one, set right by each sweep. */
+/* Flows of lc and wlc: counted as they come and go, and set right by each sweep. */
 struct lb_load {
-	__u64 open;
+	__s64 open;
 };
 
 /* in: from clients to the server; out: back. One cache line. */
@@ -327,12 +329,13 @@ struct lb_meta {
 	X(PASS_OTHER, "pass_other")	     /* none of our business */       \
 	X(PASS_FOREIGN_MAC, "pass_foreign_mac") /* a flooded frame */         \
 	X(PASS_NOT_IP, "pass_not_ip")	     /* ARP, LLDP, ... */             \
-	X(PASS_VLAN, "pass_vlan")	     /* tagged: not on this link */   \
+	X(PASS_VLAN, "pass_vlan")	     /* tagged: not with a tag of ours */ \
 	X(PASS_OWN, "pass_own")		     /* a server to the gateway */    \
 	X(PASS_DIRECT, "pass_direct")	     /* a server to a direct prefix */ \
-	X(PASS_ICMP, "pass_icmp")	     /* echo to a VIP, and the like */ \
+	X(PASS_ICMP, "pass_icmp")	     /* echo to a VIP; an error about no flow of ours */ \
 	X(PASS_MALFORMED, "pass_malformed")  /* no IP header worth the name */ \
-	X(DROP_FRAGMENT, "drop_fragment")    /* of a listen or a server */    \
+	X(DROP_FRAGMENT, "drop_fragment")    /* would overwrite a TCP header */ \
+	X(DROP_FRAG_NO_FIRST, "drop_frag_no_first") /* its first was not seen */ \
 	X(DROP_TRUNCATED, "drop_truncated")  /* shorter than it says */       \
 	X(DROP_TTL, "drop_ttl")		     /* would expire here */          \
 	X(DROP_NO_SERVER, "drop_no_server")  /* the listen has none */        \

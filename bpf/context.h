@@ -17,8 +17,10 @@ struct lb_ctx {
 	struct lb_packet packet;
 	__u32 source;		/* addresses; an IPv6 one is folded */
 	__u32 dest;
-	int port;		/* which of the gateway's it came in on */
+	__u32 port;		/* which of the gateway's it came in on */
 	int fresh;		/* it begins a flow, as far as anybody can tell */
+	__u32 datagram_server;	/* what the rest of a datagram follows, or comes from */
+	__u64 datagram;		/* hash of the datagram that it is the first of; 0: none */
 	int action;		/* XDP_* once the verdict is FORWARD or RETURN */
 };
 
@@ -58,6 +60,11 @@ static inline int lb_has_payload(const struct lb_ctx *c)
 static inline __u32 lb_folded(const struct lb_gateway *gw, const __u32 *w, int v6)
 {
 	return v6 ? lb_fold6(gw->key, w) : w[0];
+}
+
+static inline int lb_expires(const struct lb_ctx *c, int v6)
+{
+	return (v6 ? c->packet.ip6->hops : c->packet.ip->ttl) <= 1;
 }
 
 static inline int lb_alive(__u32 index)

@@ -5,6 +5,8 @@
 
 #include <linux/types.h>
 
+#include "shape.h"
+
 /*
  * The delta of a TTL that is one lower. The TTL is the first byte of its word, so on a
  * little endian machine m' = m - 1, and ~m + m' is the same for every m.

@@ -52,29 +52,48 @@ static inline int lb_way_expired(const struct lb_gateway *gw, __u64 word, __u32 
 	return state >= LB_STATES || age > gw->timeout[state];
 }
 
+/*
+ * The number of the first way with the flow's tag; LB_FLOW_WAYS: none has it. Without a
+ * branch: which way it is cannot be predicted, and five pointers would be five programs to
+ * the verifier. x is below 2^34, so -x is negative unless x is zero; the compiler must not
+ * see that, or it makes branches of it again.
+ */
+static inline __u32 lb_way_number(const struct lb_flow_set *set, __u64 hash)
+{
+	__u64 number = 0;
+	int i;
+
+#pragma unroll
+	for (i = LB_FLOW_WAYS - 1; i >= 0; i--) {
+		__s64 x = (set->way[i] ^ hash) >> LB_TAG_SHIFT;
+
+		__asm__("%0 = -%0" : "+r"(x));
+		number = (number + 1) & (__u64)(x >> 63);
+	}
+	return number;
+}
+
 /* Finds the flow. The set is picked by the hash's low bits, the tag is its high bits. */
 static inline void lb_flow_find(const struct lb_gateway *gw, __u64 hash, __u32 tick,
 				struct lb_place *place)
 {
 	struct lb_flow_set *set = lb_flows((__u32)hash);
-	int i;
+	__u32 number;
+	__u64 word;
 
 	place->set = set;
 	place->way = 0;
 	if (!set)
 		return;
-#pragma unroll
-	for (i = 0; i < LB_FLOW_WAYS; i++) {
-		__u64 word = set->way[i];
-
-		if ((word ^ hash) >> LB_TAG_SHIFT == 0 && lb_way_state(word) &&
-		    !lb_way_expired(gw, word, tick)) {
-			place->way = &set->way[i];
-			place->word = word;
-			place->isn = set->isn[i];
-			return;
-		}
-	}
+	number = lb_way_number(set, hash);
+	if (number >= LB_FLOW_WAYS)
+		return;
+	word = set->way[number];
+	if ((word ^ hash) >> LB_TAG_SHIFT || !lb_way_state(word) || lb_way_expired(gw, word, tick))
+		return;
+	place->way = &set->way[number];
+	place->word = word;
+	place->isn = set->isn[number];
 }
 
 /*
@@ -88,7 +107,7 @@ static inline int lb_flow_put(const struct lb_gateway *gw, struct lb_place *plac
 
 	if (!place->set)
 		return 0;
-#pragma unroll
+#pragma nounroll
 	for (i = 0; i < LB_FLOW_WAYS; i++) {
 		__u64 *way = &place->set->way[i];
 		__u64 old = *way;
@@ -113,8 +132,9 @@ static inline void lb_flow_drop(struct lb_place *place)
 /*
  * Marks a use. One store every few seconds per flow: only a new tick or state is written.
  * A race that is lost to another CPU's tick is run once more, so that no FIN is forgotten.
+ * 1: it was this that changed the way.
  */
-static inline void lb_flow_touch(struct lb_place *place, __u32 state, __u32 tick)
+static inline int lb_flow_touch(struct lb_place *place, __u32 state, __u32 tick)
 {
 	__u64 mask = LB_AGE_MASK | LB_STATE_MASK << LB_STATE_SHIFT;
 	__u64 fresh = (__u64)state << LB_STATE_SHIFT | (tick & LB_AGE_MASK);
@@ -122,10 +142,12 @@ static inline void lb_flow_touch(struct lb_place *place, __u32 state, __u32 tick
 	__u64 seen;
 
 	if (word == place->word)
-		return;
+		return 0;
 	seen = __sync_val_compare_and_swap(place->way, place->word, word);
-	if (seen != place->word && (seen & ~mask) == (word & ~mask))
-		__sync_val_compare_and_swap(place->way, seen, word);
+	if (seen == place->word)
+		return 1;
+	return (seen & ~mask) == (word & ~mask) && lb_way_state(seen) != state &&
+	       __sync_val_compare_and_swap(place->way, seen, word) == seen;
 }
 
 #endif

@@ -5,6 +5,8 @@
 
 #include <linux/types.h>
 
+#include "shape.h"
+
 #define LB_ODD_A 0x9e3779b97f4a7c15ULL
 #define LB_ODD_B 0xbf58476d1ce4e5b9ULL
 
@@ -38,6 +40,12 @@ static inline __u64 lb_mix(__u64 x)
 static inline __u32 lb_fold6(const __u64 *key, const __u32 *w)
 {
 	return ((key[0] + w[0]) * (key[1] + w[1]) + (key[2] + w[2]) * (key[3] + w[3])) >> 32;
+}
+
+/* Where gateway.port_at tells which port this interface, or VLAN on it, is. */
+static inline __u32 lb_port_place(__u32 ifindex, __u16 vlan, __u32 multiplier)
+{
+	return ((ifindex ^ (__u32)vlan << 16) * multiplier) >> 26;
 }
 
 /*

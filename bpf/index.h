@@ -7,33 +7,51 @@
 #include "maps.h"
 #include "parse.h"
 
+#define LB_ABSENT (~0ULL)
+
+/* What an index knows of a key: a number, and above it LB_WAY_*. */
+static inline __u32 lb_number(__u64 found)
+{
+	return (__u32)found;
+}
+
+static inline int lb_is_shared(__u64 found)
+{
+	return (found >> 32 & LB_WAY_SHARED) != 0;
+}
+
+static inline __u64 lb_found(const struct lb_way *way)
+{
+	return (__u64)way->flags << 32 | way->value;
+}
+
 /*
- * The way of a key in an index of `buckets` buckets; NULL if it is not there. Nearly every
- * key that is there is the first in its bucket.
+ * What an index of `buckets` buckets knows of a key; LB_ABSENT: nothing. Nearly every key
+ * that is there is the first in its bucket.
  */
 #define LB_DEFINE_FIND(name, index, buckets)                                    \
-	static inline const struct lb_way *name(__u64 key)                      \
+	static inline __u64 name(__u64 key)                                     \
 	{                                                                       \
 		__u32 first = lb_index_hash(key, buckets);                      \
 		const struct lb_bucket *bucket = index(first);                  \
 		int probe, i;                                                   \
                                                                                 \
 		if (lb_likely(bucket && bucket->way[0].key == key))             \
-			return &bucket->way[0];                                 \
+			return lb_found(&bucket->way[0]);                       \
 		_Pragma("nounroll")                                             \
 		for (probe = 0; probe < LB_PROBES; probe++) {                   \
 			bucket = index(first + probe);                          \
 			if (!bucket)                                            \
-				return 0;                                       \
+				return LB_ABSENT;                               \
 			_Pragma("unroll")                                       \
 			for (i = 0; i < LB_WAYS; i++) {                         \
 				if (bucket->way[i].key == key)                  \
-					return &bucket->way[i];                 \
+					return lb_found(&bucket->way[i]);       \
 				if (bucket->way[i].key == LB_KEY_EMPTY)         \
-					return 0;                               \
+					return LB_ABSENT;                       \
 			}                                                       \
 		}                                                               \
-		return 0;                                                       \
+		return LB_ABSENT;                                               \
 	}
 
 LB_DEFINE_FIND(lb_find_listen, lb_listen_index, LB_LISTEN_BUCKETS)

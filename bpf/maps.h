@@ -8,6 +8,7 @@
 #define LB_MAPS_H
 
 #include "abi.h"
+#include "shape.h"
 
 /* How many the maps were made for: the loader reads it from them. Powers of two. */
 #ifndef LB_CPUS

@@ -23,7 +23,7 @@ static inline void lb_copy_mac(__u16 *to, const void *from)
 }
 
 /* delta: of the addresses. */
-static inline void lb_fix_ip(struct iphdr *ip, __u16 delta)
+static inline void lb_fix_ip(struct iphdr *ip, __u32 delta)
 {
 	ip->check = lb_csum_apply(ip->check, delta + LB_CSUM_TTL);
 	ip->ttl--;
@@ -51,11 +51,17 @@ static inline void lb_set6(__u32 *to, const __u32 *from)
 	to[3] = from[3];
 }
 
-/* Client to server: the destination becomes the server. */
-static inline void lb_nat_forward(struct lb_packet *packet, const struct lb_server *server,
-				  int v6)
+/* An address, port and the deltas that they bring: what one end of a packet becomes. */
+struct lb_end {
+	const __u32 *address;
+	__u16 port;
+	__u16 l3_delta;
+	__u16 l4_delta;
+};
+
+/* The destination's address becomes the server's. */
+static inline void lb_nat_dest(struct lb_packet *packet, const struct lb_server *server, int v6)
 {
-	lb_set_macs(packet->eth, server->dmac);
 	if (v6) {
 		packet->ip6->hops--;
 		lb_set6(packet->ip6->daddr, server->addr.w);
@@ -63,21 +69,43 @@ static inline void lb_nat_forward(struct lb_packet *packet, const struct lb_serv
 		lb_fix_ip(packet->ip, server->l3_delta);
 		packet->ip->daddr = server->addr.w[0];
 	}
+}
+
+/* delta: what that adds to a checksum over the source. */
+static inline void lb_set_source(struct lb_packet *packet, const __u32 *address, __u32 delta,
+				 int v6)
+{
+	if (v6) {
+		packet->ip6->hops--;
+		lb_set6(packet->ip6->saddr, address);
+	} else {
+		lb_fix_ip(packet->ip, delta);
+		packet->ip->saddr = address[0];
+	}
+}
+
+/* The source's address becomes the listen's again. */
+static inline void lb_nat_source(struct lb_packet *packet, const struct lb_server *server,
+				 const struct lb_listen *listen, int v6)
+{
+	lb_set_source(packet, listen->addr.w, lb_csum_undo(server->l3_delta), v6);
+}
+
+/* Client to server. */
+static inline void lb_nat_forward(struct lb_packet *packet, const struct lb_server *server,
+				  int v6)
+{
+	lb_set_macs(packet->eth, server->dmac);
+	lb_nat_dest(packet, server, v6);
 	packet->l4->dest = server->port;
 	lb_fix_l4(packet, server->l4_delta);
 }
 
-/* Server to client: the source becomes the listen again. */
+/* Server to client. */
 static inline void lb_nat_return(struct lb_packet *packet, const struct lb_server *server,
 				 const struct lb_listen *listen, int v6)
 {
-	if (v6) {
-		packet->ip6->hops--;
-		lb_set6(packet->ip6->saddr, listen->addr.w);
-	} else {
-		lb_fix_ip(packet->ip, lb_csum_undo(server->l3_delta));
-		packet->ip->saddr = listen->addr.w[0];
-	}
+	lb_nat_source(packet, server, listen, v6);
 	packet->l4->source = listen->port;
 	lb_fix_l4(packet, lb_csum_undo(server->l4_delta));
 }

@@ -14,6 +14,8 @@
 #include <linux/ip.h>
 #include <linux/types.h>
 
+#include "shape.h"
+
 #define lb_likely(x) __builtin_expect(!!(x), 1)
 #define lb_unlikely(x) __builtin_expect(!!(x), 0)
 #define lb_swap16(x) ((__u16)__builtin_bswap16(x)) /* little endian machines only */
@@ -49,6 +51,37 @@ struct lb_extension {
 	__u8 next;
 	__u8 length;
 	__u8 rest[6];
+};
+
+/* IPv6's fragment header (RFC 8200, section 4.5). */
+struct lb_fragment6 {
+	__u8 next;
+	__u8 reserved;
+	__u16 offset;		/* in eight bytes, from bit 3 on; bit 0: more follow */
+	__u32 id;
+};
+
+struct lb_vlan {
+	__u16 tci;		/* priority, and in twelve bits the number */
+	__u16 proto;
+};
+
+/* The twelve bytes of a frame's two MAC addresses, as they are copied. */
+struct lb_macs {
+	__u32 w[3];
+};
+
+struct lb_vlan_frame {
+	struct lb_macs macs;
+	__u16 proto;
+	__u16 tci;
+};
+
+struct lb_icmp {
+	__u8 type;
+	__u8 code;
+	__u16 check;
+	__u32 rest;
 };
 
 struct lb_cursor_at {
@@ -93,11 +126,12 @@ enum lb_parsed {
 	LB_PARSED_VLAN,
 	LB_PARSED_IPV6,
 	LB_PARSED_MALFORMED,	/* the IP header itself */
-	LB_PARSED_FRAGMENT,	/* addresses known, ports not */
+	LB_PARSED_FRAGMENT,	/* not the first: addresses known, ports not */
 	LB_PARSED_TRUNCATED,	/* the same */
 	LB_PARSED_FRAGMENT6,
 	LB_PARSED_TRUNCATED6,
 	LB_PARSED_ICMP,
+	LB_PARSED_ICMP6,
 	LB_PARSED_OTHER_PROTO,
 };
 
@@ -112,7 +146,13 @@ struct lb_packet {
 		struct lb_ip6 *ip6;
 	};
 	struct lb_l4 *l4;	/* of TCP all of its header is there, of UDP as well */
-	__u8 proto;		/* TCP or UDP */
+	__u8 proto;		/* TCP or UDP; of a fragment, what it is said to be */
+	__u16 type;		/* of what the frame holds, in network order */
+	__u16 vlan;		/* number of its VLAN; 0: none */
+	__u8 tagged;		/* bytes of its tag */
+	__u8 fragment;		/* IPv6: it has a fragment header, which says: */
+	__u16 offset;		/* in network order */
+	__u32 id;
 };
 
 /* Moves past the next `size` bytes, which may then be read; 0 where the packet ends before. */
@@ -131,9 +171,54 @@ static inline __u32 lb_length(const struct lb_packet *packet, int v6)
 		    lb_swap16(packet->ip->tot_len);
 }
 
+/*
+ * Where the IP packet ends, as it says. Linux 6.1's verifier takes a byte swap's result for
+ * any number, and adds only a small one to a pointer: the mask, which the compiler finds
+ * superfluous, says that it is.
+ */
+static inline const void *lb_ip_end(const struct lb_packet *packet, int v6)
+{
+	__u64 length = lb_length(packet, v6);
+
+	__asm__ volatile("%0 &= 0x1ffff" : "+r"(length));
+	return (void *)packet->ip + length;
+}
+
+/* Is it the first of several? Then what follows has no ports, and is told by the rest. */
+static inline int lb_is_fragment(const struct lb_packet *packet, int v6)
+{
+	if (v6)
+		return packet->fragment;
+	return packet->ip->frag_off & lb_swap16(LB_IP_MF | LB_IP_OFFSET);
+}
+
+static inline __u32 lb_fragment_id(const struct lb_packet *packet, int v6)
+{
+	return v6 ? packet->id : packet->ip->id;
+}
+
+/* A second TCP fragment that begins within the header (RFC 1858, section 3.2). */
+static inline int lb_overwrites(const struct lb_packet *packet, int v6)
+{
+	__u32 offset = v6 ? lb_swap16(packet->offset) >> 3 :
+			    lb_swap16(packet->ip->frag_off) & LB_IP_OFFSET;
+
+	return packet->proto == IPPROTO_TCP && offset < 3;
+}
+
 static inline __u8 lb_tcp_flags(const struct lb_packet *packet)
 {
 	return packet->proto == IPPROTO_TCP ? ((struct lb_tcp *)packet->l4)->flags : 0;
+}
+
+/*
+ * The compiler is not to find out that this is what the packet says anyhow: it is what the
+ * verifier sees beside the length that was checked.
+ */
+static inline __u8 lb_known(__u8 proto)
+{
+	__asm__ volatile("" : "+r"(proto));
+	return proto;
 }
 
 /*
@@ -145,13 +230,14 @@ static inline enum lb_parsed lb_parse_l4(struct lb_cursor_at *cursor, const void
 {
 	__u64 size;
 
-	packet->proto = proto;
 	packet->l4 = cursor->at;
-	if (lb_likely(proto == IPPROTO_TCP))
+	if (lb_likely(proto == IPPROTO_TCP)) {
+		packet->proto = lb_known(IPPROTO_TCP);
 		size = sizeof(struct lb_tcp);
-	else if (lb_likely(proto == IPPROTO_UDP))
+	} else if (lb_likely(proto == IPPROTO_UDP)) {
+		packet->proto = lb_known(IPPROTO_UDP);
 		size = sizeof(struct lb_udp);
-	else if (proto == IPPROTO_ICMP || proto == IPPROTO_ICMPV6)
+	} else if (proto == IPPROTO_ICMP || proto == IPPROTO_ICMPV6)
 		return LB_PARSED_ICMP;
 	else
 		return LB_PARSED_OTHER_PROTO;
@@ -171,6 +257,13 @@ static inline enum lb_parsed lb_parse_options(struct lb_cursor_at *cursor,
 	return lb_pull(cursor, header - sizeof(*ip)) ? LB_PARSED_OK : LB_PARSED_TRUNCATED;
 }
 
+static inline enum lb_parsed lb_later_fragment(struct lb_packet *packet, __u8 proto,
+					       enum lb_parsed parsed)
+{
+	packet->proto = proto;
+	return parsed;
+}
+
 static inline enum lb_parsed lb_parse_ipv4(struct lb_cursor_at *cursor,
 					   struct lb_packet *packet)
 {
@@ -183,12 +276,12 @@ static inline enum lb_parsed lb_parse_ipv4(struct lb_cursor_at *cursor,
 	packet->ip = ip;
 	if (lb_unlikely(*(const __u8 *)ip != LB_IP_PLAIN))
 		parsed = lb_parse_options(cursor, ip);
-	ip_end = (void *)ip + lb_length(packet, 0);
+	ip_end = lb_ip_end(packet, 0);
 	if (lb_likely(parsed == LB_PARSED_OK)) {
 		if (lb_unlikely(ip_end > cursor->end))
 			parsed = LB_PARSED_TRUNCATED;
-		else if (lb_unlikely(ip->frag_off & lb_swap16(LB_IP_MF | LB_IP_OFFSET)))
-			parsed = LB_PARSED_FRAGMENT;
+		else if (lb_unlikely(ip->frag_off & lb_swap16(LB_IP_OFFSET)))
+			parsed = lb_later_fragment(packet, ip->protocol, LB_PARSED_FRAGMENT);
 		else
 			parsed = lb_parse_l4(cursor, ip_end, ip->protocol, packet);
 	}
@@ -197,29 +290,56 @@ static inline enum lb_parsed lb_parse_ipv4(struct lb_cursor_at *cursor,
 	return parsed;
 }
 
-#ifdef LB_IPV6
 #define LB_EXTENSIONS 4 /* more than anybody sends */
+#define LB_EXTENSIONS_END 0x1ff8 /* beyond the longest of these */
 
 static inline int lb_is_extension(__u8 next)
 {
-	return next == IPPROTO_HOPOPTS || next == IPPROTO_ROUTING || next == IPPROTO_DSTOPTS;
+	return next == IPPROTO_HOPOPTS || next == IPPROTO_ROUTING || next == IPPROTO_DSTOPTS ||
+	       next == IPPROTO_FRAGMENT;
 }
 
-/* Steps over the extension headers (RFC 8200, section 4); -1: they do not end. */
-static inline int lb_parse_extensions(struct lb_cursor_at *cursor, __u8 next)
+static inline void lb_note_fragment(struct lb_packet *packet, const struct lb_fragment6 *header)
 {
+	packet->fragment = 1;
+	packet->offset = header->offset;
+	packet->id = header->id;
+}
+
+static inline int lb_is_later6(const struct lb_packet *packet)
+{
+	return (packet->offset & lb_swap16(0xfff8)) != 0;
+}
+
+/*
+ * Steps over the extension headers (RFC 8200, section 4); -1: they do not end. Wherever that
+ * leads, to the verifier it is one place.
+ */
+static inline int lb_parse_extensions(struct lb_cursor_at *cursor, struct lb_packet *packet,
+				      __u8 next)
+{
+	void *start = cursor->at;
+	__u64 skipped;
 	int i;
 
+#pragma nounroll
 	for (i = 0; i < LB_EXTENSIONS && lb_is_extension(next); i++) {
 		struct lb_extension *one = cursor->at;
 
 		if (!lb_pull(cursor, sizeof(*one)))
 			return -1;
-		next = one->next;
-		if (!lb_pull(cursor, one->length * 8))
+		if (next == IPPROTO_FRAGMENT)
+			lb_note_fragment(packet, (struct lb_fragment6 *)one);
+		else if (!lb_pull(cursor, one->length * 8))
 			return -1;
+		next = one->next;
+		if (lb_is_later6(packet))
+			break;
 	}
-	return lb_is_extension(next) ? -1 : next;
+	skipped = cursor->at - start;
+	__asm__ volatile("%0 &= %1" : "+r"(skipped) : "i"(LB_EXTENSIONS_END));
+	cursor->at = start + skipped;
+	return lb_is_extension(next) && !lb_is_later6(packet) ? -1 : next;
 }
 
 static inline enum lb_parsed lb_parse_ipv6(struct lb_cursor_at *cursor,
@@ -233,20 +353,25 @@ static inline enum lb_parsed lb_parse_ipv6(struct lb_cursor_at *cursor,
 	if (!lb_pull(cursor, sizeof(*ip)) || (*(__u8 *)ip >> 4) != 6)
 		return LB_PARSED_MALFORMED;
 	packet->ip6 = ip;
-	ip_end = (void *)ip + lb_length(packet, 1);
+	packet->fragment = packet->offset = 0;
+	next = ip->next;
+	ip_end = lb_ip_end(packet, 1);
 	if (ip_end > cursor->end)
 		return LB_PARSED_TRUNCATED6;
-	next = lb_parse_extensions(cursor, ip->next);
-	if (next < 0 || cursor->at > ip_end)
-		return LB_PARSED_TRUNCATED6;
-	if (next == IPPROTO_FRAGMENT)
-		return LB_PARSED_FRAGMENT6;
+	if (lb_unlikely(lb_is_extension(next))) {
+		next = lb_parse_extensions(cursor, packet, next);
+		if (next < 0 || cursor->at > ip_end)
+			return LB_PARSED_TRUNCATED6;
+		if (lb_is_later6(packet))
+			return lb_later_fragment(packet, next, LB_PARSED_FRAGMENT6);
+	}
 	parsed = lb_parse_l4(cursor, ip_end, next, packet);
-	if (parsed == LB_PARSED_OK)
+	if (lb_likely(parsed == LB_PARSED_OK))
 		return LB_PARSED_OK6;
-	return parsed == LB_PARSED_TRUNCATED ? LB_PARSED_TRUNCATED6 : parsed;
+	return parsed == LB_PARSED_TRUNCATED ? LB_PARSED_TRUNCATED6 :
+	       parsed == LB_PARSED_ICMP	     ? LB_PARSED_ICMP6 :
+					       parsed;
 }
-#endif
 
 /* The frame's own header, which says whose it is. */
 static inline int lb_parse_eth(struct lb_cursor_at *cursor, struct lb_packet *packet)
@@ -261,18 +386,39 @@ static inline int lb_may_hold_ip(const struct lb_eth *eth)
 	       eth->proto == lb_swap16(ETH_P_8021Q) || eth->proto == lb_swap16(ETH_P_8021AD);
 }
 
+/*
+ * The tag, if there is one. Without a branch, or the verifier would follow each packet twice
+ * from here on; a frame too short for a tag holds no IP either. vlan: 0 for none, and for a
+ * tag that only tells the priority (IEEE 802.1Q, 9.6).
+ */
+static inline int lb_parse_tag(struct lb_cursor_at *cursor, struct lb_packet *packet)
+{
+	const struct lb_vlan *tag = cursor->at;
+	__s64 other = packet->eth->proto ^ lb_swap16(ETH_P_8021Q);
+
+	packet->type = packet->eth->proto;
+	packet->vlan = packet->tagged = 0;
+	if (!LB_HAS_VLAN)
+		return 1;
+	if (!lb_pull(cursor, sizeof(*tag)))
+		return 0;
+	__asm__("%0 = -%0" : "+r"(other)); /* negative, unless there is a tag: all ones, or none */
+	other >>= 63;
+	packet->tagged = ~other & sizeof(*tag);
+	packet->vlan = lb_swap16(tag->tci) & 0xfff & ~other;
+	packet->type = (packet->eth->proto & other) | (tag->proto & ~other);
+	cursor->at = (void *)tag + packet->tagged;
+	return 1;
+}
+
 /* What follows it. */
 static inline enum lb_parsed lb_parse(struct lb_cursor_at *cursor, struct lb_packet *packet)
 {
-	if (lb_likely(packet->eth->proto == lb_swap16(ETH_P_IP)))
+	if (lb_likely(packet->type == lb_swap16(ETH_P_IP)))
 		return lb_parse_ipv4(cursor, packet);
-	switch (packet->eth->proto) {
+	switch (packet->type) {
 	case lb_swap16(ETH_P_IPV6):
-#ifdef LB_IPV6
-		return lb_parse_ipv6(cursor, packet);
-#else
-		return LB_PARSED_IPV6;
-#endif
+		return LB_HAS_IPV6 ? lb_parse_ipv6(cursor, packet) : LB_PARSED_IPV6;
 	case lb_swap16(ETH_P_8021Q):
 	case lb_swap16(ETH_P_8021AD):
 		return LB_PARSED_VLAN;

@@ -9,15 +9,16 @@
 
 #include "hash.h"
 #include "transition.h"
+#include "which.h"
 
 /*
- * A flow's hash: its highest bits pick the slot. For sh these are a hash of the client's
- * address alone, and the rest still tells its flows apart.
+ * The hash of a flow from c->source to c->dest: its highest bits pick the slot. For sh these
+ * are a hash of the client's address alone, and the rest still tells its flows apart.
  */
-static inline __u64 lb_hash(const struct lb_ctx *c, const struct lb_listen *listen)
+static inline __u64 lb_hash_of(const struct lb_ctx *c, const struct lb_listen *listen,
+			       __u32 ports, __u8 proto)
 {
-	__u64 hash = lb_flow_hash(c->gw->key, c->source, c->dest, c->packet.l4->ports,
-				  c->packet.proto);
+	__u64 hash = lb_flow_hash(c->gw->key, c->source, c->dest, ports, proto);
 	__u64 client;
 
 	if (!lb_unlikely(listen->flags & LB_LISTEN_SOURCE))
@@ -26,7 +27,30 @@ static inline __u64 lb_hash(const struct lb_ctx *c, const struct lb_listen *list
 	return (client >> 48 << 48) | (hash & ((1ULL << 48) - 1));
 }
 
-#ifdef LB_FLOWS
+/*
+ * Whose is a flow of which this packet is not part: of an ICMP error about it, say. As the
+ * next packet of the flow would be treated, but nothing is remembered.
+ */
+static inline __u32 lb_whose(const struct lb_ctx *c, const struct lb_listen *listen, __u64 hash)
+{
+	struct lb_place place;
+	struct lb_slot slot;
+	__u32 stable;
+
+	if (!lb_find_slot(listen, hash, &slot))
+		return 0;
+	stable = slot.server;
+	lb_keep(slot.old); /* or what it was chosen by is asked, which Linux 6.1 cannot follow */
+	if (slot.old)
+		stable = slot.old->server & ~LB_OLD_KEPT;
+	else if (!(listen->flags & LB_LISTEN_MEMORY))
+		return stable;
+	lb_flow_find(c->gw, lb_mix(hash), lb_tick(c->gw), &place);
+	if (place.way && lb_alive(lb_way_server(place.word)))
+		return lb_way_server(place.word);
+	return stable;
+}
+
 /* The next server in turn. The sequence of wrr holds each server as often as it weighs. */
 static inline __u32 lb_next_turn(const struct lb_listen *listen, __u32 index)
 {
@@ -40,6 +64,116 @@ static inline __u32 lb_next_turn(const struct lb_listen *listen, __u32 index)
 		return 0;
 	turn = (__u32)__sync_fetch_and_add(&cursor->next, 1) % length;
 	return sequence->server[half][turn & (LB_TURNS - 1)];
+}
+
+/* Is it one whose load is looked at? */
+static inline int lb_by_load(const struct lb_listen *listen)
+{
+	return listen->scheduler == LB_SCHED_LC || listen->scheduler == LB_SCHED_WLC;
+}
+
+/* What one more flow would make of a server's load; lc takes each weight as one. */
+static inline __u64 lb_load_with(const struct lb_listen *listen, __u32 index, __u32 *weight)
+{
+	struct lb_server *server = lb_servers(index);
+	struct lb_load *load = lb_loads(index);
+
+	*weight = server && listen->scheduler == LB_SCHED_WLC ? server->weight : 1;
+	return load && load->open > 0 ? load->open + 1 : 1;
+}
+
+/*
+ * The less loaded of two places in the sequence (Mitzenmacher, "The Power of Two Choices in
+ * Randomized Load Balancing"): that of wlc holds each server as often as it weighs.
+ */
+static inline __u32 lb_less_loaded(const struct lb_listen *listen, __u32 index, __u64 hash)
+{
+	struct lb_turns *sequence = LB_LOOKUP(turns, &index);
+	__u32 length = listen->turns & (LB_TURNS_HALF - 1), half, first, second, a, b;
+	__u64 load_a, load_b;
+
+	if (!sequence || !length)
+		return 0;
+	half = listen->turns & LB_TURNS_HALF ? 1 : 0;
+	first = (__u32)hash % length;
+	second = length > 1 ? (first + 1 + (__u32)(hash >> 32) % (length - 1)) % length : first;
+	a = sequence->server[half][first & (LB_TURNS - 1)];
+	b = sequence->server[half][second & (LB_TURNS - 1)];
+	load_a = lb_load_with(listen, a, &first);
+	load_b = lb_load_with(listen, b, &second);
+	return load_a * second <= load_b * first ? a : b;
+}
+
+/* by: 1 as a flow begins, -1 as it ends. */
+static inline void lb_count_load(const struct lb_listen *listen, __u32 server, int by)
+{
+	struct lb_load *load = lb_loads(server);
+
+	if (load && lb_by_load(listen))
+		__sync_fetch_and_add(&load->open, (__s64)by);
+}
+
+/* The server of a new flow, by the listen's scheduler. */
+static inline __u32 lb_schedule(const struct lb_listen *listen, __u32 index, __u64 hash,
+				const struct lb_slot *slot)
+{
+	if (LB_HAS_LOADS && lb_by_load(listen))
+		return lb_less_loaded(listen, index, hash);
+	if (listen->scheduler == LB_SCHED_MH || listen->scheduler == LB_SCHED_SH)
+		return slot->server;
+	return lb_next_turn(listen, index);
+}
+
+/* The way of a client's own: one for all flows of it to this listen. */
+static inline __u64 lb_client_hash(const struct lb_ctx *c, const struct lb_listen *listen,
+				   int v6)
+{
+	const __u32 *source = lb_source(&c->packet, v6);
+	__u32 client[4];
+	int i;
+
+#pragma unroll
+	for (i = 0; i < 4; i++)
+		client[i] = v6 || !i ? source[i] & listen->mask.w[i] : 0;
+	return lb_mix(~lb_flow_hash(c->gw->key, lb_folded(c->gw, client, v6), c->dest,
+				    listen->port, listen->proto));
+}
+
+/* Where a client's flows go: to the server of its last one, as long as that takes new ones. */
+static inline __u32 lb_persist(const struct lb_ctx *c, const struct lb_listen *listen,
+			       __u32 index, __u64 hash, const struct lb_slot *slot, __u32 tick,
+			       int v6)
+{
+	__u64 client = lb_client_hash(c, listen, v6);
+	struct lb_place place;
+	struct lb_server *server;
+	__u32 chosen;
+
+	lb_flow_find(c->gw, client, tick, &place);
+	if (place.way && ((tick - (__u32)place.word) & LB_AGE_MASK) <= listen->persistence) {
+		chosen = lb_way_server(place.word);
+		server = lb_servers(chosen);
+		if (server && server->state == LB_SERVER_ALIVE && server->weight) {
+			lb_flow_touch(&place, LB_FLOW_CLIENT, tick);
+			return chosen;
+		}
+	}
+	chosen = lb_schedule(listen, index, hash, slot);
+	if (place.way)
+		lb_flow_drop(&place);
+	if (chosen)
+		lb_flow_put(c->gw, &place, lb_way_make(client, chosen, LB_FLOW_CLIENT, tick), 0,
+			    tick);
+	return chosen;
+}
+
+static inline __u32 lb_place_new(const struct lb_ctx *c, const struct lb_listen *listen,
+				 __u32 index, __u64 hash, const struct lb_slot *slot, __u32 tick,
+				 int v6)
+{
+	if (LB_HAS_PERSISTENCE && listen->persistence)
+		return lb_persist(c, listen, index, hash, slot, tick, v6);
+	return lb_schedule(listen, index, hash, slot);
 }
 
 /* What a client's packet makes of its flow's state. */
@@ -58,6 +192,17 @@ static inline __u32 lb_state_after(__u32 state, __u8 flags)
 	return state;
 }
 
+/* A packet of a remembered flow: its state, and what the server's load loses by it. */
+static inline void lb_advance(const struct lb_listen *listen, struct lb_place *place,
+			      __u32 state, __u32 tick)
+{
+	int moved = lb_flow_touch(place, state, tick);
+
+	if (LB_HAS_LOADS && moved && state == LB_FLOW_CLOSED &&
+	    lb_way_state(place->word) != LB_FLOW_CLOSED)
+		lb_count_load(listen, lb_way_server(place->word), -1);
+}
+
 /* Where the ring puts a flow that a scheduler with memory could not remember. */
 static inline __u32 lb_unremembered(const struct lb_ctx *c, const struct lb_slot *slot,
 				    __u32 tick)
@@ -72,7 +217,7 @@ static inline __u32 lb_unremembered(const struct lb_ctx *c, const struct lb_slot
  * the ring, and so is what is new and finds no room.
  */
 static inline __u32 lb_remembered(struct lb_ctx *c, const struct lb_listen *listen, __u32 index,
-				  __u64 hash, const struct lb_slot *slot)
+				  __u64 hash, const struct lb_slot *slot, int v6)
 {
 	__u32 tick = lb_tick(c->gw);
 	struct lb_place place;
@@ -91,61 +236,57 @@ static inline __u32 lb_remembered(struct lb_ctx *c, const struct lb_listen *list
 				return server;
 			if (!lb_continues(c, &place))
 				return lb_unremembered(c, slot, tick);
-			lb_flow_touch(&place, lb_state_after(state, lb_tcp_flags(&c->packet)),
-				      tick);
+			lb_advance(listen, &place, lb_state_after(state, lb_tcp_flags(&c->packet)),
+				   tick);
 			return server;
 		}
 	}
 	if (c->packet.proto == IPPROTO_TCP && (!syn || lb_has_payload(c)))
 		return lb_unremembered(c, slot, tick);
 	c->fresh = 1;
-	server = lb_next_turn(listen, index);
+	server = lb_place_new(c, listen, index, hash, slot, tick, v6);
 	if (!server)
 		return 0;
 	state = syn ? LB_FLOW_EMBRYONIC : LB_FLOW_UDP;
-	if (lb_flow_put(c->gw, &place, lb_way_make(hash, server, state, tick), lb_seq(c), tick))
+	if (lb_flow_put(c->gw, &place, lb_way_make(hash, server, state, tick), lb_seq(c), tick)) {
+		if (LB_HAS_LOADS)
+			lb_count_load(listen, server, 1);
 		return server;
+	}
 	return lb_unremembered(c, slot, tick);
 }
-#endif
 
 /* Does the packet begin a flow? A scheduler with memory knows; elsewhere a SYN does. */
 static inline int lb_begins(const struct lb_ctx *c)
 {
-#ifdef LB_FLOWS
-	return c->fresh;
-#else
-	return lb_is_syn(c);
-#endif
+	return LB_HAS_FLOWS ? c->fresh : lb_is_syn(c);
 }
 
 /* The server of a client's packet; 0: none. */
-static inline __u32 lb_choose(struct lb_ctx *c, const struct lb_listen *listen, __u32 index)
+static inline __u32 lb_choose(struct lb_ctx *c, const struct lb_listen *listen, __u32 index,
+			      int v6)
 {
-	__u64 hash = lb_hash(c, listen);
+	__u64 hash = lb_hash_of(c, listen, c->packet.l4->ports, c->packet.proto);
 	struct lb_slot slot;
 
 	if (!lb_find_slot(listen, hash, &slot))
 		return 0;
-#ifdef LB_FLOWS
-	if (listen->flags & LB_LISTEN_MEMORY)
-		return lb_remembered(c, listen, index, lb_mix(hash), &slot);
+	if (LB_HAS_FLOWS && listen->flags & LB_LISTEN_MEMORY)
+		return lb_remembered(c, listen, index, lb_mix(hash), &slot, v6);
 	c->fresh = lb_is_syn(c);
-#endif
 	if (lb_unlikely(slot.old))
 		return lb_changing(c, index, lb_mix(hash), slot.server, slot.old);
 	return slot.server;
 }
 
-#ifdef LB_FLOWS
 /* A hash of its own for the way back of a shared server's flow. */
 static inline __u64 lb_return_hash(const struct lb_ctx *c, __u32 client, __u16 client_port,
-				   const struct lb_server *server, int v6)
+				   __u8 proto, const struct lb_server *server, int v6)
 {
 	__u32 ports = (__u32)server->port << 16 | client_port;
 	__u32 address = lb_folded(c->gw, server->addr.w, v6);
 
-	return lb_mix(~lb_flow_hash(c->gw->key, client, address, ports, c->packet.proto));
+	return lb_mix(~lb_flow_hash(c->gw->key, client, address, ports, proto));
 }
 
 /* Notes that this flow's replies are this listen's. 0: no room for a new flow. */
@@ -158,7 +299,7 @@ static inline int lb_record_return(const struct lb_ctx *c, const struct lb_serve
 
 	if (c->packet.proto == IPPROTO_TCP && !lb_is_syn(c))
 		return 1;
-	hash = lb_return_hash(c, c->source, c->packet.l4->source, server, v6);
+	hash = lb_return_hash(c, c->source, c->packet.l4->source, c->packet.proto, server, v6);
 	word = lb_way_make(hash, index, LB_FLOW_RETURN, tick);
 	lb_flow_find(c->gw, hash, tick, &place);
 	if (!place.way)
@@ -166,6 +307,32 @@ static inline int lb_record_return(const struct lb_ctx *c, const struct lb_serve
 	__sync_val_compare_and_swap(place.way, place.word, word);
 	return 1;
 }
-#endif
+
+/* Several listens reach this server: the one whose flow was recorded, or else the oldest. */
+static inline __u32 lb_shared_server(const struct lb_ctx *c, __u32 oldest, __u16 client_port,
+				     __u8 proto, int v6)
+{
+	struct lb_server *server = lb_servers(oldest);
+	__u32 tick = lb_tick(c->gw);
+	struct lb_place place;
+
+	if (!server)
+		return oldest;
+	lb_flow_find(c->gw, lb_return_hash(c, c->dest, client_port, proto, server, v6), tick,
+		     &place);
+	if (!place.way || !lb_alive(lb_way_server(place.word)))
+		return oldest;
+	lb_flow_touch(&place, LB_FLOW_RETURN, tick);
+	return lb_way_server(place.word);
+}
+
+/* As which server of ours it answers the client at c->dest. */
+static inline __u32 lb_replying(const struct lb_ctx *c, __u64 found, __u16 client_port,
+				__u8 proto, int v6)
+{
+	if (LB_HAS_FLOWS && lb_is_shared(found))
+		return lb_shared_server(c, lb_number(found), client_port, proto, v6);
+	return lb_number(found);
+}
 
 #endif

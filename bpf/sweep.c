@@ -38,6 +38,25 @@ static inline int lb_superfluous(const struct lb_server *server, __u64 word, int
 	return 0;
 }
 
+/* Is the way still of use? A datagram that passes has no server. */
+static inline int lb_is_wanted(const struct lb_gateway *gw, const struct lb_server *server,
+			       __u64 word, __u32 tick, int counting)
+{
+	__u32 state = lb_way_state(word), age = (tick - (__u32)word) & LB_AGE_MASK;
+	const struct lb_listen *listen;
+
+	if (!server || state >= LB_STATES || lb_way_expired(gw, word, tick))
+		return 0;
+	if (state == LB_FLOW_FRAGMENT && !lb_way_server(word))
+		return 1;
+	if (server->state != LB_SERVER_ALIVE)
+		return 0;
+	listen = lb_listens(server->listen);
+	if (state == LB_FLOW_CLIENT)
+		return listen && age <= listen->persistence;
+	return !lb_superfluous(server, word, counting);
+}
+
 static inline void lb_sweep_way(const struct lb_gateway *gw, __u64 *way, __u32 tick,
 				int counting)
 {
@@ -50,8 +69,7 @@ static inline void lb_sweep_way(const struct lb_gateway *gw, __u64 *way, __u32 t
 		return;
 	server = lb_servers(index);
 	count = lb_flow_counts(index);
-	if (server && count && state < LB_STATES && server->state == LB_SERVER_ALIVE &&
-	    !lb_way_expired(gw, word, tick) && !lb_superfluous(server, word, counting))
+	if (lb_is_wanted(gw, server, word, tick, counting) && count)
 		count->in_state[state] += counting;
 	else
 		__sync_val_compare_and_swap(way, word, 0);

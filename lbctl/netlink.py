@@ -31,7 +31,8 @@ RTMGRP_LINK, RTMGRP_NEIGH, RTMGRP_IPV4_IFADDR, RTMGRP_IPV4_ROUTE = 0x1, 0x4, 0x1
 @dataclass(frozen=True, slots=True)
 class Link:
     """An interface. xdp_program: id of the program on its XDP hook, 0 for none.
-    xdp_generic: it runs behind the driver, which has no XDP of its own."""
+    xdp_generic: it runs behind the driver, which has no XDP of its own. vlan: its number on
+    the interface `parent`; 0: it is no VLAN."""
 
     index: int
     name: str
@@ -41,6 +42,13 @@ class Link:
     kind: str
     xdp_program: int
     xdp_generic: bool = False
+    vlan: int = 0
+    parent: int = 0
+
+    @property
+    def wire(self) -> int:
+        """The interface that its frames come in on."""
+        return self.parent if self.vlan else self.index
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +122,8 @@ class Netlink:
             kind=message.get_nested("IFLA_LINKINFO", "IFLA_INFO_KIND") or "",
             xdp_program=program or 0,
             xdp_generic=xdp is not None and xdp.get_attr("IFLA_XDP_ATTACHED") == GENERIC,
+            vlan=message.get_nested("IFLA_LINKINFO", "IFLA_INFO_DATA", "IFLA_VLAN_ID") or 0,
+            parent=message.get_attr("IFLA_LINK") or 0,
         )
 
     # --- addresses --------------------------------------------------------------------

@@ -3,7 +3,8 @@
 from dataclasses import dataclass, replace
 from enum import Enum, auto
 
-from scapy.layers.inet import IP, TCP, UDP
+from scapy.layers.inet import ICMP, IP, TCP, UDP
+from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import Ether
 from scapy.packet import Packet, raw
 
@@ -67,6 +68,19 @@ def _from_server(text: str) -> bytes:
     return _frame(ip / TCP(sport=first_port(text), dport=0, flags="A"))
 
 
+def _to_listen6() -> bytes:
+    listen = Listen.parse(stand.SIX)
+    ip = Ether(src=CLIENT_MAC, dst=GATEWAY_MAC) / IPv6(src="2001:db8:9::", dst=str(listen.address))
+    return raw(ip / TCP(sport=0, dport=listen.port, flags="A", seq=1)).ljust(80, b"\0")
+
+
+def _error() -> bytes:
+    """Fragmentation needed, about a packet of one flow."""
+    inside = IP(src="192.0.2.10", dst="198.18.0.0") / TCP(sport=80, dport=1, flags="A")
+    ip = Ether(src=CLIENT_MAC, dst=GATEWAY_MAC) / IP(src="198.18.0.1", dst="192.0.2.10")
+    return raw(ip / ICMP(type=3, code=4, nexthopmtu=1400) / raw(inside)[:28]).ljust(80, b"\0")
+
+
 SYN_RR = Packets(_to_listen(stand.RR, "S"))
 ACK_RR = Packets(_to_listen(stand.RR))
 
@@ -90,6 +104,18 @@ def cases() -> list[Case]:
             Case(f"mh UDP, {label}", udp, ("lean", "all"), ("textbook",)),
             Case(f"return, {label}", replace(back, reply=True), ("lean", "all"), verdict="return"),
         ]
+    for flows, label in FLOWS.items():
+        six = Packets(_to_listen6(), flows)
+        changing = Packets(_to_listen(stand.CHANGING), flows)
+        found += [
+            Case(f"mh IPv6, {label}", six, ("all",)),
+            Case(f"mh in transition, {label}", changing, ("all",)),
+        ]
+    spread = Packets(_to_listen(f"{stand.FIRST_OF_MANY}:80/tcp"), 65536, services=stand.MANY)
+    found += [
+        Case("ICMP error", Packets(_error()), ("all",)),
+        Case("1,000 services, 64k flows", spread, ("all",), ("textbook",)),
+    ]
     syn = Packets(_to_listen(stand.MH, "S"), ENDLESS)
     syn_rr = replace(SYN_RR, flows=ENDLESS)
     return [

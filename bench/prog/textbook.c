@@ -49,10 +49,10 @@ struct count {
 	u64 bytes;
 };
 
-BPF_HASH(vips, struct vip_key, struct vip, 64);
+BPF_HASH(vips, struct vip_key, struct vip, 2048);
 BPF_TABLE("lru_hash", struct flow_key, u32, flows, 131072);
 BPF_ARRAY(backends, struct backend, BACKENDS);
-BPF_PERCPU_ARRAY(vip_stats, struct count, 64);
+BPF_PERCPU_ARRAY(vip_stats, struct count, 2048);
 BPF_PERCPU_ARRAY(backend_stats, struct count, BACKENDS);
 BPF_PERCPU_ARRAY(misses, u64, 1);	/* written on a miss only, so it costs a hit nothing */
 

@@ -17,6 +17,7 @@ from lbctl.model import (
     FirewallMark,
     Listen,
     Mode,
+    Persistence,
     Proto,
     Service,
 )
@@ -33,6 +34,8 @@ class Abilities:
     flags: frozenset[str] = frozenset()
     encapsulations: frozenset[Encapsulation] = frozenset()
     persistence: bool = False
+    engines: bool = False
+    longest_persistence: int = 0  # seconds; 0: any
     oneshot: bool = False
     marks: bool = False
     limits: bool = False
@@ -50,15 +53,18 @@ ABILITIES: Mapping[Datapath, Abilities] = {
         flags=HASH_FLAGS,
         encapsulations=frozenset(Encapsulation),
         persistence=True,
+        engines=True,
         oneshot=True,
         marks=True,
         limits=True,
     ),
     Datapath.XDP: Abilities(
         modes=frozenset({Mode.NAT}),
-        families=frozenset({Family.IPV4}),
+        families=frozenset({Family.IPV4, Family.IPV6}),
         protos=frozenset({Proto.TCP, Proto.UDP}),
-        schedulers=frozenset({"mh", "rr", "wrr"}),
+        schedulers=frozenset({"mh", "sh", "rr", "wrr", "lc", "wlc"}),
+        persistence=True,
+        longest_persistence=7200,
         oneshot=True,
     ),
 }
@@ -93,8 +99,7 @@ def _lacking(can: Abilities, datapath: Datapath, service: Service) -> Iterator[F
             yield where, f"{frontend.proto} ({frontend})"
     yield from _lacking_scheduler(can, service)
     yield from _lacking_forwarding(can, service)
-    if service.persistence and not can.persistence:
-        yield ("persistence",), "persistence"
+    yield from _lacking_persistence(can, service.persistence)
     if service.oneshot and not can.oneshot:
         yield ("oneshot",), "oneshot"
     if service.oneshot and datapath is Datapath.IPVS and service.forwarding.mode in _TRANSLATED:
@@ -107,6 +112,17 @@ def _lacking(can: Abilities, datapath: Datapath, service: Service) -> Iterator[F
     for name, server in service.servers.items():
         if (server.max_connections or server.min_connections) and not can.limits:
             yield ("servers", name, "max_connections"), "limit of connections per server"
+
+
+def _lacking_persistence(can: Abilities, persistence: Persistence | None) -> Iterator[Fault]:
+    if persistence is None:
+        return
+    if not can.persistence:
+        yield ("persistence",), "persistence"
+    elif persistence.engine and not can.engines:
+        yield ("persistence", "engine"), f"persistence engine '{persistence.engine}'"
+    elif can.longest_persistence and persistence.timeout > can.longest_persistence:
+        yield ("persistence", "timeout"), f"persistence beyond {can.longest_persistence} s"
 
 
 def _lacking_scheduler(can: Abilities, service: Service) -> Iterator[Fault]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from lbctl.dataplane.converge import converge
-from lbctl.dataplane.xdp import abi, bpf, nic
+from lbctl.dataplane.xdp import abi, bpf, compiler, nic
 from lbctl.dataplane.xdp.headers import VARIABLE, find_headers
 from lbctl.dataplane.xdp.plane import XdpPlane
 from lbctl.errors import DataPlaneError
@@ -104,6 +104,7 @@ def refusals(plane: XdpPlane, scheduler: str) -> str:
 def test_without_a_compiler_the_old_program_goes_on(
     pins: Path, netlink: Netlink, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    monkeypatch.setenv(compiler.VARIABLE, str(tmp_path / "programs"))  # compiled once: kept
     broken = tmp_path / "bcc"
     broken.mkdir()
     (broken / "__init__.py").write_text("raise ImportError('libbcc.so.0 is not there')")

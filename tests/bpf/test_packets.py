@@ -268,21 +268,32 @@ CASES = [
     Case("ip version 5", client(version=5) / tcp("S"), "pass_malformed"),
     Case("total length below the header", client(len=19) / tcp("S"), "pass_malformed"),
     # dropped
-    Case("first fragment", client(flags="MF") / tcp("S"), "drop_fragment"),
-    Case("later fragment", client(frag=3) / Raw(b"tail of something"), "drop_fragment"),
     Case(
-        "fragment from a server",
-        server("198.51.100.12", flags="MF") / UDP(sport=5353, dport=4),
+        "fragment without its first",
+        client(frag=3, proto=6) / Raw(b"tail of something"),
+        "drop_frag_no_first",
+    ),
+    Case(
+        "fragment over the tcp header (RFC 1858)",
+        client(frag=1, proto=6) / Raw(b"tail of something"),
         "drop_fragment",
+    ),
+    Case(
+        "fragment from a server, without its first",
+        server("198.51.100.12", frag=3, proto=17) / Raw(b"tail of something"),
+        "drop_frag_no_first",
         interface="back",
     ),
     Case("fragment to elsewhere passes", client("192.0.2.99", flags="MF") / tcp("S"), "pass_other"),
     Case(
         "fragment from a server to the gateway passes",
-        server("198.51.100.12", "198.51.100.1", flags="MF") / UDP(),
-        "pass_other",
+        server("198.51.100.12", "198.51.100.1", frag=3, proto=17) / Raw(b"tail of something"),
+        "pass_own",
         interface="back",
     ),
+    Case("fragment of another protocol", client(frag=3, proto=132) / Raw(b"tail"), "pass_other"),
+    Case("fragment of a ping", client(frag=3, proto=1) / Raw(b"tail"), "pass_icmp"),
+    Case("first fragment of a ping", client(flags="MF") / ICMP() / (b"x" * 64), "pass_icmp"),
     Case("total length beyond the frame", client(len=2000) / tcp("S"), "drop_truncated"),
     Case(
         "tcp header beyond the ip packet",

@@ -155,11 +155,35 @@ CASES = [
     ),
     Case("cut in the header", raw(client() / seg(80))[: 14 + 39], "pass_malformed"),
     Case("version 4 in an IPv6 frame", client(version=4) / seg(80), "pass_malformed"),
-    Case("fragment", client() / IPv6ExtHdrFragment(m=1) / seg(80), "drop_fragment"),
+    Case(
+        "fragment without its first",
+        client() / IPv6ExtHdrFragment(offset=9, nh=6) / Raw(b"tail of something"),
+        "drop_frag_no_first",
+    ),
+    Case(
+        "fragment over the tcp header (RFC 1858)",
+        client() / IPv6ExtHdrFragment(offset=1, nh=6) / Raw(b"tail of something"),
+        "drop_fragment",
+    ),
     Case(
         "fragment to elsewhere",
-        client("2001:db8::99") / IPv6ExtHdrFragment(m=1) / seg(80),
+        client("2001:db8::99") / IPv6ExtHdrFragment(offset=9, nh=6) / Raw(b"tail"),
         "pass_other",
+    ),
+    Case(
+        "fragment of a ping",
+        client() / IPv6ExtHdrFragment(offset=9, nh=58) / Raw(b"tail"),
+        "pass_icmp",
+    ),
+    Case(
+        "fragment header cut",
+        client(nh=44) / Raw(b"\x06\0\0"),
+        "drop_truncated",
+    ),
+    forward(
+        "a datagram that is its only fragment (RFC 6946)",
+        client() / IPv6ExtHdrFragment(id=5) / seg(80),
+        to_server(11) / IPv6ExtHdrFragment(id=5) / seg(8080),
     ),
     Case("longer than the frame", client(plen=2000) / seg(80), "drop_truncated"),
     Case("tcp header cut", client(nh=6) / Raw(raw(seg(80))[:19]), "drop_truncated"),

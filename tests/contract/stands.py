@@ -111,7 +111,8 @@ XDP_CAN = {
     "ipv6",
     "nat",
     "oneshot",
-    *(f"scheduler {s}" for s in ("rr", "wrr", "mh", "sh")),
+    "persistence",
+    *(f"scheduler {s}" for s in ("rr", "wrr", "lc", "wlc", "mh", "sh")),
 }
 
 

@@ -106,7 +106,7 @@ IMPURE = {
 }
 # Libraries that stop at their shell.
 OWNERS = {
-    "bcc": {"lbctl.dataplane.xdp.loader"},
+    "bcc": {"lbctl.dataplane.xdp.compiler"},
     "pyroute2": {"lbctl.netlink", "lbctl.vrrp.netlink"},
     "scapy": set[str](),
     "aiohttp": {"lbctl.daemon.*", "lbctl.gslb.api", "lbctl.gslb.eyes", "lbctl.gslb.looks"},

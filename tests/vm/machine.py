@@ -44,7 +44,7 @@ TOOLS = {  # command: the Debian package that has it
 FIRST_MODULES = ("virtio_pci", "virtio_console", "9p", "9pnet_virtio", "overlay")
 KEPT_VARIABLES = (
     *("PATH", "HOME", "LANG", "PYTHONPATH", "PYTEST_ADDOPTS", "COLUMNS"),
-    "BCC_KERNEL_SOURCE",
+    *("BCC_KERNEL_SOURCE", "LBCTL_PROGRAMS"),
 )
 MACHINE_FAILED = 125
 

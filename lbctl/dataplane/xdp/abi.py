@@ -6,7 +6,7 @@ numbers of this machine's order without meaning; `word4()` and `port()` convert.
 
 import struct
 from collections.abc import Sequence
-from ctypes import Array, Structure, c_uint8, c_uint16, c_uint32, c_uint64
+from ctypes import Array, Structure, c_int64, c_uint8, c_uint16, c_uint32, c_uint64
 from enum import IntEnum
 from ipaddress import IPv4Address, IPv6Address
 from socket import htons, ntohs
@@ -14,9 +14,9 @@ from typing import ClassVar
 
 from lbctl.model import Address
 
-ABI = 3
+ABI = 4
 PORTS = 8
-OWN = 16
+PORT_PLACES = 64
 LISTENS = 2048
 SERVERS = 16384
 PAGES = 4096
@@ -29,13 +29,15 @@ WAYS = 4
 PROBES = 4
 FLOW_WAYS = 5
 SWEEP_SETS = 32
-SWEEP_SLOTS_AT_ONCE = 512
+SWEEP_SLOTS_AT_ONCE = 256
 BUSY_TICKS = 2
 STATES = 12
 
 KEY_EMPTY = 0
 KEY_GONE = 1
 WAY_SHARED = 1
+PROTO_OWN = 255
+OWN = 0xFFFFFFFF
 LISTEN_ONESHOT = 1
 LISTEN_GONE = 2
 LISTEN_MEMORY = 4
@@ -66,6 +68,7 @@ VERDICTS = (
     "pass_icmp",
     "pass_malformed",
     "drop_fragment",
+    "drop_frag_no_first",
     "drop_truncated",
     "drop_ttl",
     "drop_no_server",
@@ -139,8 +142,10 @@ class Gateway(Structure):
     tick_ahead: int
     udp_records: int
     timeout: Array[c_uint16]
-    own4: Array[c_uint32]
-    own6: Array[Addr]
+    port_at: Array[c_uint8]
+    port_multiplier: int
+    pad: int
+    device: Array[c_uint32]
     port: Array[Port]
     _fields_: ClassVar[Sequence[Field]] = [
         ("key", c_uint64 * 4),
@@ -151,8 +156,10 @@ class Gateway(Structure):
         ("tick_ahead", c_uint32),
         ("udp_records", c_uint32),
         ("timeout", c_uint16 * STATES),
-        ("own4", c_uint32 * OWN),
-        ("own6", Addr * OWN),
+        ("port_at", c_uint8 * PORT_PLACES),
+        ("port_multiplier", c_uint32),
+        ("pad", c_uint32),
+        ("device", c_uint32 * PORTS),
         ("port", Port * PORTS),
     ]
 
@@ -184,7 +191,8 @@ class Listen(Structure):
     ring: int
     turns: int
     persistence: int
-    prefix: int
+    seconds: int
+    mask: Addr
     pad1: Array[c_uint8]
     _fields_: ClassVar[Sequence[Field]] = [
         ("addr", Addr),
@@ -196,9 +204,10 @@ class Listen(Structure):
         ("pad0", c_uint16),
         ("ring", c_uint32),
         ("turns", c_uint32),
-        ("persistence", c_uint32),
-        ("prefix", c_uint8),
-        ("pad1", c_uint8 * 27),
+        ("persistence", c_uint16),
+        ("seconds", c_uint16),
+        ("mask", Addr),
+        ("pad1", c_uint8 * 12),
     ]
 
 
@@ -319,7 +328,7 @@ class FlowCount(Structure):
 
 class Load(Structure):
     open: int
-    _fields_: ClassVar[Sequence[Field]] = [("open", c_uint64)]
+    _fields_: ClassVar[Sequence[Field]] = [("open", c_int64)]
 
 
 class ServerStats(Structure):
@@ -400,9 +409,9 @@ def port(number: int) -> int:
     return htons(number)
 
 
-def mac(address: bytes) -> int:
-    """A MAC address as the program compares it: gateway.mac."""
-    return int.from_bytes(b"\0\0" + address, "little")
+def mac(address: bytes, vlan: int = 0) -> int:
+    """A MAC address, in a VLAN, as the program compares it: gateway.mac."""
+    return int.from_bytes(vlan.to_bytes(2, "little") + address, "little")
 
 
 def host_port(word: int) -> int:
@@ -424,6 +433,11 @@ def key(address: Address, number: int, proto: int) -> int:
     x = (x ^ x >> 32 ^ (w[2] << 32 | w[3])) * ODD_B & MASK64
     x = (x ^ x >> 32 ^ (port(number) << 16 | proto)) * ODD_A & MASK64
     return x | 0xFF00
+
+
+def port_place(ifindex: int, vlan: int, multiplier: int) -> int:
+    """hash.h, lb_port_place."""
+    return ((ifindex ^ vlan << 16) * multiplier & 0xFFFFFFFF) >> 26
 
 
 def index_hash(key: int, buckets: int) -> int:

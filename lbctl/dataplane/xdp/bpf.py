@@ -23,6 +23,7 @@ class Command(IntEnum):
     MAP_UPDATE = 2
     MAP_DELETE = 3
     MAP_GET_NEXT_KEY = 4
+    PROG_LOAD = 5
     OBJ_PIN = 6
     OBJ_GET = 7
     PROG_TEST_RUN = 10
@@ -153,6 +154,47 @@ def map_memory(map_: Descriptor, size: int, offset: int = 0) -> mmap.mmap:
     """`size` bytes of an mmapable array's values, live. offset: whole pages."""
     pages = (size + mmap.PAGESIZE - 1) & ~(mmap.PAGESIZE - 1)
     return mmap.mmap(map_.fd, pages, offset=offset)
+
+
+_XDP = 6  # the type of program
+_LICENCE = b"GPL\0"
+_LOG_SIZE = 1 << 24
+
+
+def load_xdp(code: bytes, name: str) -> Descriptor:
+    """A program from its instructions. Raises OSError: why_not() says more."""
+    return Descriptor(_load(code, name, None))
+
+
+def why_not(code: bytes, name: str) -> str:
+    """What the verifier says about a program that it refuses."""
+    log = ctypes.create_string_buffer(_LOG_SIZE)
+    try:
+        os.close(_load(code, name, log))
+    except OSError:
+        return log.value.decode(errors="replace")
+    return ""
+
+
+def _load(code: bytes, name: str, log: ctypes.Array[ctypes.c_char] | None) -> int:
+    instructions = ctypes.create_string_buffer(code, len(code))
+    licence = ctypes.create_string_buffer(_LICENCE)
+    attr = struct.pack(
+        "=IIQQIIQII16sII",
+        _XDP,
+        len(code) // 8,
+        _address(instructions),
+        _address(licence),
+        0 if log is None else 1,
+        0 if log is None else len(log),
+        0 if log is None else _address(log),
+        0,
+        0,
+        name.encode()[:15],
+        0,
+        0,
+    )
+    return _bpf(Command.PROG_LOAD, attr)
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,15 @@ TIMEOUTS = {
     FlowState.UDP: 300,
     FlowState.RETURN: 900,
     FlowState.FRAGMENT: 12,
+    FlowState.CLIENT: 8000,  # each listen says how long: the sweep and the program ask it
 }
+OPEN = (
+    FlowState.EMBRYONIC,
+    FlowState.ESTABLISHED,
+    FlowState.FIN_CLIENT,
+    FlowState.FIN_SERVER,
+    FlowState.UDP,
+)
 CLOCK_MONOTONIC_COARSE = 6  # of linux/time.h
 QUIET = 60.0  # seconds without a packet after which nobody is taken to be there
 TICK = 4.0  # seconds, about: the age field counts these
@@ -138,6 +146,11 @@ class FlowCache:
             count[FlowState.EMBRYONIC],
             count[FlowState.FIN_CLIENT] + count[FlowState.FIN_SERVER],
         )
+
+    def open(self, server: int) -> int:
+        """All but those that have ended, as the last sweep counted."""
+        count = self._maps.flow_counts[server].in_state
+        return sum(count[state] for state in OPEN)
 
     def estimate(self, server: int, tick: int) -> Active:
         """Of a server that drains and whose flows nobody remembers, as the last sweep found

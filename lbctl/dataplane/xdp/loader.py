@@ -2,12 +2,11 @@
 
     python -m lbctl.dataplane.xdp.loader < job.json > outcome.json
 
-Only this process imports bcc: its 147 MB of compiler leave with it. Everything it makes
+Only this process compiles: the 147 MB of bcc leave with it. Everything it makes
 is pinned, so it can be killed at any moment; what is half done is done again.
 """
 
 import json
-import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -15,11 +14,9 @@ from ctypes import sizeof
 from dataclasses import asdict, dataclass
 from errno import ENOLINK
 from pathlib import Path
-from typing import Any
 
-from lbctl.dataplane.xdp import abi, bpf
+from lbctl.dataplane.xdp import abi, bpf, compiler
 from lbctl.dataplane.xdp.bpf import Descriptor
-from lbctl.dataplane.xdp.headers import find_headers
 from lbctl.dataplane.xdp.maps import Maps
 from lbctl.dataplane.xdp.shape import Feature, Shape, flatten, source_directory
 from lbctl.errors import DataPlaneError
@@ -84,34 +81,21 @@ def run(job: Job) -> tuple[tuple[str, str], ...]:
 def compile_program(
     text: str, function: str, maps: Mapping[str, Descriptor], shape: Shape
 ) -> Descriptor:
-    """An XDP program from C by bcc. The maps exist: they come as numbers of descriptors."""
-    bpf_class = _bcc()
-    find_headers(os.uname().release)
-    flags = ["-DLB_LOADER_BCC", "-Wno-macro-redefined"]
-    flags += [f"-D{feature}" for feature in sorted(shape.features)]
-    flags += [f"-DLB_FD_{name}={map_.fd}" for name, map_ in maps.items()]
+    """An XDP program from C. The maps exist: they come as descriptors."""
+    flags = [f"-D{feature}" for feature in sorted(shape.features)]
     flags.append(f"-DLB_CPUS={bpf.value_size(maps['cpu_blocks']) // sizeof(abi.CpuBlock)}")
     flags.append(f"-DLB_FLOW_SETS={bpf.value_size(maps['flows']) // sizeof(abi.FlowSet)}")
+    code = compiler.linked(compiler.bytecode(text, function, maps, flags), maps)
     try:
-        module = bpf_class(text=text, cflags=flags)
-        loaded = module.load_func(function, bpf_class.XDP)
-    except Exception as error:  # bcc raises nothing narrower
+        return bpf.load_xdp(code, function)
+    except OSError as error:
+        log = bpf.why_not(code, function)
+        sys.stderr.write(log)
+        last = [line for line in log.splitlines() if not line.startswith("processed")][-1:]
         raise DataPlaneError(
-            f"bpf/: cannot compile or load {function}: {error}",
-            "the compiler's or the verifier's words are in the log",
+            f"bpf/: cannot load {function}: {error.strerror}: {' '.join(last)}",
+            "the verifier's words are in the log",
         ) from None
-    return Descriptor(os.dup(loaded.fd))
-
-
-def _bcc() -> Any:
-    """bcc's one class; importing it is the reason for this process."""
-    try:
-        from bcc import BPF
-    except ImportError as error:
-        raise DataPlaneError(
-            f"bcc: cannot import it: {error}", "apt install python3-bpfcc"
-        ) from None
-    return BPF
 
 
 def _attach(program: Descriptor, pins: Path, name: str, ifindex: int, mode: str) -> str:

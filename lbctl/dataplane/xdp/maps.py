@@ -15,6 +15,8 @@ from lbctl.errors import DataPlaneError
 
 Value = TypeVar("Value", bound=Structure)
 
+LEAST_CPUS = 4  # so that small machines share one compiled program; a block is a megabyte
+
 # Maps of one entry that is all records of a kind: the program needs no lookup in these.
 _WHOLE: dict[str, tuple[type[Structure], int]] = {
     "gateway": (abi.Gateway, 1),
@@ -57,7 +59,7 @@ def specs(flow_sets: int) -> list[MapSpec]:
 
 def _of_this_machine(flow_sets: int) -> dict[str, tuple[type[Structure], int]]:
     """The program cuts a number to a power of two, so that is how many there are."""
-    blocks = 1 << (possible_cpus() - 1).bit_length()
+    blocks = max(LEAST_CPUS, 1 << (possible_cpus() - 1).bit_length())
     return {"flows": (abi.FlowSet, flow_sets), "cpu_blocks": (abi.CpuBlock, blocks)}
 
 

@@ -62,6 +62,36 @@ def check_link(link: Link, lro: bool) -> None:
         )
 
 
+def wires(ports: Iterable[Link], links: Iterable[Link]) -> list[Link]:
+    """The interfaces that the frames of `ports` come in on, each once. A VLAN on a VLAN has
+    none that XDP could tell it by. Raises DataPlaneError."""
+    known = {link.index: link for link in links}
+    found: dict[int, Link] = {}
+    for port in ports:
+        wire = known.get(port.wire)
+        if wire is None or wire.vlan:
+            raise DataPlaneError(
+                f"{port.name}: a VLAN on {'a VLAN' if wire else 'an interface elsewhere'}",
+                "XDP knows one tag, on an interface of this namespace; `datapath: ipvs` can",
+            )
+        found[wire.index] = wire
+    return list(found.values())
+
+
+def check_vlan(port: Link, wires: Iterable[Link]) -> None:
+    """A tag that the hardware takes off is not in the frame that XDP sees."""
+    if not port.vlan:
+        return
+    if not port.up:
+        raise DataPlaneError(f"{port.name}: is down", f"ip link set {port.name} up")
+    for wire in wires:
+        if wire.index == port.wire and ethtool.vlan_stripping(wire.name):
+            raise DataPlaneError(
+                f"{wire.name}: takes VLAN tags off before XDP sees them ({port.name})",
+                f"ethtool -K {wire.name} rxvlan off",
+            )
+
+
 def check_hook(link: Link, ours: Container[int]) -> None:
     """ours: ids of lbctl's own programs."""
     if link.xdp_program and link.xdp_program not in ours:

@@ -35,11 +35,12 @@ from lbctl.dataplane.xdp.counters import counters_of
 from lbctl.dataplane.xdp.flows import Clock, FlowCache
 from lbctl.dataplane.xdp.hops import NextHops
 from lbctl.dataplane.xdp.maps import Maps
+from lbctl.dataplane.xdp.ports import write_ports
 from lbctl.dataplane.xdp.program import Program
 from lbctl.dataplane.xdp.registry import Registry, read_hop, write_hop
 from lbctl.dataplane.xdp.rings import Rings
-from lbctl.dataplane.xdp.shape import Feature, Shape
-from lbctl.dataplane.xdp.support import MEMORY, check_destination, check_service
+from lbctl.dataplane.xdp.shape import Feature, Shape, features_of
+from lbctl.dataplane.xdp.support import check_destination, check_service, remembers
 from lbctl.dataplane.xdp.trace import Tracer
 from lbctl.dataplane.xdp.wanted import Wishes
 from lbctl.errors import DataPlaneError
@@ -72,17 +73,21 @@ class XdpPlane:
         self._netlink = netlink
         self._gateway = gateway
         self._hops = NextHops(netlink, gateway.interfaces)
-        for link in self._hops.ports:
-            nic.check_link(link, bool(ethtool.lro(link.name)))
+        wires = nic.wires(self._hops.ports, netlink.links())
+        for wire in wires:
+            nic.check_link(wire, bool(ethtool.lro(wire.name)))
+        for port in self._hops.ports:
+            nic.check_vlan(port, wires)
         self.writes["maps"] += maps.create(pins, _flow_sets(gateway.flow_cache))
         self._maps = Maps(pins)
-        self._program = Program(self._maps, netlink, gateway.interfaces, gateway.xdp_mode)
+        names = tuple(wire.name for wire in wires)
+        self._program = Program(self._maps, netlink, names, gateway.xdp_mode)
         ours = self._program.ours()
-        for link in self._hops.ports:
-            nic.check_hook(link, ours)
+        for wire in wires:
+            nic.check_hook(wire, ours)
         self._clock = Clock.of_this_kernel()
-        self._write_gateway()
         self._registry = Registry(self._maps)
+        self._write_gateway()
         self._rings = Rings(self._maps)
         self._flows = FlowCache(self._maps, self._maps.gateway.flow_mask + 1)
         self._wanted = Wishes(self._maps.fds["wanted"])
@@ -213,9 +218,17 @@ class XdpPlane:
         if sweep is None:
             return
         self._flows.sweep(sweep)
+        self._correct_loads()
         settled = sum(self._settle_ring(sweep, number) for number in [*self._rings.changing])
         if settled:
             self._flows.drop(sweep)
+
+    def _correct_loads(self) -> None:
+        """lc and wlc count flows as they come and go, and miss those that just fall silent."""
+        for listen, _, number in self._registry.servers():
+            record = self._maps.listens[self._registry.listens[listen]]
+            if SchedulerCode(record.scheduler) in (SchedulerCode.LC, SchedulerCode.WLC):
+                self._maps.loads[number].open = self._flows.open(number)
 
     def _drop_dead(self) -> None:
         """Flows of dead servers are forgotten."""
@@ -349,12 +362,10 @@ class XdpPlane:
 
     def _need_program(self, op: AddService | SetService, batch: "_Batch") -> None:
         """Refuse what the program that runs, for want of a better one, cannot do."""
-        memory = op.service.scheduler.name in MEMORY
         six = isinstance(op.frontend, Listen) and op.frontend.address.version == 6
         if six:
             nic.check_forwarding6(op.frontend)
-        features = {Feature.FLOWS: memory, Feature.IPV6: six}
-        needed = Shape(frozenset(name for name, used in features.items() if used))
+        needed = Shape(frozenset(features_of(op.service) | ({Feature.IPV6} if six else set())))
         if (error := batch.no_program) is not None and not self._program.covers(needed):
             raise DataPlaneError(f"{op}: {error.message}", error.hint)
 
@@ -392,8 +403,7 @@ class XdpPlane:
 
     def _change_service(self, number: int, service: VirtualService) -> None:
         record = self._maps.listens[number]
-        remembered = record.flags & abi.LISTEN_MEMORY
-        if remembered and service.scheduler.name not in MEMORY:
+        if record.flags & abi.LISTEN_MEMORY and not remembers(service):
             self._rings.hold(number, self._tick())
         self._registry.set_listen(number, service)
 
@@ -410,8 +420,8 @@ class XdpPlane:
         features: set[Feature] = set()
         triples: dict[tuple[Endpoint, str], Frontend] = {}
         for op in ops:
-            if isinstance(op, AddService | SetService) and op.service.scheduler.name in MEMORY:
-                features.add(Feature.FLOWS)
+            if isinstance(op, AddService | SetService):
+                features |= features_of(op.service)
             if isinstance(op.frontend, Listen) and op.frontend.address.version == 6:
                 features.add(Feature.IPV6)
             if isinstance(op, AddServer) and isinstance(op.frontend, Listen):
@@ -425,7 +435,11 @@ class XdpPlane:
     def _features_in_maps(self) -> set[Feature]:
         """What the maps hold already needs."""
         found = {Feature.DIRECT} if self._gateway.direct else set()
-        if self._remembering():
+        if any(port.vlan for port in self._hops.ports):
+            found.add(Feature.VLAN)
+        for number in self._registry.listens.values():
+            found |= features_of(self._registry.header(number))
+        if any(self._maps.servers[n].flags for _, _, n in self._registry.servers()):
             found.add(Feature.FLOWS)
         if any(listen.address.version == 6 for listen in self._registry.listens):
             found.add(Feature.IPV6)
@@ -443,15 +457,8 @@ class XdpPlane:
         fresh.timeout[:] = [*self._clock.timeouts()]
         fresh.udp_records = _flow_sets(self._gateway.flow_cache) * abi.FLOW_WAYS // 4
         mine = {a for a, tag in self._netlink.addresses() if tag != TAG and not a.is_loopback}
-        own4 = sorted(abi.word4(a) for a in mine if a.version == 4)[: abi.OWN]
-        fresh.own4[:] = [*own4, *[0] * (abi.OWN - len(own4))]
-        own6 = sorted(abi.words(a) for a in mine if a.version == 6)[: abi.OWN]
-        for i in range(abi.OWN):
-            fresh.own6[i].w[:] = [*own6[i]] if i < len(own6) else [0] * 4
-        ports = [link.index for link in self._hops.ports]
-        fresh.ifindex[:] = [*ports, *[0] * (abi.PORTS - len(ports))]
-        macs = [abi.mac(link.mac) for link in self._hops.ports]
-        fresh.mac[:] = [*macs, *[0] * (abi.PORTS - len(macs))]
+        self.writes["own"] += self._registry.set_own(mine)
+        write_ports(fresh, self._hops.ports)
         if bytes(fresh) != bytes(self._maps.gateway):
             memoryview(self._maps.gateway).cast("B")[:] = bytes(fresh)
             self.writes["gateway"] += 1
@@ -461,7 +468,7 @@ class XdpPlane:
     def _write_ports(self) -> None:
         """The device map that redirects go through."""
         for i, link in enumerate(self._hops.ports):
-            key, value = i.to_bytes(4, "little"), link.index.to_bytes(4, "little")
+            key, value = i.to_bytes(4, "little"), link.wire.to_bytes(4, "little")
             try:
                 present = bpf.lookup(self._maps.fds["tx_ports"], key, 4)
             except FileNotFoundError:
@@ -499,19 +506,11 @@ class XdpPlane:
     # --- numbers ----------------------------------------------------------------------
 
     def _active(self, listen: Listen, server: int) -> Active:
-        code = SchedulerCode(self._maps.listens[self._registry.listens[listen]].scheduler)
-        if code.name.lower() in MEMORY:
+        if self._maps.listens[self._registry.listens[listen]].flags & abi.LISTEN_MEMORY:
             return self._flows.active(server)
         if self._maps.servers[server].weight == 0:
             return self._flows.estimate(server, self._tick())
         return Active(None, "nobody")
-
-    def _remembering(self) -> bool:
-        records = (self._maps.listens[n] for n in self._registry.listens.values())
-        shared = any(self._maps.servers[n].flags for _, _, n in self._registry.servers())
-        return shared or any(
-            SchedulerCode(record.scheduler).name.lower() in MEMORY for record in records
-        )
 
     def _tick(self) -> int:
         """As the program counts now."""

@@ -5,19 +5,32 @@ process that starts anew knows what an earlier one wrote. A number is not used a
 a ring or a remembered flow may still name it: what is removed is first only *dead*.
 """
 
+import struct
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from socket import IPPROTO_TCP, IPPROTO_UDP
 
 from lbctl.dataplane.port import Counters
 from lbctl.dataplane.xdp import abi
 from lbctl.dataplane.xdp.abi import ModeCode, SchedulerCode, ServerState
+from lbctl.dataplane.xdp.flows import Clock
 from lbctl.dataplane.xdp.hops import NextHop
 from lbctl.dataplane.xdp.index import Index
 from lbctl.dataplane.xdp.maps import Maps
-from lbctl.dataplane.xdp.support import MEMORY
+from lbctl.dataplane.xdp.support import remembers
 from lbctl.errors import DataPlaneError
-from lbctl.model import Destination, Endpoint, Listen, Proto, Scheduler, Table, VirtualService
+from lbctl.model import (
+    Address,
+    Destination,
+    Endpoint,
+    Listen,
+    Persistence,
+    Proto,
+    Scheduler,
+    Table,
+    VirtualService,
+)
 
 PROTO = {Proto.TCP: IPPROTO_TCP, Proto.UDP: IPPROTO_UDP}
 PROTO_NAME = {number: proto for proto, number in PROTO.items()}
@@ -36,6 +49,7 @@ class Registry:
         self.dead: dict[int, dict[Endpoint, int]] = {}
         self._triples: dict[int, list[int]] = {}  # key of a server's triple -> its numbers
         self._addresses: Counter[tuple[int, ...]] = Counter()  # servers at an address
+        self._own = {key for key, value in self.listen_index.items() if value == abi.OWN}
         self._free_listens: list[int] = []
         self._free_servers: list[int] = []
         self._read()
@@ -84,8 +98,9 @@ class Registry:
         """How it chooses servers."""
         record = self._maps.listens[number]
         flags = abi.LISTEN_ONESHOT if service.oneshot else 0
-        if service.scheduler.name in MEMORY:
+        if remembers(service):
             flags |= abi.LISTEN_MEMORY
+        write_persistence(record, service.persistence)
         if service.scheduler.name == "sh":
             flags |= abi.LISTEN_SOURCE
         record.scheduler = SchedulerCode[service.scheduler.name.upper()]
@@ -113,6 +128,17 @@ class Registry:
         clear(self._maps.listens[number])
         clear(self._maps.past[number])
         self._free_listens.append(number)
+
+    def set_own(self, addresses: Iterable[Address]) -> int:
+        """Have packets find the gateway's own addresses; return how many changed."""
+        wanted = {abi.key(address, 0, abi.PROTO_OWN) for address in addresses}
+        changed = wanted ^ self._own
+        for key in wanted - self._own:
+            self.listen_index.put(key, abi.OWN)
+        for key in self._own - wanted:
+            self.listen_index.remove(key)
+        self._own = wanted
+        return len(changed)
 
     @staticmethod
     def _listen_key(listen: Listen) -> int:
@@ -207,14 +233,18 @@ class Registry:
         return Table({listen: self._service(number) for listen, number in self.listens.items()})
 
     def _service(self, number: int) -> VirtualService:
-        record = self._maps.listens[number]
         destinations = {
             endpoint: Destination(self._maps.servers[server].weight)
             for endpoint, server in self.members[number].items()
         }
+        return replace(self.header(number), destinations=destinations)
+
+    def header(self, number: int) -> VirtualService:
+        """A listen without its servers."""
+        record = self._maps.listens[number]
         scheduler = Scheduler(SchedulerCode(record.scheduler).name.lower())
         oneshot = bool(record.flags & abi.LISTEN_ONESHOT)
-        return VirtualService(scheduler, destinations, oneshot=oneshot)
+        return VirtualService(scheduler, {}, read_persistence(record), oneshot)
 
     def servers(self) -> Iterator[tuple[Listen, Endpoint, int]]:
         """Those alive."""
@@ -226,6 +256,26 @@ class Registry:
 def read_listen(record: abi.Listen) -> Listen:
     proto = PROTO_NAME[record.proto]
     return Listen(abi.address(record.addr.w, record.family), abi.host_port(record.port), proto)
+
+
+def write_persistence(record: abi.Listen, persistence: Persistence | None) -> None:
+    """Who is one client, and for how long it is remembered."""
+    if persistence is None:
+        record.persistence = record.seconds = 0
+        return
+    bits = 128 if persistence.prefix > 32 else 32
+    mask = ((1 << persistence.prefix) - 1) << bits - persistence.prefix
+    whole = mask.to_bytes(bits // 8, "big").ljust(16, b"\0")
+    record.mask.w[:] = [*struct.unpack("<4I", whole)]
+    record.seconds = persistence.timeout
+    record.persistence = max(1, round(persistence.timeout / Clock.of_this_kernel().tick))
+
+
+def read_persistence(record: abi.Listen) -> Persistence | None:
+    if not record.persistence:
+        return None
+    prefix = sum(word.bit_count() for word in record.mask.w)
+    return Persistence(record.seconds, prefix)
 
 
 def read_endpoint(record: abi.Server) -> Endpoint:

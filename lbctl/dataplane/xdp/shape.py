@@ -11,14 +11,19 @@ from enum import StrEnum
 from pathlib import Path
 
 from lbctl.dataplane.xdp import abi
+from lbctl.dataplane.xdp.support import BY_LOAD, remembers
+from lbctl.model import VirtualService
 
 
 class Feature(StrEnum):
-    """Each is a macro that lb.c knows."""
+    """Each is a macro that bpf/shape.h tells of."""
 
     FLOWS = "LB_FLOWS"
+    LOADS = "LB_LOADS"
+    PERSISTENCE = "LB_PERSISTENCE"
     DIRECT = "LB_DIRECT"
     IPV6 = "LB_IPV6"
+    VLAN = "LB_VLAN"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +37,18 @@ class Shape:
 
     def covers(self, other: "Shape") -> bool:
         return other.features <= self.features
+
+
+def features_of(service: VirtualService) -> set[Feature]:
+    """What its scheduler and persistence need."""
+    found = set()
+    if remembers(service):
+        found.add(Feature.FLOWS)
+    if service.scheduler.name in BY_LOAD:
+        found.add(Feature.LOADS)
+    if service.persistence is not None:
+        found.add(Feature.PERSISTENCE)
+    return found
 
 
 _INCLUDE = re.compile(r'^#include "([a-z_.0-9]+)"$', re.MULTILINE)

@@ -2,10 +2,25 @@
 
 from lbctl.dataplane.xdp.abi import SchedulerCode
 from lbctl.errors import Unsupported
-from lbctl.model import Destination, Frontend, Listen, Mode, Proto, VirtualService
+from lbctl.model import (
+    Destination,
+    Frontend,
+    Listen,
+    Mode,
+    Persistence,
+    Proto,
+    VirtualService,
+)
 
-SCHEDULERS = (SchedulerCode.MH, SchedulerCode.SH, SchedulerCode.RR, SchedulerCode.WRR)
-MEMORY = frozenset({"rr", "wrr"})  # schedulers that keep the flow cache
+SCHEDULERS = tuple(SchedulerCode)
+MEMORY = frozenset({"rr", "wrr", "lc", "wlc"})  # schedulers that remember each flow
+BY_LOAD = frozenset({"lc", "wlc"})
+LONGEST_PERSISTENCE = 7200  # seconds: what a flow's age in the flow cache can tell
+
+
+def remembers(service: VirtualService) -> bool:
+    """Are its flows remembered, each in the flow cache?"""
+    return service.scheduler.name in MEMORY or service.persistence is not None
 
 
 def check_service(frontend: Frontend, service: VirtualService) -> Listen:
@@ -24,8 +39,23 @@ def check_service(frontend: Frontend, service: VirtualService) -> Listen:
     if service.scheduler.flags:
         raise Unsupported(f"{frontend}: XDP knows no scheduler flags", use_ipvs)
     if service.persistence is not None:
-        raise Unsupported(f"{frontend}: XDP keeps no persistence", use_ipvs)
+        check_persistence(frontend, service.persistence)
     return frontend
+
+
+def check_persistence(frontend: Listen, persistence: Persistence) -> None:
+    """Raises Unsupported."""
+    if persistence.engine:
+        raise Unsupported(
+            f"{frontend}: XDP has no persistence engine {persistence.engine}",
+            "leave it out, or `datapath: ipvs`",
+        )
+    if not 0 < persistence.timeout <= LONGEST_PERSISTENCE:
+        raise Unsupported(
+            f"{frontend}: XDP keeps a client for {LONGEST_PERSISTENCE} s at most, "
+            f"not {persistence.timeout} s",
+            "a shorter persistence.timeout, or `datapath: ipvs`",
+        )
 
 
 def check_destination(frontend: Frontend, destination: Destination) -> None:

@@ -45,8 +45,8 @@ class Tracer:
         frame = build(packet, port.mac, STRANGER)
         steps = [Step("interface", f"in on {port.name}, for its MAC {port.mac.hex(':')}")]
         steps += self._decisions(packet)
-        verdict, run = self._run(program, frame, port.index)
-        before, after = read(frame), read(run.data)
+        verdict, run = self._run(program, _tagged(frame, port.vlan), port.wire)
+        before, after = read(frame), read(_untagged(run.data))
         out = self._out(run.action, port, after)
         listen, server = self._whose(verdict, packet, after)
         return Trace(
@@ -138,7 +138,7 @@ class Tracer:
         way = self._flows.find(abi.mix(hash_), self._tick, self._maps.gateway.timeout[:])
         yield Step("flow cache", self._record(way))
         if way is None and memory and (packet.to.proto == "udp" or packet.flags == "S"):
-            yield Step("turn", self._turn(number, record))
+            yield from self._new(number, record, owner)
 
     def _ring(self, record: abi.Listen, hash_: int, owner: int, old: int | None) -> str:
         span = Span.of(record.ring)
@@ -165,6 +165,18 @@ class Tracer:
         idle = ((self._tick - way.age) & (1 << abi.AGE_BITS) - 1) * self._clock.tick
         state = way.state.name.lower().replace("_", " ")
         return f"{state} with {self._name(way.server)}, last used {idle:.0f} s ago"
+
+    def _new(self, number: int, record: abi.Listen, owner: int) -> Iterator[Step]:
+        """Where a flow that begins is to go."""
+        if record.persistence:
+            yield Step("persistence", f"where this client's last flow went in {record.seconds} s")
+        match SchedulerCode(record.scheduler):
+            case SchedulerCode.RR | SchedulerCode.WRR:
+                yield Step("turn", self._turn(number, record))
+            case SchedulerCode.LC | SchedulerCode.WLC:
+                yield Step("load", "the less loaded of two servers, picked by the flow's hash")
+            case _:
+                yield Step("slot", f"as the ring says: {self._name(owner)}")
 
     def _turn(self, number: int, record: abi.Listen) -> str:
         length = record.turns & abi.TURNS_HALF - 1
@@ -213,6 +225,15 @@ class Tracer:
         return client >> 48 << 48 | hash_ & (1 << 48) - 1
 
 
+def _tagged(frame: bytes, vlan: int) -> bytes:
+    """As it comes in on the interface that the VLAN lies on."""
+    return frame[:12] + b"\x81\0" + vlan.to_bytes(2, "big") + frame[12:] if vlan else frame
+
+
+def _untagged(frame: bytes) -> bytes:
+    return frame[:12] + frame[16:] if frame[12:14] == b"\x81\0" else frame
+
+
 def _triple(packet: MadeUp) -> int:
     return abi.key(packet.source.address, packet.source.port, packet.proto)
 
@@ -223,7 +244,7 @@ def _fitting(run: bpf.Run, frame: bytes) -> set[str]:
         return {name for name in abi.VERDICTS if name.startswith("pass_")}
     if run.action == bpf.XDP_DROP:
         return {name for name in abi.VERDICTS if name.startswith("drop_")}
-    before, after = read(frame).fields, read(run.data).fields
+    before, after = read(_untagged(frame)).fields, read(_untagged(run.data)).fields
     same = all(before[f"destination {one}"] == after[f"destination {one}"] for one in WHERE)
     return {"return"} if same else {"forward"}
 

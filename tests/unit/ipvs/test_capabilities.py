@@ -35,11 +35,11 @@ def config(datapath=Datapath.AUTO, **changes):
 @pytest.mark.parametrize(
     ("changes", "where", "what"),
     [
-        ({"scheduler": Scheduler("wlc")}, ("scheduler",), "xdp has no scheduler 'wlc' (it has mh"),
+        ({"scheduler": Scheduler("sed")}, ("scheduler",), "xdp has no scheduler 'sed' (it has lc"),
         ({"scheduler": Scheduler("mh", frozenset({"mh-port"}))}, ("scheduler",), "flag 'mh-port'"),
         ({"forwarding": Forwarding(Mode.TUN)}, ("mode",), "xdp has no mode 'tun' (it has nat)"),
-        ({"persistence": Persistence()}, ("persistence",), "xdp has no persistence"),
-        ({"listens": (MARK,)}, ("listen", 0), "IPv6"),
+        ({"persistence": Persistence(7201)}, ("persistence", "timeout"), "beyond 7200 s"),
+        ({"persistence": Persistence(engine="sip")}, ("persistence", "engine"), "engine 'sip'"),
         ({"listens": (MARK,)}, ("listen", 0), "firewall marks (fwmark:7/ipv6)"),
         ({"listens": (parse_frontend("192.0.2.10:9/sctp"),)}, ("listen", 0), "sctp"),
         (
@@ -70,9 +70,9 @@ def test_auto_takes_xdp_where_it_can():
 
 
 def test_auto_says_what_kept_it_from_xdp():
-    choice = choose(config(scheduler=Scheduler("wlc")), {})
+    choice = choose(config(scheduler=Scheduler("sed")), {})
     assert choice.datapath is Datapath.IPVS
-    assert "services.web.scheduler: xdp has no scheduler 'wlc'" in choice.why
+    assert "services.web.scheduler: xdp has no scheduler 'sed'" in choice.why
     choice = choose(config(), {Datapath.XDP: "eth0: large receive offload is on"})
     assert (choice.datapath, choice.why) == (
         Datapath.IPVS,
@@ -82,8 +82,8 @@ def test_auto_says_what_kept_it_from_xdp():
 
 def test_auto_with_nothing_left_says_both_reasons():
     obstacles = {Datapath.IPVS: "modprobe: module ip_vs not found"}
-    with pytest.raises(DataPlaneError, match=r"xdp: .*'wlc'.*ipvs: modprobe") as told:
-        choose(config(scheduler=Scheduler("wlc")), obstacles)
+    with pytest.raises(DataPlaneError, match=r"xdp: .*'sed'.*ipvs: modprobe") as told:
+        choose(config(scheduler=Scheduler("sed")), obstacles)
     assert told.value.exit_code == Exit.FAILED  # a kernel with IPVS would do: the file may stay
 
 

@@ -1,0 +1,143 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR Apache-2.0) */
+/* Whose a packet is: the gateway's interfaces and addresses, listens, servers. */
+#ifndef LB_WHICH_H
+#define LB_WHICH_H
+
+#include "context.h"
+#include "index.h"
+#include "nat.h"
+
+/* v6 is a constant wherever it is passed: IPv4 and IPv6 are two programs, in effect. */
+
+/* Finds the port that the frame came in on. 0: none of the gateway's. */
+static inline int lb_find_port(struct lb_ctx *c)
+{
+	__u32 ifindex = c->xdp->ingress_ifindex;
+	__u32 place = lb_port_place(ifindex, c->packet.vlan, c->gw->port_multiplier);
+	__u32 port = c->gw->port_at[place & (LB_PORT_PLACES - 1)] & (LB_PORTS - 1);
+
+	c->port = port;
+	if (LB_HAS_VLAN && (__u16)c->gw->mac[port] != c->packet.vlan)
+		return 0;
+	return c->gw->ifindex[port] == ifindex;
+}
+
+/* That of a virtual router which is ours on this interface (RFC 9568, 7.3)? */
+static inline int lb_mac_is_virtual(const struct lb_port *port, const __u8 *mac)
+{
+	__u8 vrid = mac[5];
+
+	if (mac[0] || mac[1] || mac[2] != 0x5e || mac[3])
+		return 0;
+	if (mac[4] == 1)
+		return port->vrids4[vrid >> 3] >> (vrid & 7) & 1;
+	if (mac[4] == 2)
+		return port->vrids6[vrid >> 3] >> (vrid & 7) & 1;
+	return 0;
+}
+
+/* Is the frame for us? Its first eight bytes are the destination and two to be cut off. */
+static inline int lb_mac_is_ours(const struct lb_ctx *c)
+{
+	const struct lb_eth *eth = c->packet.eth;
+	__u32 port = c->port;
+
+	if ((*(const __u64 *)eth << 16 | c->packet.vlan) == c->gw->mac[port])
+		return 1;
+	return lb_mac_is_virtual(&c->gw->port[port], (const __u8 *)eth->dest);
+}
+
+static inline __u64 lb_key(const __u32 *address, __u16 port, __u8 proto, int v6)
+{
+	return v6 ? lb_key6(address, port, proto) : lb_key4(address[0], port, proto);
+}
+
+static inline int lb_same6(const __u32 *a, const __u32 *b)
+{
+	return a[0] == b[0] && a[1] == b[1] && a[2] == b[2] && a[3] == b[3];
+}
+
+/* The listen of a triple; LB_ABSENT: there is none. An IPv6 key is but a hash. */
+static inline __u64 lb_listen_of(const __u32 *address, __u16 port, __u8 proto, int v6)
+{
+	__u64 found = lb_find_listen(lb_key(address, port, proto, v6));
+	const struct lb_listen *listen;
+
+	if (!v6 || found == LB_ABSENT)
+		return found;
+	listen = lb_listens(lb_number(found));
+	if (listen && lb_same6(listen->addr.w, address) && listen->port == port)
+		return found;
+	return LB_ABSENT;
+}
+
+static inline __u64 lb_server_of(const __u32 *address, __u16 port, __u8 proto, int v6)
+{
+	__u64 found = lb_find_server(lb_key(address, port, proto, v6));
+	const struct lb_server *server;
+
+	if (!v6 || found == LB_ABSENT)
+		return found;
+	server = lb_servers(lb_number(found));
+	if (server && lb_same6(server->addr.w, address) && server->port == port)
+		return found;
+	return LB_ABSENT;
+}
+
+static inline const __u32 *lb_source(const struct lb_packet *packet, int v6)
+{
+	return v6 ? packet->ip6->saddr : &packet->ip->saddr;
+}
+
+static inline const __u32 *lb_dest(const struct lb_packet *packet, int v6)
+{
+	return v6 ? packet->ip6->daddr : &packet->ip->daddr;
+}
+
+/* To an address of the gateway's own? */
+static inline int lb_is_own(const struct lb_ctx *c, int v6)
+{
+	return lb_find_listen(lb_key(lb_dest(&c->packet, v6), 0, LB_PROTO_OWN, v6)) != LB_ABSENT;
+}
+
+static inline int lb_is_direct(const struct lb_ctx *c, int v6)
+{
+	struct lb_prefix4 key4 = { .bits = 32 };
+	struct lb_prefix6 key6 = { .bits = 128 };
+
+	if (v6) {
+		lb_set6(key6.address.w, c->packet.ip6->daddr);
+		return LB_LOOKUP(direct6, &key6) != 0;
+	}
+	key4.address = c->packet.ip->daddr;
+	return LB_LOOKUP(direct4, &key4) != 0;
+}
+
+/* Does what comes from a server stay as it is? Then the verdict that says why, else 0. */
+static inline int lb_untranslated(const struct lb_ctx *c, int v6)
+{
+	if (lb_is_own(c, v6))
+		return LB_PASS_OWN;
+	if (LB_HAS_DIRECT && lb_is_direct(c, v6))
+		return LB_PASS_DIRECT;
+	return 0;
+}
+
+/*
+ * A packet that shows no port: ours if its address is. Of IPv6, the address of what is found
+ * is not compared, so it may be another's by chance, which is too rare to matter here.
+ */
+static inline enum lb_verdict lb_portless(const struct lb_ctx *c, int v6,
+					  enum lb_verdict ours)
+{
+	enum lb_verdict stays;
+
+	if (lb_find_listen(lb_key(lb_dest(&c->packet, v6), 0, 0, v6)) != LB_ABSENT)
+		return ours;
+	if (lb_find_server(lb_key(lb_source(&c->packet, v6), 0, 0, v6)) == LB_ABSENT)
+		return LB_PASS_OTHER;
+	stays = lb_untranslated(c, v6);
+	return stays ? stays : ours;
+}
+
+#endif

@@ -1,0 +1,224 @@
+"""lc and wlc, and clients that stay with their server."""
+
+import random
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from scapy.layers.inet import IP, TCP, UDP
+from scapy.layers.inet6 import IPv6
+from scapy.layers.l2 import Ether
+from scapy.packet import Packet, raw
+
+from lbctl.dataplane.converge import converge
+from lbctl.dataplane.xdp import bpf
+from lbctl.errors import Unsupported
+from lbctl.model import (
+    Destination,
+    Endpoint,
+    Gateway,
+    Listen,
+    Persistence,
+    Scheduler,
+    Table,
+    VirtualService,
+)
+from tests.bpf import test_packets as four
+from tests.bpf import test_packets6 as six
+from tests.bpf.gateway import XDP_REDIRECT, PacketGateway
+
+pytestmark = pytest.mark.kernel
+
+VIP = "192.0.2.10"
+WEB, DNS = Listen.parse(f"{VIP}:80/tcp"), Listen.parse(f"{VIP}:53/udp")
+WEB6 = Listen.parse(f"[{six.VIP}]:80/tcp")
+ONE, TWO, THREE = (Endpoint.parse(f"198.51.100.{n}:80") for n in (11, 12, 13))
+
+
+@pytest.fixture
+def gateway(pins: Path) -> Iterator[PacketGateway]:
+    gateway = PacketGateway(Gateway("front", ("back",)), pins)
+    yield gateway
+    gateway.close()
+
+
+def apply(
+    gateway: PacketGateway,
+    scheduler: str,
+    weights: dict[Endpoint, int],
+    persistence: Persistence | None = None,
+    listen: Listen = WEB,
+) -> None:
+    destinations = {endpoint: Destination(weight) for endpoint, weight in weights.items()}
+    service = VirtualService(Scheduler(scheduler), destinations, persistence)
+    table = Table({listen: service})
+    assert not converge(gateway.plane, table).refused
+    assert gateway.plane.observe() == table
+
+
+def tcp(
+    gateway: PacketGateway, port: int, flags: str = "S", seq: int = 0, src: str = four.CLIENT
+) -> Endpoint:
+    segment = TCP(sport=port, dport=80, flags=flags, seq=seq)
+    return Endpoint.parse(f"{run(gateway, four.client(VIP, src=src) / segment)[IP].dst}:80")
+
+
+def run(gateway: PacketGateway, packet: Packet, interface: str = "front") -> Packet:
+    """What leaves. (Asking for the verdict would sweep the flow cache after each packet.)"""
+    with bpf.opened(gateway.pins / "lb") as program:
+        done = bpf.run_program(program, raw(packet), ifindex=gateway.ifindex[interface])
+    assert done.action == XDP_REDIRECT
+    return Ether(done.data)
+
+
+def connect(gateway: PacketGateway, port: int) -> Endpoint:
+    server = tcp(gateway, port)
+    assert tcp(gateway, port, "A", 1) == server
+    return server
+
+
+def opened(gateway: PacketGateway, ports: range) -> Counter[Endpoint]:
+    return Counter(connect(gateway, port) for port in ports)
+
+
+def load(gateway: PacketGateway, endpoint: Endpoint) -> int:
+    registry = gateway.plane._registry
+    return int(gateway.plane._maps.loads[registry.members[registry.listens[WEB]][endpoint]].open)
+
+
+def test_lc_evens_out(gateway: PacketGateway) -> None:
+    apply(gateway, "lc", {ONE: 1, TWO: 1})
+    found = opened(gateway, range(1000, 1100))
+    assert abs(found[ONE] - found[TWO]) <= 2
+    assert load(gateway, ONE) + load(gateway, TWO) == 100
+
+
+def test_lc_sends_new_flows_to_who_has_few(gateway: PacketGateway) -> None:
+    apply(gateway, "lc", {ONE: 1})
+    opened(gateway, range(1000, 1060))
+    apply(gateway, "lc", {ONE: 1, TWO: 1})
+    assert opened(gateway, range(2000, 2050))[TWO] == 50
+
+
+def test_flows_that_end_lower_the_load(gateway: PacketGateway) -> None:
+    apply(gateway, "lc", {ONE: 1})
+    opened(gateway, range(1000, 1010))
+    for port in range(1000, 1005):
+        tcp(gateway, port, "R", 2)
+        tcp(gateway, port, "R", 2)  # once only
+    for port in range(1005, 1008):  # both sides close
+        tcp(gateway, port, "FA", 2)
+        answer = TCP(sport=80, dport=port, flags="FA")
+        run(gateway, four.server("198.51.100.11") / answer, "back")
+    assert load(gateway, ONE) == 2
+
+
+def test_the_sweep_corrects_the_load(gateway: PacketGateway) -> None:
+    """Flows that fall silent end nowhere: the sweep finds that they are gone."""
+    apply(gateway, "lc", {ONE: 1, TWO: 1})
+    opened(gateway, range(1000, 1020))
+    gateway.plane._maps.gateway.tick_ahead += 1000
+    connect(gateway, 3000)
+    gateway.plane.tend()
+    assert load(gateway, ONE) + load(gateway, TWO) == 1
+
+
+def test_wlc_follows_weights(gateway: PacketGateway) -> None:
+    apply(gateway, "wlc", {ONE: 3, TWO: 1})
+    found = opened(gateway, range(1000, 1200))
+    assert found[ONE] == pytest.approx(150, abs=8)
+
+
+@pytest.mark.parametrize("scheduler", ["lc", "wlc"])
+def test_a_draining_server_gets_nothing_new(gateway: PacketGateway, scheduler: str) -> None:
+    apply(gateway, scheduler, {ONE: 1, TWO: 1})
+    apply(gateway, scheduler, {ONE: 0, TWO: 1})
+    assert opened(gateway, range(1000, 1020)) == {TWO: 20}
+
+
+# --- persistence ------------------------------------------------------------------------
+
+CLIENTS = [f"192.0.2.{n}" for n in range(110, 150)]
+
+
+@pytest.mark.parametrize("scheduler", ["rr", "wrr", "mh", "lc", "wlc", "sh"])
+def test_a_client_stays(gateway: PacketGateway, scheduler: str) -> None:
+    apply(gateway, scheduler, {ONE: 1, TWO: 1, THREE: 1}, Persistence(60))
+    first = {src: tcp(gateway, 1000, src=src) for src in CLIENTS}
+    assert len(set(first.values())) > 1
+    for port in range(1001, 1006):
+        assert {src: tcp(gateway, port, src=src) for src in CLIENTS} == first
+
+
+def test_until_the_timeout(gateway: PacketGateway) -> None:
+    apply(gateway, "rr", {ONE: 1, TWO: 1}, Persistence(60))
+    first = tcp(gateway, 1000)
+    gateway.plane._maps.gateway.tick_ahead += 10  # some 40 seconds
+    assert tcp(gateway, 1001) == first  # and counts anew from here
+    gateway.plane._maps.gateway.tick_ahead += 10
+    assert tcp(gateway, 1002) == first
+    gateway.plane._maps.gateway.tick_ahead += 20
+    assert {tcp(gateway, port) for port in (1003,)} != {first}
+
+
+def test_established_flows_outlive_it(gateway: PacketGateway) -> None:
+    apply(gateway, "rr", {ONE: 1, TWO: 1}, Persistence(60))
+    first = connect(gateway, 1000)
+    gateway.plane._maps.gateway.tick_ahead += 40
+    gateway.plane.tend()
+    assert tcp(gateway, 1001) != first
+    assert tcp(gateway, 1000, "A", 2) == first
+
+
+def test_the_sweep_asks_each_listen_for_its_timeout(gateway: PacketGateway) -> None:
+    apply(gateway, "rr", {ONE: 1, TWO: 1}, Persistence(600))
+    first = tcp(gateway, 1000)
+    gateway.plane._maps.gateway.tick_ahead += 100
+    gateway.plane.tend()
+    assert tcp(gateway, 1001) == first
+
+
+def test_a_draining_or_dead_server_is_left(gateway: PacketGateway) -> None:
+    apply(gateway, "rr", {ONE: 1, TWO: 1}, Persistence(60))
+    first = tcp(gateway, 1000)
+    other = TWO if first == ONE else ONE
+    apply(gateway, "rr", {first: 0, other: 1}, Persistence(60))
+    assert tcp(gateway, 1001) == other
+    apply(gateway, "rr", {first: 1}, Persistence(60))
+    assert tcp(gateway, 1002) == first
+
+
+def test_a_prefix_is_one_client(gateway: PacketGateway) -> None:
+    apply(gateway, "rr", {ONE: 1, TWO: 1}, Persistence(60, prefix=28))
+    near = {tcp(gateway, 1000, src=f"192.0.2.{n}") for n in range(112, 128)}
+    assert len(near) == 1
+    assert tcp(gateway, 1000, src="192.0.2.128") not in near
+
+
+def test_ipv6_prefix(gateway: PacketGateway) -> None:
+    six_servers = {Endpoint.parse(f"[2001:db8:1::{n}]:80"): 1 for n in (11, 12)}
+    apply(gateway, "rr", six_servers, Persistence(60, prefix=64), WEB6)
+
+    def server(src: str) -> str:
+        packet = six.client() / TCP(sport=random.randrange(1024, 65536), dport=80, flags="S")
+        packet[IPv6].src = src
+        return str(run(gateway, packet)[IPv6].dst)
+
+    near = {server(f"2001:db8:7::{n:x}") for n in range(1, 20)}
+    assert len(near) == 1
+    assert server("2001:db8:8::1") not in near
+
+
+def test_udp(gateway: PacketGateway) -> None:
+    apply(gateway, "rr", {ONE: 1, TWO: 1}, Persistence(60), DNS)
+    packets = [four.client(VIP) / UDP(sport=port, dport=53) for port in range(1000, 1010)]
+    assert len({run(gateway, packet)[IP].dst for packet in packets}) == 1
+
+
+@pytest.mark.parametrize("timeout", [0, 7201])
+def test_a_timeout_that_cannot_be_kept(gateway: PacketGateway, timeout: int) -> None:
+    service = VirtualService(Scheduler("rr"), {}, Persistence(timeout))
+    (refusal,) = converge(gateway.plane, Table({WEB: service})).refused
+    assert isinstance(refusal.error, Unsupported)
+    assert "XDP keeps a client for 7200 s at most" in str(refusal.error)
