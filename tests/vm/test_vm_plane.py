@@ -282,6 +282,10 @@ def test_the_sync_daemon_runs_in_both_roles_at_once(plane):
     assert [one.role for one in plane.sync_daemons()] == [SyncRole.BACKUP]
     plane.stop_sync(SyncRole.BACKUP)
     assert plane.sync_daemons() == []
+    for _ in range(5):  # at once, mostly before its thread ever ran
+        plane.start_sync(SyncDaemon(SyncRole.BACKUP, "d0", 7))
+        plane.stop_sync(SyncRole.BACKUP)
+    assert plane.sync_daemons() == []
 
 
 def test_a_service_keeps_its_servers_when_its_scheduler_changes(plane):

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from struct import Struct
 from sys import byteorder
 
-ERROR, DONE = 2, 3  # message types below a family's own
+NOTHING, ERROR, DONE = 1, 2, 3  # message types below a family's own
 REQUEST, ACK, DUMP = 0x1, 0x4, 0x300
 INTERRUPTED = 0x10  # NLM_F_DUMP_INTR: what is dumped changed meanwhile
 NESTED = 0x8000
@@ -52,6 +52,11 @@ def message(family: int, flags: int, sequence: int, command: int, attributes: by
     length = _FULL_HEADER.size + len(attributes)
     header = _FULL_HEADER.pack(length, family, flags | REQUEST, sequence, 0, command, 1, 0)
     return header + attributes
+
+
+def nothing(flags: int, sequence: int) -> bytes:
+    """A message that the kernel only answers (NLMSG_NOOP)."""
+    return _HEADER.pack(_HEADER.size, NOTHING, flags | REQUEST, sequence, 0)
 
 
 def replies(datagram: memoryview) -> Iterator[Reply]:

@@ -1,8 +1,9 @@
 """The generic netlink socket to IPVS.
 
-Requests go out many at a time, and only the last of a batch asks for an answer: the
-kernel handles a batch in order before sendmsg() returns, and of the others it answers
-only those that failed. A table of ten thousand lines takes some two hundred system calls.
+Requests go out many at a time, and behind the last of a batch a message without meaning
+asks for an answer: the kernel handles a batch in order before sendmsg() returns, and of the
+requests it answers only those that failed. A table of ten thousand lines takes some two
+hundred system calls.
 
 Plain sockets and not pyroute2: ADR 0020 has the numbers.
 """
@@ -30,6 +31,7 @@ from lbctl.dataplane.ipvs.genl import (
     attribute,
     attributes,
     message,
+    nothing,
     number,
     replies,
 )
@@ -75,7 +77,7 @@ class Netlink:
 
     def write(self, requests: Sequence[Request]) -> list[int]:
         """Send `requests` in order; the errno of each. 0: done, or, where the kernel had to
-        drop its answers, unknown: whoever must be sure reads back."""
+        drop its answers or was interrupted, unknown: whoever must be sure reads back."""
         for command, _ in requests:
             self.sent[command] = self.sent.get(command, 0) + 1
         results: list[int] = []
@@ -102,19 +104,23 @@ class Netlink:
 
     def _write(self, requests: Sequence[Request]) -> list[int]:
         first = self._sequence + 1
-        parts = []
-        for position, (command, body) in enumerate(requests):
-            flags = ACK if position == len(requests) - 1 else 0
-            parts.append(message(self._family, flags, first + position, command, body))
-        self._sequence += len(requests)
+        parts = [
+            message(self._family, 0, first + position, command, body)
+            for position, (command, body) in enumerate(requests)
+        ]
+        # Not the last request itself: the kernel says nothing to one that came to EINTR
+        # (netlink_rcv_skb()), as when a sync thread is stopped before it first ran.
+        end = first + len(requests)
+        parts.append(nothing(ACK, end))
+        self._sequence = end
         self._socket.send(b"".join(parts))
         results = [0] * len(requests)
         for reply in self._received():
             position = reply.sequence - first
+            if reply.type == ERROR and reply.sequence == end:
+                return results
             if reply.type == ERROR and 0 <= position < len(requests):
                 results[position] = reply.errno
-                if position == len(requests) - 1:
-                    return results
         raise AssertionError("_received() ends only by raising")
 
     def _dump(self, command: Command, body: bytes) -> list[memoryview]:

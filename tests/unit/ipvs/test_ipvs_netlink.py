@@ -9,8 +9,8 @@ import pytest
 
 from lbctl.dataplane.ipvs.codec import Command
 from lbctl.dataplane.ipvs.genl import ACK, DONE, ERROR, INTERRUPTED, attribute
-from lbctl.dataplane.ipvs.netlink import BATCH, TRIES, Netlink
-from lbctl.errors import DataPlaneError
+from lbctl.dataplane.ipvs.netlink import BATCH, TRIES, Netlink, load_module
+from lbctl.errors import DataPlaneError, NotPermitted, Unsupported
 
 FAMILY = 30
 
@@ -64,10 +64,13 @@ class Kernel:
 
 
 def last_acknowledged(refused):
-    """As the real one: errors as they come, and an answer to the one that asks for it."""
+    """As the real one: errors as they come, and an answer to the one that asks for it; none
+    where it was interrupted."""
 
     def answers(_, requests):
         for number, (sequence, flags) in enumerate(requests):
+            if refused.get(number) == errno.EINTR:
+                continue
             if number in refused:
                 yield error(sequence, refused[number])
             elif flags & ACK:
@@ -82,6 +85,13 @@ def test_a_batch_asks_for_one_answer_and_hears_of_each_that_failed():
         assert kernel.netlink.write(requests) == [0, errno.EEXIST, 0, 0, errno.ESRCH]
         assert kernel.sends == 1
         assert kernel.netlink.sent == {Command.NEW_DEST: 5}
+
+
+def test_a_request_that_is_never_answered_keeps_nobody_waiting():
+    """Of one that came to EINTR the kernel says nothing, whether it asks or not."""
+    requests = [(Command.DEL_DAEMON, bytes(8))] * 2
+    with Kernel(last_acknowledged({1: errno.EINTR})) as kernel:
+        assert kernel.netlink.write(requests) == [0, 0]
 
 
 def test_many_requests_go_in_as_few_sends_as_fit():
@@ -138,3 +148,43 @@ def test_what_the_kernel_refuses_to_list_is_an_os_error():
             kernel.netlink.dump(Command.GET_SERVICE)
         with pytest.raises(PermissionError):
             kernel.netlink.ask(Command.GET_INFO)
+
+
+# --- a kernel without IPVS --------------------------------------------------------------
+
+
+@pytest.fixture
+def modprobe(tmp_path, monkeypatch):
+    """A modprobe of ours, in place of the machine's: writes `script` and its mode."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+
+    def make(script, mode=0o755):
+        program = tmp_path / "modprobe"
+        program.write_text(f"#!/bin/sh\n{script}\n")
+        program.chmod(mode)
+
+    return make
+
+
+def test_a_missing_module_is_told_in_modprobes_words_with_a_way_out(modprobe):
+    modprobe("echo 'modprobe: FATAL: Module ip_vs not found in /lib/modules/6.1' >&2; exit 1")
+    with pytest.raises(Unsupported, match="does not offer it: modprobe: FATAL") as refused:
+        load_module()
+    assert "full kernel, or set datapath: xdp" in refused.value.hint
+
+
+def test_a_module_that_may_not_be_loaded_is_told(modprobe):
+    modprobe("echo 'modprobe: ERROR: could not insert ip_vs: Key was rejected' >&2; exit 1")
+    with pytest.raises(Unsupported, match="Key was rejected"):
+        load_module()
+    modprobe("exit 3")
+    with pytest.raises(Unsupported, match="modprobe ip_vs: exit 3"):
+        load_module()
+
+
+def test_without_modprobe_or_the_right_to_run_it(modprobe):
+    with pytest.raises(Unsupported, match="modprobe is not installed"):
+        load_module()
+    modprobe("exit 0", mode=0o644)
+    with pytest.raises(NotPermitted, match="cannot run modprobe"):
+        load_module()
