@@ -173,37 +173,54 @@ def destination_key(frontend: Frontend, endpoint: Endpoint) -> bytes:
     )
 
 
-# A destination in one piece, since a table has thousands: length and type, then value. From
-# ADDR on the order is the kernel's own (see `as_told`).
+def _heads(*pairs: tuple[int, int]) -> tuple[int, ...]:
+    """Headers of attributes: (length, type) each, as one number."""
+    return tuple(_U32.unpack(_ATTRIBUTE.pack(length, kind))[0] for length, kind in pairs)
+
+
+_ATTRIBUTE = Struct("=HH")
+
+# A destination in one piece, since a table has thousands: each attribute's header, then its
+# value. From ADDR on the order is the kernel's own (see `as_told`).
 _DESTINATION = Struct(
-    "=HH"  # the nested attribute
-    "HHH2x"  # ADDR_FAMILY
-    "HH16s"  # ADDR, padded to an IPv6 address
-    "HH2s2x"  # PORT, network order
-    "HHI HHI"  # FWD_METHOD, WEIGHT
-    "HHB3x HH2s2x HHH2x"  # TUN_TYPE, TUN_PORT (network order), TUN_FLAGS
-    "HHI HHI"  # U_THRESH, L_THRESH
+    "=I IH2x"  # the nested attribute's header; ADDR_FAMILY
+    "I16s I2s2x"  # ADDR, padded to an IPv6 address; PORT, network order
+    "II II"  # FWD_METHOD, WEIGHT
+    "IB3x I2s2x IH2x"  # TUN_TYPE, TUN_PORT (network order), TUN_FLAGS
+    "II II"  # U_THRESH, L_THRESH
 )
 _TOLD = _DESTINATION.size - 12  # bytes from ADDR to L_THRESH
+(_H_DEST, _H_FAMILY, _H_ADDR, _H_PORT, _H_METHOD, _H_WEIGHT) = _heads(
+    *((_DESTINATION.size, DEST | NESTED), (6, Dest.ADDR_FAMILY), (20, Dest.ADDR)),
+    *((6, Dest.PORT), (8, Dest.FWD_METHOD), (8, Dest.WEIGHT)),
+)
+(_H_TUN_TYPE, _H_TUN_PORT, _H_TUN_FLAGS, _H_UPPER, _H_LOWER) = _heads(
+    *((5, Dest.TUN_TYPE), (6, Dest.TUN_PORT), (6, Dest.TUN_FLAGS)),
+    *((8, Dest.U_THRESH), (8, Dest.L_THRESH)),
+)
 
 
 def destination_request(frontend: Frontend, endpoint: Endpoint, destination: Destination) -> bytes:
     """NEW_DEST and SET_DEST: always every field, or a change of weight would change the
     forwarding method."""
-    tunnel = destination.forwarding.tunnel or _NO_TUNNEL
-    return service_key(frontend) + _DESTINATION.pack(
-        *(_DESTINATION.size, DEST | NESTED),
-        *(6, Dest.ADDR_FAMILY, _FAMILIES[family_of(endpoint.address)]),
-        *(20, Dest.ADDR, _padded(endpoint.address)),
-        *(6, Dest.PORT, _BE16.pack(endpoint.port)),
-        *(8, Dest.FWD_METHOD, _METHODS[destination.forwarding.mode]),
-        *(8, Dest.WEIGHT, destination.weight),
-        *(5, Dest.TUN_TYPE, _TUNNEL_TYPES[tunnel.encapsulation]),
-        *(6, Dest.TUN_PORT, _BE16.pack(tunnel.port)),
-        *(6, Dest.TUN_FLAGS, sum(_TUNNEL_FLAGS[name] for name in tunnel.flags)),
-        *(8, Dest.U_THRESH, destination.max_connections),
-        *(8, Dest.L_THRESH, destination.min_connections),
+    address, forwarding = endpoint.address, destination.forwarding
+    kind, port, flags = _tunnel_fields(forwarding.tunnel) if forwarding.tunnel else _NO_TUNNEL
+    body = _DESTINATION.pack(
+        _H_DEST,
+        *(_H_FAMILY, AF_INET if address.version == 4 else AF_INET6),
+        *(_H_ADDR, address.packed),  # pack() pads
+        *(_H_PORT, endpoint.port.to_bytes(2, "big")),
+        *(_H_METHOD, _METHODS[forwarding.mode]),
+        *(_H_WEIGHT, destination.weight),
+        *(_H_TUN_TYPE, kind, _H_TUN_PORT, port, _H_TUN_FLAGS, flags),
+        *(_H_UPPER, destination.max_connections, _H_LOWER, destination.min_connections),
     )
+    return service_key(frontend) + body
+
+
+def _tunnel_fields(tunnel: Tunnel) -> tuple[int, bytes, int]:
+    bits = sum(_TUNNEL_FLAGS[name] for name in tunnel.flags)
+    return _TUNNEL_TYPES[tunnel.encapsulation], _BE16.pack(tunnel.port), bits
 
 
 def told(request: bytes) -> bytes:
@@ -254,7 +271,7 @@ _MODES = {0: Mode.NAT, LOCAL_NODE: Mode.DR, 2: Mode.TUN, 3: Mode.DR}
 _TUNNEL_TYPES = {Encapsulation.IPIP: 0, Encapsulation.GUE: 1, Encapsulation.GRE: 2}
 _ENCAPSULATIONS = {number: name for name, number in _TUNNEL_TYPES.items()}
 _TUNNEL_FLAGS = {"csum": 1, "remcsum": 2}
-_NO_TUNNEL = Tunnel()
+_NO_TUNNEL = (0, b"\0\0", 0)
 
 
 @lru_cache(maxsize=1024)
@@ -369,12 +386,6 @@ _USUAL = Struct(
 )
 
 
-def _heads(*pairs: tuple[int, int]) -> tuple[int, ...]:
-    """Headers of attributes: (length, type) each, as one number."""
-    return tuple(_U32.unpack(_ATTRIBUTE.pack(length, kind))[0] for length, kind in pairs)
-
-
-_ATTRIBUTE = Struct("=HH")
 _USUAL_HEADS = _heads(
     *((20, Dest.ADDR), (6, Dest.PORT), (8, Dest.FWD_METHOD), (8, Dest.WEIGHT)),
     *((5, Dest.TUN_TYPE), (6, Dest.TUN_PORT), (6, Dest.TUN_FLAGS)),
@@ -423,7 +434,7 @@ def _service(found: Attributes) -> VirtualService:
 def _tunnel(found: Attributes) -> tuple[int, bytes, int]:
     """Type, port and flags; a kernel before 5.3 has IPIP only, and does not say so."""
     if Dest.TUN_TYPE not in found:
-        return 0, b"\0\0", 0
+        return _NO_TUNNEL
     port = bytes(found[Dest.TUN_PORT])
     return number(found[Dest.TUN_TYPE]), port, number(found[Dest.TUN_FLAGS])
 

@@ -12,9 +12,9 @@ All numbers are in host order, except where an attribute says otherwise
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from struct import Struct
 from sys import byteorder
+from typing import NamedTuple
 
 NOTHING, ERROR, DONE = 1, 2, 3  # message types below a family's own
 REQUEST, ACK, DUMP = 0x1, 0x4, 0x300
@@ -36,8 +36,7 @@ class Garbled(ValueError):
     """Bytes that are no netlink message."""
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(NamedTuple):
     """One message from the kernel. errno: of an ERROR or DONE message, positive; 0 is an
     acknowledgement. body: attributes of any other message."""
 
@@ -68,12 +67,11 @@ def replies(datagram: memoryview) -> Iterator[Reply]:
         length, kind, flags, sequence, _ = _HEADER.unpack_from(datagram, offset)
         if not _HEADER.size <= length <= len(datagram) - offset:
             raise Garbled(f"a message of {length} bytes in {len(datagram) - offset}")
-        body = datagram[offset + _HEADER.size : offset + length]
-        if kind in (ERROR, DONE):
-            errno = -_ERRNO.unpack_from(body)[0] if len(body) >= 4 else 0
-            yield Reply(kind, flags, sequence, errno, body[4:])
-        else:
-            yield Reply(kind, flags, sequence, 0, body[4:])
+        errno = 0
+        if kind in (ERROR, DONE) and length >= _HEADER.size + 4:
+            errno = -_ERRNO.unpack_from(datagram, offset + _HEADER.size)[0]
+        body = datagram[offset + _HEADER.size + 4 : offset + length]
+        yield Reply(kind, flags, sequence, errno, body)
         offset += (length + 3) & ~3
 
 

@@ -26,15 +26,15 @@ Request = tuple[Command, bytes]  # a command and its attributes
 
 def request_of(op: Op) -> Request:
     """The message that asks the kernel for `op`. Raises ValueError."""
-    match op:
+    match op:  # what there are thousands of comes first
+        case AddServer(frontend, endpoint, destination):
+            return Command.NEW_DEST, destination_request(frontend, endpoint, destination)
         case AddService(frontend, service):
             return Command.NEW_SERVICE, service_request(frontend, service)
         case SetService(frontend, service):
             return Command.SET_SERVICE, service_request(frontend, service)
         case RemoveService(frontend):
             return Command.DEL_SERVICE, service_key(frontend)
-        case AddServer(frontend, endpoint, destination):
-            return Command.NEW_DEST, destination_request(frontend, endpoint, destination)
         case SetServer(frontend, endpoint, destination):
             return Command.SET_DEST, destination_request(frontend, endpoint, destination)
         case RemoveServer(frontend, endpoint):

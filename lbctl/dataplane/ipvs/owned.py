@@ -20,7 +20,7 @@ from lbctl.dataplane.port import (
     SetServer,
     SetService,
 )
-from lbctl.model import Endpoint, Frontend, Mode, Table, VirtualService, parse_frontend
+from lbctl.model import Destination, Endpoint, Frontend, Mode, Table, VirtualService, parse_frontend
 
 
 @dataclass(frozen=True)
@@ -42,20 +42,16 @@ def after(owned: Owned, ops: Iterable[Op]) -> Owned:
     services = {frontend: set(endpoints) for frontend, endpoints in owned.services.items()}
     fullnat = set(owned.fullnat)
     for op in ops:
-        match op:
+        match op:  # what there are thousands of comes first
+            case AddServer(frontend, endpoint, destination):
+                if (endpoints := services.get(frontend)) is None:
+                    endpoints = services[frontend] = set()
+                endpoints.add(endpoint)
+                _note(fullnat, frontend, destination)
+            case SetServer(frontend, _, destination):
+                _note(fullnat, frontend, destination)
             case AddService(frontend):
                 services.setdefault(frontend, set())
-            case AddServer(frontend, endpoint, destination):
-                services.setdefault(frontend, set()).add(endpoint)
-                if destination.forwarding.mode is Mode.FULLNAT:
-                    fullnat.add(frontend)
-                else:
-                    fullnat.discard(frontend)
-            case SetServer(frontend, _, destination):
-                if destination.forwarding.mode is Mode.FULLNAT:
-                    fullnat.add(frontend)
-                else:
-                    fullnat.discard(frontend)
             case RemoveServer(frontend, endpoint):
                 services.get(frontend, set()).discard(endpoint)
             case RemoveService(frontend):
@@ -67,6 +63,13 @@ def after(owned: Owned, ops: Iterable[Op]) -> Owned:
                 assert_never(op)
     frozen = {frontend: frozenset(endpoints) for frontend, endpoints in services.items()}
     return Owned(frozen, frozenset(fullnat))
+
+
+def _note(fullnat: set[Frontend], frontend: Frontend, destination: Destination) -> None:
+    if destination.forwarding.mode is Mode.FULLNAT:
+        fullnat.add(frontend)
+    elif fullnat:
+        fullnat.discard(frontend)
 
 
 def claimed(owned: Owned, ops: Iterable[Op]) -> Owned:
