@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from listeners import (
@@ -267,3 +268,20 @@ def test_it_keeps_no_privilege_but_raw_sockets(worker: Worker) -> None:
         assert int(status[held], 16) & ~net_raw == 0
     if os.geteuid() == 0:
         assert int(status["CapBnd"], 16) & ~net_raw == 0
+
+
+@pytest.mark.skipif(not ROOT, reason="not root: `sudo make test`")
+def test_where_nobody_could_not_read_its_code_it_stays_and_says_why(tmp_path: Path) -> None:
+    """What it has not loaded yet lies in somebody's home, say."""
+    secret = tmp_path / "later.py"
+    secret.touch(mode=0o600)
+    program = (
+        "import os, sys; from lbctl.health.privileges import drop_to\n"
+        "print(drop_to('nobody', sys.argv[1:]), os.geteuid(), sep='|')\n"
+        "print(open('/proc/self/status').read())"
+    )
+    command = [sys.executable, "-c", program, str(secret)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    first, *status = done.stdout.splitlines()
+    assert first == f"nobody may not read {secret}|0"
+    assert f"CapEff:\t{1 << 13:016x}" in status
