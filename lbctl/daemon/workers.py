@@ -90,8 +90,10 @@ class WorkerKeeper:
                 if self.clock.now() - started >= GOOD_AFTER:
                     delay = FIRST_RETRY
                 self.journal.tell(WorkerLost(str(error), delay))
-            await asyncio.sleep(delay)
-            delay = min(delay * 2, LAST_RETRY)
+                await asyncio.sleep(delay)
+                delay = min(delay * 2, LAST_RETRY)
+            else:
+                delay = FIRST_RETRY
 
     def tell_changes(self) -> None:
         """The world may want other checks than before."""

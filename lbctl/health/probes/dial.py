@@ -44,25 +44,29 @@ class Remote(NamedTuple):
 
     def stream(self) -> socket:
         """A TCP socket that is not connected yet. Raises Unable."""
-        sock = self._marked(socket(self.family, _STREAM))
+        sock = socket(self.family, _STREAM)
+        if self.mark:
+            _mark(sock, self.mark)
         sock.setsockopt(SOL_SOCKET, SO_LINGER, _RESET_ON_CLOSE)
         return sock
 
     def datagram(self) -> socket:
         """A UDP socket that is connected, so that ICMP errors come to it. Raises OSError,
         Unable."""
-        sock = self._marked(socket(self.family, _DATAGRAM))
+        sock = socket(self.family, _DATAGRAM)
+        if self.mark:
+            _mark(sock, self.mark)
         sock.connect(self.sockaddr)
         return sock
 
-    def _marked(self, sock: socket) -> socket:
-        if self.mark:
-            try:
-                sock.setsockopt(SOL_SOCKET, SO_MARK, self.mark)
-            except PermissionError:
-                sock.close()
-                raise Unable("may not mark packets (CAP_NET_RAW does from Linux 5.17 on)") from None
-        return sock
+
+def _mark(sock: socket, mark: int) -> None:
+    """Raises Unable, with the socket closed."""
+    try:
+        sock.setsockopt(SOL_SOCKET, SO_MARK, mark)
+    except PermissionError:
+        sock.close()
+        raise Unable("may not mark packets (CAP_NET_RAW does from Linux 5.17 on)") from None
 
 
 class Stream:
