@@ -164,9 +164,13 @@ class Reactor:
                 callback(mask)
         if len(events) < _BATCH:
             self._expire(began)
-        stall = self._clock() - began - patience
-        if stall > _STALL:
-            self._stalled += stall
+        self.excuse(self._clock() - began - patience)
+
+    def excuse(self, seconds: float) -> None:
+        """This process did not run for so long, or had other things to do: if that is more
+        than a moment, every probe has so much longer."""
+        if seconds > _STALL:
+            self._stalled += seconds
 
     def close(self) -> None:
         for run in [*self._runs.values(), *self._ringers]:

@@ -56,6 +56,7 @@ class Worker:
         """Until the daemon closes the line. Raises Garbage where it sends what is no
         message for a worker."""
         self._reactor.watch(self._line.fileno(), self._on_line, select.EPOLLIN)
+        turned = monotonic()
         while self._open:
             now = monotonic()
             self._start_due(now)
@@ -64,7 +65,9 @@ class Worker:
             until = self._next_pulse
             if len(self._runs) < self._room and (due := self._roster.deadline) is not None:
                 until = min(until, due)
+            self._reactor.excuse(monotonic() - turned)
             self._reactor.turn(until)
+            turned = monotonic()
         self._reactor.close()
 
     # --- probes -------------------------------------------------------------------------

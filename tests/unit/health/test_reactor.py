@@ -119,6 +119,19 @@ def test_time_that_the_worker_lost_counts_against_nobody(bench: Bench) -> None:
         assert [result.detail for result in bench.results] == ["timed out after 1 s (word 2)"]
 
 
+def test_so_does_time_that_it_lost_between_two_turns(bench: Bench) -> None:
+    """Stopped before it could hear the first word and say the second."""
+    bench.start(listens(bench.theirs, words=2))
+    bench.ours.send(b"a")
+    bench.clock.now += 60
+    bench.reactor.excuse(60)
+    bench.turn()
+    assert bench.results == []
+    bench.ours.send(b"b")
+    bench.turn()
+    assert [result.passed for result in bench.results] == [True]
+
+
 def test_a_stopped_run_has_no_result_and_closes_its_socket(bench: Bench) -> None:
     run = bench.start(listens(bench.theirs))
     bench.reactor.stop(run)
