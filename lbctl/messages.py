@@ -25,8 +25,10 @@ from lbctl.model import AnyProbe, Timing
 LIMIT = 64 << 20  # a longer frame is garbage
 
 
-class Message(msgspec.Struct, frozen=True, tag_field="kind", forbid_unknown_fields=True):
-    """The common shape."""
+class Message(msgspec.Struct, frozen=True, tag_field="kind"):
+    """The common shape. Fields that the receiver does not know are ignored: the two ends of
+    a line may be of different age, and the VRRP process outlives many a daemon. What a field
+    means never changes; a new one has a default that says what was so before."""
 
 
 # --- daemon -> probe worker -------------------------------------------------------------
