@@ -1,11 +1,14 @@
 """Laws: what is dumped reads back equal, and no input does anything but parse or be
 refused."""
 
-from ipaddress import IPv4Address, IPv4Network, IPv6Address
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass, replace
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, ip_interface
 from pathlib import Path
+from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 
 from lbctl.config import Patch, dump, parse
@@ -14,6 +17,7 @@ from lbctl.model import (
     SCHEDULERS,
     AgentProbe,
     Check,
+    ChecksumForm,
     Config,
     Datapath,
     DnsProbe,
@@ -23,6 +27,7 @@ from lbctl.model import (
     Family,
     FirewallMark,
     Forwarding,
+    Frontend,
     Gateway,
     GrpcProbe,
     Hook,
@@ -30,12 +35,16 @@ from lbctl.model import (
     IcmpProbe,
     LastResort,
     Listen,
+    Mac,
     Metric,
     Mode,
+    Notify,
     Overload,
     Persistence,
+    Preempt,
     Proto,
     Quorum,
+    Router,
     Scheduler,
     Server,
     Service,
@@ -44,12 +53,16 @@ from lbctl.model import (
     Timing,
     Tls,
     TlsProbe,
+    Tracker,
+    TrackerKind,
     Trigger,
     Tunnel,
     UdpProbe,
     VipOwner,
     XdpMode,
+    family_of,
 )
+from lbctl.vrrp.settings import with_link_local
 
 EXAMPLE = (Path(__file__).parents[3] / "docs" / "examples" / "lbctl.yaml").read_bytes()
 TEXT = st.text(st.characters(min_codepoint=0x20, max_codepoint=0x7E), max_size=12)
@@ -154,6 +167,7 @@ hooks = st.builds(
     per_hour=st.integers(1, 3600),
     user=st.sampled_from(["", "nobody"]),
 )
+BESIDE = (ip_interface("203.0.113.254/24"), ip_interface("2001:db8:cc::9/64"))
 outside = st.integers(1, 254).map(lambda n: IPv4Address(f"203.0.113.{n}"))
 checks = st.builds(
     Check,
@@ -195,11 +209,21 @@ def servers(draw, family: Family, scheduler: Scheduler, keeps_port: bool) -> Ser
         address = IPv6Address("2001:db8:bb::") + number
     limit = st.just(0) if scheduler.name in ("mh", "sh") else st.integers(0, 2**32 - 1)
     port = None if keeps_port else draw(st.none() | ports)
-    return Server(address, port, draw(st.integers(0, 65535)), draw(limit))
+    most = draw(limit)
+    return Server(
+        address, port, draw(st.integers(0, 65535)), most, draw(st.just(0) | st.integers(0, most))
+    )
+
+
+def may_go_through(check: Check, forwarding: Forwarding, listen: Frontend) -> bool:
+    """Whether a check may ask for the VIP by way of the server."""
+    by_port = not isinstance(check.probe, IcmpProbe | ExecProbe)
+    whole = forwarding.mode in (Mode.DR, Mode.TUN) and isinstance(listen, Listen)
+    return by_port and whole and check.address is None
 
 
 @st.composite
-def services(draw, used: set) -> Service | None:
+def services(draw, used: set, reach: set[Family]) -> Service | None:
     family, forwarding = draw(st.sampled_from(Family)), draw(forwardings)
     scheduler = draw(schedulers)
     listens = draw(st.lists(frontends(family), min_size=1, max_size=3, unique=True))
@@ -209,11 +233,14 @@ def services(draw, used: set) -> Service | None:
     used.update(listens)
     keeps_port = forwarding.mode in (Mode.DR, Mode.TUN)
     one = servers(family, scheduler, keeps_port)
-    members = draw(st.lists(one, min_size=1, max_size=4, unique_by=lambda server: server.address))
+    # Without servers it is one that allows it (`allow_empty`), which is what is written then.
+    members = draw(st.lists(one, max_size=4, unique_by=lambda server: server.address))
     sorry = draw(st.none() | one.filter(lambda s: all(s.address != m.address for m in members)))
     check = draw(st.none() | checks)
     if check is not None and check.port is None and not isinstance(listens[0], Listen):
         check = None
+    if check is not None and family in reach and may_go_through(check, forwarding, listens[0]):
+        check = replace(check, through=draw(st.booleans()))
     keys = draw(st.lists(names, min_size=len(members), max_size=len(members), unique=True))
     prefixes = st.integers(1, 32 if family is Family.IPV4 else 128)
     udp = all(not isinstance(x, Listen) or x.proto is Proto.UDP for x in listens)
@@ -230,7 +257,7 @@ def services(draw, used: set) -> Service | None:
             )
         ),
         draw(st.booleans()) if udp else False,
-        VipOwner.MANAGED,
+        draw(st.sampled_from(VipOwner)),
         Drain(draw(durations(0, 604800)), draw(durations(0, 86400))),
         draw(st.sampled_from(LastResort))
         if sorry
@@ -244,14 +271,14 @@ def services(draw, used: set) -> Service | None:
 def loads(draw, servers: int, checked: bool) -> dict:
     """What a service has about load, as far as the rest allows it."""
     agent = draw(st.none() | st.builds(Check, agent_probes, timings(), ports, st.none() | outside))
-    wanted = draw(st.integers(1, servers))
+    wanted = draw(st.integers(1, max(1, servers)))
     may = [Trigger.OVERLOAD] * (agent is not None) + [Trigger.DOWN, Trigger.UP] * checked
     known = {hook.trigger: hook for hook in draw(st.lists(hooks, max_size=3))}
     return {
         "agent": agent,
         "overload": draw(st.none() | overloads()) if agent is not None else None,
         "slow_start": draw(st.just(0.0) | durations(0, 3600)),
-        "quorum": Quorum(wanted, draw(st.integers(0, servers - wanted))),
+        "quorum": Quorum(wanted, draw(st.integers(0, max(0, servers - wanted)))),
         "hooks": tuple(known[one] for one in Trigger if one in known and one in may),
     }
 
@@ -259,7 +286,9 @@ def loads(draw, servers: int, checked: bool) -> dict:
 @st.composite
 def configs(draw) -> Config:
     used: set = set()
-    drawn = draw(st.dictionaries(names, services(used), max_size=3))
+    beside = draw(st.lists(st.sampled_from(BESIDE), max_size=2, unique=True))
+    reach = {family_of(one.ip) for one in beside}
+    drawn = draw(st.dictionaries(names, services(used, reach), max_size=3))
     gateway = Gateway(
         draw(interfaces),
         tuple(draw(st.lists(interfaces, max_size=2))),
@@ -273,8 +302,82 @@ def configs(draw) -> Config:
                 )
             )
         ),
+        tuple(beside),
     )
-    return Config(gateway, {name: one for name, one in drawn.items() if one is not None})
+    found = {name: one for name, one in drawn.items() if one is not None}
+    return Config(gateway, found, draw(routers(gateway.front, tuple(found))))
+
+
+@st.composite
+def trackers(draw, services: tuple[str, ...], weighed: bool) -> Tracker:
+    subjects = {
+        TrackerKind.INTERFACE: interfaces,
+        TrackerKind.ROUTE: st.integers(0, 255).map(lambda n: f"198.18.{n}.0/24"),
+        TrackerKind.SCRIPT: st.sampled_from(["/bin/true", "/usr/bin/test -e '/a b'", "x: y"]),
+        TrackerKind.QUORUM: st.sampled_from(services) if services else st.nothing(),
+    }
+    kind = draw(st.sampled_from([one for one, of in subjects.items() if not of.is_empty]))
+    return Tracker(
+        kind,
+        draw(subjects[kind]),
+        draw(st.none() | st.integers(-253, 253)) if weighed else None,
+        draw(durations(0.1, 86400)),
+        draw(durations(0.01, 3600)),
+        draw(st.integers(1, 255)),
+        draw(st.integers(1, 255)),
+        draw(st.sampled_from(["nobody", "root"])),
+        draw(st.integers(1, 100_000)),
+    )
+
+
+@st.composite
+def router(draw, name: str, front: str, vrid: int, services: tuple[str, ...]) -> Router:
+    family = draw(st.sampled_from(Family))
+    version = 2 if family is Family.IPV4 and draw(st.booleans()) else 3
+    numbers = draw(st.lists(st.integers(1, 200), min_size=1, max_size=3, unique=True))
+    if family is Family.IPV4:
+        first, others = IPv4Address(f"192.0.{vrid}.0"), IPv4Address("198.51.100.0")
+        addresses = tuple(first + number for number in numbers)
+    else:
+        first, others = IPv6Address(f"2001:db8:{vrid:x}::"), IPv6Address("2001:db8:cc::")
+        addresses = with_link_local(vrid, tuple(first + number for number in numbers))
+    priority = draw(st.integers(1, 255))
+    hundredths = st.integers(1, 4095).map(lambda n: n / 100)
+    return Router(
+        name=name,
+        interface=draw(st.just(front) | interfaces),
+        vrid=vrid,
+        addresses=addresses,
+        priority=priority,
+        interval=float(draw(st.integers(1, 255))) if version == 2 else draw(hundredths),
+        version=version,
+        mac=draw(st.sampled_from(Mac)),
+        peers=tuple(others + n for n in draw(st.lists(st.integers(1, 200), max_size=2))),
+        checksum=draw(st.sampled_from(ChecksumForm)),
+        accept=draw(st.booleans()),
+        preempt=draw(st.sampled_from([Preempt.NEVER, Preempt.ALWAYS])),
+        preempt_delay=draw(durations(0, 86400)),
+        hold=draw(durations(0, 3600)),
+        group=draw(st.just("") | names),
+        refresh=draw(durations(0, 86400)),
+        trackers=tuple(draw(st.lists(trackers(services, priority < 255), max_size=3))),
+        notify=draw(
+            st.none()
+            | st.builds(
+                Notify,
+                st.sampled_from(["/bin/tell", "/usr/bin/logger -t 'lbctl: x'", "yes"]),
+                st.booleans(),
+                st.sampled_from(["nobody", "root"]),
+                durations(0.1, 3600),
+            )
+        ),
+    )
+
+
+@st.composite
+def routers(draw, front: str, services: tuple[str, ...]) -> dict[str, Router]:
+    found = draw(st.lists(names, max_size=3, unique=True))
+    return {name: draw(router(name, front, vrid, services)) for vrid, name in enumerate(found, 1)}
 
 
 SLOW = [HealthCheck.too_slow, HealthCheck.data_too_large]
@@ -284,6 +387,39 @@ SLOW = [HealthCheck.too_slow, HealthCheck.data_too_large]
 @settings(max_examples=150, deadline=None, suppress_health_check=SLOW)
 def test_what_is_dumped_reads_back_equal(config: Config) -> None:
     assert parse(dump(config)).config == config
+
+
+NOUNS = (Gateway, Service, Server, Check, Router, Tracker, Notify, Drain, Quorum)
+
+
+def test_each_field_of_a_noun_is_tried_with_more_than_its_default() -> None:
+    """A field that is new in the model must get into these strategies, and so into the file."""
+    tried: dict[tuple[str, str], set[str]] = {
+        (noun.__name__, field.name): set() for noun in NOUNS for field in fields(noun)
+    }
+
+    @given(configs())
+    @settings(max_examples=100, deadline=None, suppress_health_check=SLOW, database=None)
+    @seed(1)
+    def collect(config: Config) -> None:
+        for one in _all_of(config):
+            for field in fields(one):
+                tried[type(one).__name__, field.name].add(repr(getattr(one, field.name)))
+
+    collect()
+    assert {at for at, seen in tried.items() if len(seen) < 2} == set()
+
+
+def _all_of(value: object) -> Iterator[Any]:
+    if isinstance(value, NOUNS):
+        yield value
+    if is_dataclass(value):
+        value = [getattr(value, field.name) for field in fields(value)]
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list | tuple):
+        for one in value:
+            yield from _all_of(one)
 
 
 @pytest.mark.parametrize("text", ["1e3", "0o17", "010", "true", "no", "~", "1:30", " x ", "- a"])
