@@ -6,16 +6,15 @@ Each step is a function; `STEPS` is the show.
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from rich.console import Console
 
 from lbctl.errors import LbctlError
-from lbctl.lab.kernel import NETNS, namespaces
-from lbctl.lab.lab import HOME, Lab
+from lbctl.lab.lab import Lab
 from lbctl.lab.load import Answer, Pace, failures, pressing, send, sending
 from lbctl.lab.stage import SERVICE, Stage
 from lbctl.lab.topology import HTTP, standard
+from lbctl.lab.traces import Traces
 from lbctl.lab.waiting import NeverHappened, eventually
 
 REQUESTS = 300
@@ -190,15 +189,17 @@ def main(name: str, keep: bool, steps: Sequence[Step] = STEPS) -> int:
     stage = Stage(Lab(standard(), name), Console(highlight=False))
     started = time.monotonic()
     stage.lab.up()
+    traces = Traces.of(stage.lab)
     try:
         _run(stage, steps)
+        traces = Traces.of(stage.lab)
     finally:
         if not keep:
             stage.lab.down()
     if keep:
         stage.say(f"the lab is still up: lbctl lab --name {name} status, and down to end it")
     else:
-        _nothing_is_left(stage)
+        _nothing_is_left(stage, traces)
     for claim in stage.failed:
         stage.screen.print(f"[red]failed:[/] {claim.says}: {claim.seen}")
     held = len(stage.claims) - len(stage.failed)
@@ -218,11 +219,17 @@ def _run(stage: Stage, steps: Sequence[Step]) -> None:
             return  # the next ones stand on it
 
 
-def _nothing_is_left(stage: Stage) -> None:
-    spaces = [str(NETNS / one) for one in namespaces(stage.lab.name, stage.lab.topology)]
-    left = [path for path in [*spaces, str(HOME / stage.lab.name)] if Path(path).exists()]
+def _nothing_is_left(stage: Stage, traces: Traces) -> None:
     stage.screen.print("\n[bold]The end[/]")
-    stage.claim("nothing is left behind", not left, ", ".join(left) or "no namespace, no file")
+    try:
+        # The kernel frees what nobody holds any more when it gets to it.
+        eventually(lambda: not traces.left(), timeout=10)
+    except NeverHappened:
+        left = ", ".join(traces.left())
+    else:
+        left = ""
+    none = f"no namespace, file, mount, process, nor any of {len(traces.objects)} BPF objects"
+    stage.claim("nothing is left behind", not left, left or none)
 
 
 def _failed(answers: Sequence[Answer]) -> str:

@@ -11,7 +11,7 @@ import os
 import re
 import signal
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from lbctl.lab.waiting import NeverHappened, eventually
 NETNS = Path("/run/netns")
 SWITCH = "switch"
 ENDING = 3.0  # seconds between SIGTERM and SIGKILL
+Identity = tuple[int, int]  # device and inode: what the kernel knows a namespace by
 
 
 class LabError(LbctlError):
@@ -214,20 +215,23 @@ class Running:
 def processes(space: str) -> list[Running]:
     """The processes of a namespace, as the kernel sees them: nothing to keep in step, and
     no pid file that could name somebody else's process."""
-    home = _identity(NETNS / space)
-    if home is None:
-        return []
+    home = identity(NETNS / space)
+    return [] if home is None else living({home})
+
+
+def living(spaces: Set[Identity]) -> list[Running]:
+    """The processes of these namespaces, which need no name any more."""
     found = (
         Running(int(entry.name), _command(Path(entry.path)))
         for entry in os.scandir("/proc")
-        if entry.name.isdigit() and _identity(Path(entry.path, "ns/net")) == home
+        if entry.name.isdigit() and identity(Path(entry.path, "ns/net")) in spaces
     )
     return sorted((one for one in found if one.command), key=lambda one: one.pid)
 
 
 def lives_in(space: str, pid: int) -> bool:
-    home = _identity(NETNS / space)
-    return home is not None and _identity(Path(f"/proc/{pid}/ns/net")) == home
+    home = identity(NETNS / space)
+    return home is not None and identity(Path(f"/proc/{pid}/ns/net")) == home
 
 
 def end(spaces: Sequence[str], timeout: float = ENDING) -> None:
@@ -262,7 +266,7 @@ def _signal(space: str, pid: int, number: signal.Signals) -> None:
         os.close(handle)
 
 
-def _identity(path: Path) -> tuple[int, int] | None:
+def identity(path: Path) -> Identity | None:
     """What tells one namespace from another; None if it is gone, as a process may be."""
     try:
         found = path.stat()

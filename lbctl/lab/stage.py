@@ -67,7 +67,9 @@ class Stage:
     def lbctl(self, *words: str, timeout: float = 60.0) -> None:
         """Run a verb as a user would, in the open. Raises LabError unless it returns 0."""
         self.screen.print(f"   [dim]lb1 #[/] lbctl {escape(' '.join(words))}", highlight=False)
-        for line in self.lab.gateway.lbctl(*words, timeout=timeout).stdout.splitlines():
+        done = self.lab.gateway.lbctl(*words, timeout=timeout)
+        # What it says while it waits comes on the other stream.
+        for line in (*done.stdout.splitlines(), *done.stderr.splitlines()):
             self.screen.print(f"         [dim]{escape(line)}[/]", no_wrap=True, overflow="ellipsis")
 
     def start_daemon(self) -> None:
