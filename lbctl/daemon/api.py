@@ -39,18 +39,21 @@ def listening(path: Path) -> Iterator[socket.socket]:
 @asynccontextmanager
 async def serving(parts: Parts, listener: socket.socket) -> AsyncIterator[None]:
     """Answer on `listener` while in the context."""
-    app = web.Application(middlewares=[errors, _permission], client_max_size=MAX_BYTES + 4096)
-    app.add_routes(Reading(parts).routes())
-    app.add_routes(Changing(parts).routes())
-    app.add_routes(Ipvs(parts).routes())
-    app.add_routes(Tracing(parts).routes())
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
+    runner = web.AppRunner(application(parts), access_log=None, shutdown_timeout=1.0)
     try:
         await runner.setup()
         await web.SockSite(runner, listener).start()
         yield
     finally:
         await runner.cleanup()
+
+
+def application(parts: Parts) -> web.Application:
+    """All that can be asked, and who answers."""
+    app = web.Application(middlewares=[errors, _permission], client_max_size=MAX_BYTES + 4096)
+    for part in (Reading(parts), Changing(parts), Ipvs(parts), Tracing(parts)):
+        app.add_routes(part.routes())
+    return app
 
 
 @web.middleware

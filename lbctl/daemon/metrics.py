@@ -1,7 +1,7 @@
 """Metrics for Prometheus: one snapshot of the daemon, in the text format.
 
-Base units, `_total` counters, and labels whose values people named (services, servers) or
-the program did (verdicts, kinds): a client's address is never one.
+Base units, `_total` counters, and labels whose values people named (`service`, `server`) or
+the program did (`verdict`, and the few of docs/api.md): a client's address is never one.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -13,7 +13,7 @@ from prometheus_client.registry import Collector
 from lbctl.daemon.shapes import Snapshot, Sums
 
 COUNTED: Mapping[str, tuple[str, Callable[[Sums], int]]] = {
-    "connections": ("Connections given to it", lambda sums: sums.connections),
+    "connections": ("Connections taken", lambda sums: sums.connections),
     "packets_in": ("Packets from clients", lambda sums: sums.packets_in),
     "packets_out": ("Packets to clients", lambda sums: sums.packets_out),
     "bytes_in": ("Bytes from clients", lambda sums: sums.bytes_in),
@@ -53,11 +53,8 @@ def _servers(snapshot: Snapshot) -> Iterator[Metric]:
             weight.add_metric(labels, view.weight)
         admin.add_metric([*labels, str(view.admin)], 1.0)
     yield from (up, weight, admin)
-    for name, (text, value) in COUNTED.items():
-        counter = CounterMetricFamily(f"lbctl_server_{name}", text, None, SERVER)
-        for server, sums in snapshot.stats.servers.items():
-            counter.add_metric(server.split("/"), value(sums))
-        yield counter
+    rows = [(server.split("/"), sums) for server, sums in snapshot.stats.servers.items()]
+    yield from _counted("server", SERVER, rows)
     yield _gauge(
         "lbctl_server_active_connections",
         "Connections open now, where they can be known",
@@ -73,7 +70,26 @@ def _servers(snapshot: Snapshot) -> Iterator[Metric]:
 SERVER = ("service", "server")
 
 
+def _counted(
+    of: str, labels: tuple[str, ...], rows: Iterable[tuple[list[str], Sums]]
+) -> Iterator[Metric]:
+    """Its totals. A service's never fall: what servers that are gone had counted stays in."""
+    for name, (text, value) in COUNTED.items():
+        counter = CounterMetricFamily(f"lbctl_{of}_{name}", text, None, labels)
+        for values, sums in rows:
+            counter.add_metric(values, value(sums))
+        yield counter
+
+
 def _services(snapshot: Snapshot) -> Iterator[Metric]:
+    counts = [([name], sums) for name, sums in snapshot.stats.services.items()]
+    yield from _counted("service", ("service",), counts)
+    yield _gauge(
+        "lbctl_service_active_connections",
+        "Connections open now, where they can be known",
+        ("service",),
+        ((name, sums.established) for name, sums in counts if sums.established is not None),
+    )
     rows = snapshot.services
     yield _gauge(
         "lbctl_service_servers",
