@@ -161,6 +161,13 @@ class World:
             self.reports[target] = report.after(self.reports.get(target))
         return {name.service for name in names}
 
+    def turn_away(self, outside: Set[tuple[Frontend, Endpoint]]) -> set[str]:
+        """Take what the data path refuses to take; return the services that it touches."""
+        changed = {frontend for frontend, _ in self.outside ^ outside}
+        self.outside = outside
+        services = self.config.services.items()
+        return {name for name, service in services if not changed.isdisjoint(service.listens)}
+
     def report(self, service: Service, server: Server) -> Report | None:
         """What the agent on `server` said last; None where there is none, or a silent one,
         or one that has said nothing yet."""
@@ -184,7 +191,10 @@ class World:
             if before != after:
                 touched.add(name)
                 self._change_servers(name, before, after, now)
-                self.leaving = [one for one in self.leaving if not self._is_outside(one, before)]
+                # Where no listen ever had it, nobody has flows.
+                self.leaving = [
+                    one for one in self.leaving if not self.is_outside(before, one.server)
+                ]
         self._index()
         known = self._checked.keys() | self._asked.keys()
         self.sightings = {t: seen for t, seen in self.sightings.items() if t in known}
@@ -215,9 +225,9 @@ class World:
         back = [one for one in self._leaving_from(service) if _place(one.server, after) in becomes]
         self.leaving = [one for one in self.leaving if one not in back]
 
-    def _is_outside(self, one: Leaving, service: Service) -> bool:
-        """Whether no listen of the service ever had this server, so nobody has flows there."""
-        return all((f, one.server.endpoint(f)) in self.outside for f in service.listens)
+    def is_outside(self, service: Service, server: Server) -> bool:
+        """Whether the data path refuses a server behind every listen of its service."""
+        return all((f, server.endpoint(f)) in self.outside for f in service.listens)
 
     def _leaving_from(self, service: str) -> list[Leaving]:
         return [one for one in self.leaving if one.name.service == service]

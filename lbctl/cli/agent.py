@@ -8,6 +8,7 @@ import secrets
 import shlex
 import ssl
 import subprocess
+import sys
 from collections.abc import Sequence
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from ipaddress import ip_address
@@ -52,13 +53,18 @@ def agent() -> None:
 @click.option("--client", is_flag=True, help="For a gateway, which asks; not for a server.")
 @click.option("--days", default=825, show_default=True, help="How long it is good.")
 @dir_option
-def cert(names: tuple[str, ...], client: bool, days: int, home: Path) -> None:
+@json_option
+@pass_context
+def cert(context: Context, names: tuple[str, ...], client: bool, days: int, home: Path) -> None:
     """Issue a certificate for the server of these host names and addresses.
 
     The first NAME names the file, NAME.pem, with the key inside. The CA is made when it is
     first needed: ca.pem goes to everybody, ca.key stays here.
     """
     file = issue(home, names, client, days)
+    if context.json:
+        show_json({"file": str(file), "names": names, "days": days, "ca": str(home / "ca.pem")})
+        return
     click.echo(f"{file}: for {', '.join(names)}, {days} days, signed by {home / 'ca.pem'}")
 
 
@@ -68,16 +74,30 @@ def cert(names: tuple[str, ...], client: bool, days: int, home: Path) -> None:
 @click.option("--arguments", default="", help="For the agent's `serve`, in place of the usual.")
 @click.option("--dry-run", is_flag=True, help="Show the commands; run none.")
 @dir_option
-def install(host: str, names: tuple[str, ...], arguments: str, dry_run: bool, home: Path) -> None:
+@json_option
+@pass_context
+def install(
+    context: Context,
+    host: str,
+    names: tuple[str, ...],
+    arguments: str,
+    dry_run: bool,
+    home: Path,
+) -> None:
     """Bring the agent to HOST by ssh, with a certificate, and start it (root or sudo there)."""
     bare = host.rpartition("@")[2]
     files = [find_agent(), home / f"{bare}.pem", home / "ca.pem"]
     if not dry_run and not files[1].exists():
         issue(home, (bare, *names), client=False, days=825)
-    for command in install_commands(host, files, arguments):
-        click.echo(f"# {shlex.join(command)}")
-        if not dry_run and subprocess.run(command, check=False).returncode != 0:
+    commands = install_commands(host, files, arguments)
+    for command in commands:
+        click.echo(f"# {shlex.join(command)}", err=context.json)
+        # What ssh has to say is for people: an answer in JSON stays one document.
+        sink = sys.stderr if context.json else None
+        if not dry_run and subprocess.run(command, stdout=sink, check=False).returncode != 0:
             raise LbctlError(f"{host}: {command[0]} failed", "the lines above say why")
+    if context.json:
+        show_json({"host": host, "dry_run": dry_run, "commands": commands})
 
 
 @agent.command()

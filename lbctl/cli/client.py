@@ -11,6 +11,7 @@ from urllib.parse import quote, urlencode
 from lbctl.errors import Exit, InvalidConfig, LbctlError, NotPermitted, Unreachable
 
 TIMEOUT = 60.0  # seconds without a byte; a change waits for the data path
+NOT_FOUND = 404
 Json = Any  # an answer; docs/api.md gives its shape
 LINE = 65536  # bytes of a head's line, at most
 DEFAULT_SOCKET = "/run/lbctl/lbctl.sock"
@@ -19,9 +20,10 @@ DEFAULT_SOCKET = "/run/lbctl/lbctl.sock"
 class ApiError(LbctlError):
     """What the daemon answered instead of what was asked."""
 
-    def __init__(self, message: str, hint: str, exit_code: Exit) -> None:
+    def __init__(self, message: str, hint: str, exit_code: Exit, status: int) -> None:
         super().__init__(message, hint)
         self.exit_code = exit_code
+        self.status = status
 
 
 class _Garbled(Exception):
@@ -142,6 +144,6 @@ def _failure(status: int, body: bytes) -> LbctlError:
         answer = json.loads(body)
         if answer["faults"]:
             return InvalidConfig(answer["faults"])
-        return ApiError(answer["error"], answer["hint"], Exit(answer["exit_code"]))
+        return ApiError(answer["error"], answer["hint"], Exit(answer["exit_code"]), status)
     except (ValueError, KeyError, TypeError):
         return Unreachable(f"an answer with status {status} that is no lbctl daemon's")

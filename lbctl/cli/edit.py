@@ -58,11 +58,18 @@ def add_service(
 @change_options
 @pass_context
 def set_(context: Context, name: str, fields: tuple[str, ...], change: Change) -> None:
-    """Set fields as the file names them: `lbctl set web scheduler=wrr check.interval=5s`."""
-    for text in fields:
-        field, value = _pair(text)
-        path = [*path_of(name), *field.split(".")]
-        _override(context, path, _scalar(value), "any", f"{name}: {field} = {value}", change)
+    """Set fields as the file names them: `lbctl set web scheduler=wrr check.interval=5s`.
+
+    All of them are set, or none.
+    """
+    pairs = list(map(_pair, fields))
+    changes = [
+        {"path": [*path_of(name), *field.split(".")], "value": _scalar(value)}
+        for field, value in pairs
+    ]
+    outcome = context.client.post("overrides", body=change.body(changes=changes))
+    said = ", ".join(f"{field} = {value}" for field, value in pairs)
+    report(context, outcome, f"{name}: {said}")
 
 
 @click.group("del")

@@ -1,6 +1,7 @@
 """`validate`, `apply`, `diff`, `rollback`, `export`: verbs about whole files."""
 
 import time
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -8,20 +9,28 @@ import click
 
 from lbctl.cli.client import Client, read_file
 from lbctl.cli.output import show_json
-from lbctl.cli.shared import Context, json_option, pass_context, report
+from lbctl.cli.shared import (
+    Context,
+    TimedOut,
+    json_option,
+    pass_context,
+    refused,
+    report,
+    show_outcome,
+)
 from lbctl.errors import Exit
 from lbctl.model import Datapath
 
 LARGEST = 8 << 20  # as lbctl.config.MAX_BYTES, which is not imported to ask a daemon
 POLL = 0.25  # seconds
+ADD = ": add service"  # of the operation that makes a listen
 
-file_argument = click.argument("file", type=click.Path(path_type=Path))
 maybe_file = click.argument("file", type=click.Path(path_type=Path), required=False)
 dry_run = click.option("--dry-run", is_flag=True, help="Show what would happen; change nothing.")
 
 
 @click.command()
-@file_argument
+@maybe_file
 @click.option("--node", help="Whose values of a file for several gateways.")
 @click.option(
     "--datapath",
@@ -29,12 +38,19 @@ dry_run = click.option("--dry-run", is_flag=True, help="Show what would happen; 
     default=str(Datapath.AUTO),
     help="Whether this one can do all of it; auto: that of the file.",
 )
+@click.option("--schema", is_flag=True, help="Print the JSON Schema of such files, for editors.")
 @json_option
 @pass_context
-def validate(context: Context, file: Path, node: str | None, datapath: str) -> None:
+def validate(
+    context: Context, file: Path | None, node: str | None, datapath: str, schema: bool
+) -> None:
     """Check FILE, whole; needs neither a daemon nor root."""
-    from lbctl.config import parse
+    from lbctl.config import json_schema, parse
 
+    if schema:
+        return show_json(json_schema())
+    if file is None:
+        raise click.UsageError("name a FILE, or --schema")
     data = read_file(file, LARGEST)
     parsed = parse(data, str(file), node=node, datapath=Datapath(datapath))
     services = parsed.config.services
@@ -59,6 +75,8 @@ def validate(context: Context, file: Path, node: str | None, datapath: str) -> N
 def apply(context: Context, file: Path | None, dry_run: bool, wait: bool, timeout: float) -> None:
     """Run FILE, or the daemon's own file again: whole, or not at all."""
     client = context.client
+    waits = wait and not dry_run
+    before = refused(client) if waits else {}
     if file is None:
         outcome = client.post("reload", body={"dry_run": dry_run})
         name = "the daemon's own file"
@@ -66,9 +84,13 @@ def apply(context: Context, file: Path | None, dry_run: bool, wait: bool, timeou
         name = str(file)
         query = {"name": name, **({"dry_run": "1"} if dry_run else {})}
         outcome = client.send("apply", data=read_file(file, LARGEST), **query)
-    if wait and not dry_run and not outcome["refused"]:
-        _wait_until_settled(client, timeout)
-    report(context, outcome, f"{name} runs as generation {outcome['generation']}")
+    show_outcome(context, outcome, f"{name} runs as generation {outcome['generation']}")
+    left = outcome["refused"]
+    if waits:
+        old = {one for one, error in before.items() if error not in outcome["refused"]}
+        left = _wait_until_settled(client, old, timeout)
+    if left:
+        raise SystemExit(Exit.PARTIAL)
 
 
 @click.command()
@@ -117,16 +139,32 @@ def export(context: Context, source: bool) -> None:
     return show_json({"config": text}) if context.json else click.echo(text, nl=False)
 
 
-def _wait_until_settled(client: Client, timeout: float) -> None:
+def _wait_until_settled(client: Client, old: set[str], timeout: float) -> list[str]:
+    """Until every verdict is there and what follows from it is done; returns what is refused
+    when time is up. old: operations that were refused before this change."""
     end = time.monotonic() + timeout
-    while pending := [row["name"] for row in client.get("servers") if _pending(row)]:
-        if time.monotonic() > end:
+    while True:
+        pending = [row["name"] for row in client.get("servers") if _pending(row)]
+        # Asks the data path, so whatever a verdict began has ended, and is done or refused.
+        wanted = [] if pending else client.get("diff")["operations"]
+        now = refused(client)
+        left = [error for operation, error in now.items() if operation not in old]
+        late = time.monotonic() >= end
+        if pending and late:
             names = ", ".join(pending[:5])
-            click.echo(f"lbctl: after {timeout:g} s there is no verdict yet on {names}", err=True)
-            raise SystemExit(Exit.TIMEOUT)
+            raise TimedOut(f"after {timeout:g} s there is no verdict yet on {names}")
+        if late or not (pending or left or _undone(wanted, now)):
+            return left
         time.sleep(POLL)
+
+
+def _undone(operations: list[str], refused: Collection[str]) -> bool:
+    """Whether something is to be done that is not refused, by itself or with its listen."""
+    listens = tuple(f"{one.partition(ADD)[0]}: " for one in refused if ADD in one)
+    return any(one not in refused and not one.startswith(listens) for one in operations)
 
 
 def _pending(row: dict[str, Any]) -> bool:
     unjudged: bool = row["health"] == "unknown" and row["admin"] != "maint"
-    return unjudged and row["rule"] != "leaving"
+    enters: bool = row["rule"] == "newcomer" and row["health"] == "up"
+    return enters or (unjudged and row["rule"] != "leaving")

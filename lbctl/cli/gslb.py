@@ -8,17 +8,15 @@ import click
 
 from lbctl.cli.client import Client
 from lbctl.cli.output import fields, show_json, table
-from lbctl.cli.shared import DURATION, Context, json_option, pass_context
-from lbctl.errors import Exit, LbctlError
+from lbctl.cli.shared import DURATION, Context, TimedOut, json_option, pass_context
+from lbctl.errors import NotFound
 
 SOCKET = "/run/lbctl/gslb.sock"
 Json = Any
 
-
-class TimedOut(LbctlError):
-    """`--wait` ended first."""
-
-    exit_code = Exit.TIMEOUT
+dry_run_option = click.option(
+    "--dry-run", is_flag=True, help="Show what would happen; change nothing."
+)
 
 
 @click.group()
@@ -46,12 +44,17 @@ def serve(config: Path, me: str, runtime: Path, daemon: str) -> None:
 
 @gslb.command()
 @click.argument("config", type=click.Path(path_type=Path))
-def validate(config: Path) -> None:
+@json_option
+@pass_context
+def validate(context: Context, config: Path) -> None:
     """Check the gslb section and its zone files; needs no server."""
     from lbctl.gslb.run import read
 
     found = read(config, "local")
     names = sum(len(zone.names) for zone in found.zones)
+    if context.json:
+        show_json({"zones": len(found.zones), "names": names, "sites": len(found.sites)})
+        return
     click.echo(f"{config}: {len(found.zones)} zones, {names} balanced names, "
                f"{len(found.sites)} sites")  # fmt: skip
 
@@ -141,10 +144,16 @@ def _shares(shares: dict[str, float]) -> str:
 @click.option("--wait", is_flag=True, help="Until resolvers forgot it and its connections ended.")
 @click.option("--timeout", type=DURATION, default="1h", show_default=True, help="Of --wait.")
 @click.option("--reason", default="", help="Why; shown to whoever wonders later.")
+@dry_run_option
 @json_option
 @pass_context
-def drain(context: Context, site: str, wait: bool, timeout: float, reason: str) -> None:
+def drain(
+    context: Context, site: str, wait: bool, timeout: float, reason: str, dry_run: bool
+) -> None:
     """Take SITE out of the answers."""
+    if dry_run:
+        _would(context, site, "out of the answers")
+        return
     found = context.client.post("gslb", "drain", site, body={"reason": reason})
     deadline = time.monotonic() + timeout
     while wait and not found["empty"]:
@@ -166,16 +175,40 @@ def drain(context: Context, site: str, wait: bool, timeout: float, reason: str) 
 
 @gslb.command()
 @click.argument("site")
+@dry_run_option
+@json_option
 @pass_context
-def ready(context: Context, site: str) -> None:
+def ready(context: Context, site: str, dry_run: bool) -> None:
     """Put SITE back into the answers."""
+    if dry_run:
+        _would(context, site, "back in the answers")
+        return
     context.client.post("gslb", "ready", site)
-    click.echo(f"{site}: ready")
+    _done(context, {"done": f"{site}: ready", "dry_run": False})
 
 
 @gslb.command()
+@json_option
 @pass_context
 def reload(context: Context) -> None:
-    """Read the configuration and zone files again; what is wrong changes nothing."""
+    """Read the configuration and zone files again; what is wrong changes nothing.
+
+    `lbctl gslb validate FILE` tries it without.
+    """
     context.client.post("gslb", "reload")
-    click.echo("reloaded")
+    _done(context, {"done": "reloaded", "dry_run": False})
+
+
+def _would(context: Context, site: str, what: str) -> None:
+    """What an order would do to a site that there is."""
+    states = {one["site"]: one["state"] for one in context.client.get("gslb", "status")["sites"]}
+    if site not in states:
+        raise NotFound(f"there is no site '{site}'", f"there are: {', '.join(states) or 'none'}")
+    _done(context, {"done": f"{site}: {what}", "dry_run": True, "state": states[site]})
+
+
+def _done(context: Context, said: Json) -> None:
+    if context.json:
+        show_json(said)
+    else:
+        click.echo(f"dry run: {said['done']}" if said["dry_run"] else said["done"])

@@ -11,7 +11,7 @@ import msgspec
 
 from lbctl.cli.output import show_json
 from lbctl.cli.shared import Context, json_option, pass_context
-from lbctl.errors import LbctlError, Refused
+from lbctl.errors import LbctlError, NotFound, Refused
 from lbctl.messages import Ask, HandOver, Resume, Role, StandBy, Standing
 from lbctl.vrrp.control import PATH, Client
 
@@ -26,6 +26,9 @@ control_option = click.option(
     help="The VRRP process's socket.",
 )
 force_option = click.option("--force", is_flag=True, help="Also where no peer was ever heard.")
+dry_run_option = click.option(
+    "--dry-run", is_flag=True, help="Show what would happen; change nothing."
+)
 router_argument = click.argument("router")
 reason_option = click.option("--reason", default="", help="Why; shown to whoever wonders later.")
 
@@ -62,10 +65,13 @@ def status(context: Context, router: str | None, control: Path) -> None:
 @router_argument
 @reason_option
 @force_option
+@dry_run_option
 @control_option
 @json_option
 @pass_context
-def failover(context: Context, router: str, reason: str, force: bool, control: Path) -> None:
+def failover(
+    context: Context, router: str, reason: str, force: bool, dry_run: bool, control: Path
+) -> None:
     """Hand over to the peer, and leave it there while the peer lives.
 
     Ends when the peer has taken over. Without one this gateway goes on, and the exit status
@@ -73,39 +79,51 @@ def failover(context: Context, router: str, reason: str, force: bool, control: P
     """
     with Client(control) as client:
         _refuse_alone(client, router, force)
+        if dry_run:
+            return _would(context, client, router, "would hand over")
         client.ask(HandOver(router, reason))
         left = _wait_until_left(client, router)
     if left.role is Role.ACTIVE:
         raise LbctlError(f"{router}: no successor was heard: this gateway goes on")
-    _done(context, f"{router}: {left.peer} is active; `lbctl ha resume {router}` lifts the order")
+    return _done(
+        context, f"{router}: {left.peer} is active; `lbctl ha resume {router}` lifts the order"
+    )
 
 
 @ha.command()
 @router_argument
 @reason_option
 @force_option
+@dry_run_option
 @control_option
 @json_option
 @pass_context
-def standby(context: Context, router: str, reason: str, force: bool, control: Path) -> None:
+def standby(
+    context: Context, router: str, reason: str, force: bool, dry_run: bool, control: Path
+) -> None:
     """Hand over and take no part any more, until `resume`; also after a restart."""
     with Client(control) as client:
         _refuse_alone(client, router, force)
+        if dry_run:
+            return _would(context, client, router, "would stand by")
         client.ask(StandBy(router, reason))
         _wait_until_left(client, router)
-    _done(context, f"{router}: stands by until `lbctl ha resume {router}`")
+    return _done(context, f"{router}: stands by until `lbctl ha resume {router}`")
 
 
 @ha.command()
 @router_argument
+@dry_run_option
 @control_option
 @json_option
 @pass_context
-def resume(context: Context, router: str, control: Path) -> None:
+def resume(context: Context, router: str, dry_run: bool, control: Path) -> None:
     """Lift `failover` and `standby`."""
     with Client(control) as client:
+        if dry_run:
+            return _would(context, client, router, "would take part again")
         client.ask(Resume(router))
-    _done(context, f"{router}: takes part again")
+    return _done(context, f"{router}: takes part again")
 
 
 def _refuse_alone(client: Client, router: str, force: bool) -> None:
@@ -129,9 +147,21 @@ def _standing(client: Client, router: str) -> Standing | None:
     return next((s for s in said if isinstance(s, Standing) and s.router == router), None)
 
 
+def _would(context: Context, client: Client, router: str, what: str) -> None:
+    """What an order would do to a router that there is."""
+    found = _standing(client, router)
+    if found is None:
+        raise NotFound(f"{router}: no such virtual router", "`lbctl ha status` shows those here")
+    text = f"{router}: {what} (it is {found.role})"
+    if context.json:
+        show_json({"done": text, "dry_run": True, "role": str(found.role)})
+    else:
+        click.echo(f"dry run: {text}")
+
+
 def _done(context: Context, text: str) -> None:
     if context.json:
-        show_json({"done": text})
+        show_json({"done": text, "dry_run": False})
     else:
         click.echo(text)
 

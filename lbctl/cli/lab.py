@@ -12,6 +12,11 @@ if TYPE_CHECKING:
     from lbctl.lab.lab import Lab
 
 
+dry_run_option = click.option(
+    "--dry-run", is_flag=True, help="Show what would happen; change nothing."
+)
+
+
 @click.group()
 @click.option(
     "--name", envvar="LBCTL_LAB", default="lab", show_default=True, help="Which lab (LBCTL_LAB)."
@@ -31,29 +36,34 @@ def _name() -> str:
 @click.option("--servers", type=click.IntRange(1, 80), default=3, show_default=True)
 @click.option("--gateways", type=click.IntRange(1, 2), default=1, show_default=True)
 @click.option("--ipv6", is_flag=True, help="IPv6 addresses beside the IPv4 ones.")
+@dry_run_option
 @json_option
 @pass_context
-def up(context: Context, servers: int, gateways: int, ipv6: bool) -> None:
+def up(context: Context, servers: int, gateways: int, ipv6: bool, dry_run: bool) -> None:
     """Make the lab and start its web servers."""
     from lbctl.lab.lab import Lab
     from lbctl.lab.topology import standard
 
     made = Lab(standard(servers, gateways, ipv6), _name())
-    made.up()
+    if not dry_run:
+        made.up()
     _show(made, context.json)
 
 
 @lab.command()
+@dry_run_option
 @json_option
 @pass_context
-def down(context: Context) -> None:
+def down(context: Context, dry_run: bool) -> None:
     """End the lab's processes and remove all that `up` made; safe to repeat."""
-    from lbctl.lab.lab import remove
+    from lbctl.lab.lab import names, remove
 
     name = _name()
-    removed = remove(name)
+    removed = name in names() if dry_run else remove(name)
     if context.json:
-        show_json({"lab": name, "removed": removed})
+        show_json({"lab": name, "removed": removed, "dry_run": dry_run})
+    elif dry_run:
+        click.echo(f"dry run: lab '{name}' would go" if removed else f"there is no lab '{name}'")
     else:
         click.echo(f"lab '{name}' is gone" if removed else f"there was no lab '{name}'")
 

@@ -7,7 +7,7 @@ import click
 
 from lbctl import __version__
 from lbctl.cli.client import DEFAULT_SOCKET, Client
-from lbctl.cli.shared import Context, json_option, show_error
+from lbctl.cli.shared import Context, json_option, show_error, show_misuse
 from lbctl.errors import LbctlError
 
 # verb -> (module, attribute, what it does), in the order that `--help` shows
@@ -91,7 +91,14 @@ def main() -> None:
     """Run a verb; end with its exit code."""
     as_json = any(argument in ("-j", "--json") for argument in sys.argv[1:])
     try:
-        lbctl(prog_name="lbctl")
+        # It returns what `--help` and the like end with; a verb returns nothing.
+        sys.exit(lbctl(prog_name="lbctl", standalone_mode=False))
+    except click.ClickException as wrong:
+        show_misuse(wrong, as_json)
+        sys.exit(wrong.exit_code)
+    except click.Abort:
+        click.echo("Aborted!", err=True)
+        sys.exit(1)
     except LbctlError as error:
         show_error(error, as_json)
         sys.exit(error.exit_code)

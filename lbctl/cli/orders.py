@@ -8,7 +8,17 @@ from typing import Any
 
 import click
 
-from lbctl.cli.shared import Change, Context, change_options, pass_context, report
+from lbctl.cli.client import NOT_FOUND, ApiError, Client
+from lbctl.cli.shared import (
+    Change,
+    Context,
+    TimedOut,
+    change_options,
+    pass_context,
+    refused,
+    refused_of,
+    show_outcome,
+)
 from lbctl.errors import Exit
 
 POLL = 0.5  # seconds
@@ -28,9 +38,7 @@ timeout_option = click.option(
 @pass_context
 def drain(context: Context, target: str, wait: bool, timeout: float | None, change: Change) -> None:
     """Give a server, or all of a service, no new flows; those that are there finish."""
-    order(context, target, "drain", "draining", change)
-    if wait and not change.dry_run:
-        wait_until_empty(context, target, timeout)
+    order(context, target, "drain", "draining", change, wait, timeout)
 
 
 @click.command()
@@ -41,9 +49,7 @@ def drain(context: Context, target: str, wait: bool, timeout: float | None, chan
 @pass_context
 def maint(context: Context, target: str, wait: bool, timeout: float | None, change: Change) -> None:
     """Like drain, and not checked any more."""
-    order(context, target, "maint", "in maintenance", change)
-    if wait and not change.dry_run:
-        wait_until_empty(context, target, timeout)
+    order(context, target, "maint", "in maintenance", change, wait, timeout)
 
 
 @click.command()
@@ -55,45 +61,74 @@ def ready(context: Context, target: str, change: Change) -> None:
     order(context, target, "ready", "ready", change)
 
 
-def order(context: Context, target: str, admin: str, done: str, change: Change) -> None:
+def order(
+    context: Context,
+    target: str,
+    admin: str,
+    done: str,
+    change: Change,
+    wait: bool = False,
+    timeout: float | None = None,
+) -> None:
     body = change.body(target=target, admin=admin)
-    report(context, context.client.post("orders", body=body), f"{target}: {done}")
+    outcome = context.client.post("orders", body=body)
+    show_outcome(context, outcome, f"{target}: {done}")
+    if wait and not change.dry_run:
+        ours = refused_of(context.client, outcome) if outcome["refused"] else set()
+        wait_until_empty(context, target, timeout)
+        if ours and ours & refused(context.client).keys():
+            raise SystemExit(Exit.PARTIAL)
+    elif outcome["refused"]:
+        raise SystemExit(Exit.PARTIAL)
 
 
 # --- waiting ----------------------------------------------------------------------------
 
 
 def wait_until_empty(context: Context, target: str, timeout: float | None) -> None:
-    """Return when no connection is left on `target`; exit with 8 where time is up first."""
-    service, _, server = target.partition("/")
+    """Return when no connection is left on `target`. Raises TimedOut where time is up first,
+    or a server is gone with connections that it had still."""
     end = None if timeout is None else time.monotonic() + timeout
     before: dict[str, int] = {}
     with _shown(target, context.json) as show:
         while True:
-            rows = context.client.get("servers", service=service, fresh="1")
-            mine = [row for row in rows if not server or row["name"] == target]
+            mine = _rows(context.client, target, before)
             _mind_given_up(mine, before)
             left, unknown = _remaining(mine)
             show(left, unknown)
             if left == 0 and not unknown:
                 return
             if end is not None and time.monotonic() >= end:
-                _give_up(target, left, unknown, timeout)
+                raise _too_late(target, left, unknown, timeout)
             time.sleep(POLL)
 
 
+def _rows(client: Client, target: str, before: dict[str, int]) -> list[dict[str, Any]]:
+    service, _, server = target.partition("/")
+    try:
+        rows = client.get("servers", service=service, fresh="1")
+    except ApiError as error:
+        if error.status == NOT_FOUND and before:
+            return []  # the service was removed meanwhile
+        raise
+    return [row for row in rows if not server or row["name"] == target]
+
+
 def _mind_given_up(rows: list[dict[str, Any]], before: dict[str, int]) -> None:
-    """Exit with 8 where a server was taken out with connections that it had still.
+    """Raise TimedOut where a server was taken out, or has gone altogether, with connections
+    that it had still.
 
     before: connections of each at the last look; brought up to date.
     """
-    for row in rows:
-        left = before.get(row["name"], 0)
-        if row["weight"] is None and row["rule"] in ("admin", "leaving") and left:
-            text = f"its drain timeout passed: up to {left} connections were given up"
-            click.echo(f"lbctl: {row['name']}: {text}", err=True)
-            raise SystemExit(Exit.TIMEOUT)
-        before[row["name"]] = row["connections"] or 0
+    now = {row["name"]: row for row in rows}
+    for name, left in before.items():
+        row = now.get(name)
+        out = row is not None and row["weight"] is None and row["rule"] in ("admin", "leaving")
+        if left and (row is None or out):
+            why = "it was removed" if row is None else "its drain timeout passed"
+            raise TimedOut(f"{name}: {why}: up to {left} connections were given up")
+    before.clear()
+    before.update({name: row["connections"] or 0 for name, row in now.items()})
 
 
 def _remaining(rows: list[dict[str, Any]]) -> tuple[int, list[str]]:
@@ -104,10 +139,9 @@ def _remaining(rows: list[dict[str, Any]]) -> tuple[int, list[str]]:
     return sum(row["connections"] or 0 for row in held), unknown
 
 
-def _give_up(target: str, left: int, unknown: list[str], timeout: float | None) -> None:
+def _too_late(target: str, left: int, unknown: list[str], timeout: float | None) -> TimedOut:
     what = f"{left} connections remain" if left else "its connections cannot be counted"
-    click.echo(f"lbctl: {target}: after {timeout:g} s {what}; it goes on draining", err=True)
-    raise SystemExit(Exit.TIMEOUT)
+    return TimedOut(f"{target}: after {timeout:g} s {what}; it goes on draining")
 
 
 Show = Callable[[int, list[str]], None]

@@ -17,6 +17,7 @@ COLOURS = {
     "up": GOOD,
     "down": BAD,
     "gone": BAD,
+    "refused": BAD,
     "drained": WARN,
     "draining": WARN,
     "maint": WARN,

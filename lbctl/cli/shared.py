@@ -101,12 +101,43 @@ def change_options(command: F) -> F:
 
 def report(context: Context, outcome: dict[str, Any], done: str) -> None:
     """Show what a change did; exit with 7 where the data path refused a part of it."""
+    show_outcome(context, outcome, done)
+    if outcome["refused"]:
+        raise SystemExit(Exit.PARTIAL)
+
+
+def show_outcome(context: Context, outcome: dict[str, Any], done: str) -> None:
     if context.json:
         show_json(outcome)
     else:
         _tell(outcome, done)
-    if outcome["refused"]:
-        raise SystemExit(Exit.PARTIAL)
+
+
+def refused(client: Client) -> dict[str, str]:
+    """What the data path refuses now, in its words, by operation; and what troubles it as a
+    whole."""
+    status = client.get("status")
+    trouble = status["datapath"]["trouble"]
+    whole = {trouble: trouble} if trouble else {}
+    return whole | {one["operation"]: one["error"] for one in status["refused"]}
+
+
+def refused_of(client: Client, outcome: dict[str, Any]) -> set[str]:
+    """Those operations of a change that the data path refused; to be asked after it."""
+    said = outcome["refused"]
+    return {operation for operation, error in refused(client).items() if error in said}
+
+
+class Misuse(LbctlError):
+    """A command line that says nothing that could be done."""
+
+    exit_code = Exit.USAGE
+
+
+class TimedOut(LbctlError):
+    """What `--wait` waited for did not happen."""
+
+    exit_code = Exit.TIMEOUT
 
 
 def _tell(outcome: dict[str, Any], done: str) -> None:
@@ -125,6 +156,15 @@ def _tell(outcome: dict[str, Any], done: str) -> None:
         click.echo(f"warning: override {stale} is about something that is gone ({hint})", err=True)
     for line in outcome["refused"]:
         click.echo(f"refused by the data path, and tried again: {line}", err=True)
+
+
+def show_misuse(wrong: click.ClickException, as_json: bool) -> None:
+    """What the command line itself has wrong."""
+    if not as_json:
+        return wrong.show()
+    context = wrong.ctx if isinstance(wrong, click.UsageError) else None
+    hint = f"`{context.command_path} --help` shows how" if context is not None else ""
+    return show_error(Misuse(wrong.format_message(), hint), as_json)
 
 
 def show_error(error: LbctlError, as_json: bool) -> None:

@@ -2,7 +2,7 @@
 data path was asked."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import msgspec
@@ -25,6 +25,7 @@ from lbctl.daemon.requests import (
     OverrideRequest,
     PlainRequest,
     RollbackRequest,
+    Value,
     decode,
 )
 from lbctl.errors import InvalidConfig, LbctlError
@@ -57,7 +58,7 @@ class Changing:
     async def apply(self, request: web.Request) -> web.Response:
         """The body is the file; `?name=` is what it is called, `?dry_run=1` only tries."""
         dry_run = request.query.get("dry_run") == "1"
-        return await self._settled(await self._take(request, dry_run))
+        return await self._settled(self._take(request, dry_run))
 
     async def diff(self, request: web.Request) -> web.Response:
         """The file in the body against what runs."""
@@ -69,29 +70,29 @@ class Changing:
         file = self._parts.file
         text = await asyncio.to_thread(own_file, file)
         manner = body.manner(_by(request), self._parts.clock.now())
-        outcome = await self._parts.control.take_file(text, str(file), manner, own=True)
-        return await self._settled(outcome)
+        taking = self._parts.control.take_file(text, str(file), manner, own=True)
+        return await self._settled(taking)
 
     async def rollback(self, request: web.Request) -> web.Response:
         body = decode(await request.read(), RollbackRequest)
         manner = body.manner(_by(request), self._parts.clock.now())
-        return await self._settled(await self._parts.control.rollback(body.to, manner))
+        return await self._settled(self._parts.control.rollback(body.to, manner))
 
     async def order(self, request: web.Request) -> web.Response:
         body = decode(await request.read(), OrderRequest)
         control = self._parts.control
         names = servers_named(configured(control.world.config), body.target)
         manner = body.manner(_by(request), self._parts.clock.now())
-        return await self._settled(await control.order(names, body.admin, manner))
+        return await self._settled(control.order(names, body.admin, manner))
 
     async def override(self, request: web.Request) -> web.Response:
         body = decode(await request.read(), OverrideRequest)
-        if not body.path or not all(body.path):
-            raise BadRequest("path: names nothing", 'a path is ["services", "web", ...]')
-        control = self._parts.control
-        _check_names(body, configured(control.world.config))
+        control, values = self._parts.control, body.values()
+        for one in values:
+            _check_names(one, configured(control.world.config))
         manner = body.manner(_by(request), self._parts.clock.now())
-        return await self._settled(await control.override(body.path, body.value, manner))
+        pairs = [(one.path, one.value) for one in values]
+        return await self._settled(control.override_all(pairs, manner))
 
     async def drop_override(self, request: web.Request) -> web.Response:
         text = request.match_info["id"]
@@ -99,7 +100,7 @@ class Changing:
             raise BadRequest(f"{text}: not the number of an override")
         body = decode(await request.read(), PlainRequest)
         manner = body.manner(_by(request), self._parts.clock.now())
-        return await self._settled(await self._parts.control.drop_override(int(text), manner))
+        return await self._settled(self._parts.control.drop_override(int(text), manner))
 
     async def check(self, request: web.Request) -> web.Response:
         """Probe a server now, and ask its agent; answers a list of `ProbeView`."""
@@ -115,8 +116,10 @@ class Changing:
         own = await asyncio.to_thread(_says, self._parts.file, text)
         return await self._parts.control.take_file(text, name, manner, own)
 
-    async def _settled(self, outcome: Outcome) -> web.Response:
-        """`outcome` with what became of it."""
+    async def _settled(self, change: Awaitable[Outcome]) -> web.Response:
+        """The outcome of `change`, with what became of it."""
+        before = {subject: one.act for subject, one in self._parts.reconciler.stuck.items()}
+        outcome = await change
         if outcome.dry_run:
             return answer(outcome)
         try:
@@ -125,8 +128,8 @@ class Changing:
         except TimeoutError:
             late = f"the data path has not answered within {SETTLE:g} s; it is still asked"
             return answer(msgspec.structs.replace(outcome, refused=(late,)))
-        problems = self._parts.problems(outcome.services)
-        return answer(msgspec.structs.replace(outcome, refused=problems))
+        refused = self._parts.refused(outcome, before)
+        return answer(msgspec.structs.replace(outcome, refused=refused))
 
 
 def own_file(file: Path) -> bytes:
@@ -144,7 +147,7 @@ def _says(file: Path, text: bytes) -> bool:
         return False
 
 
-def _check_names(body: OverrideRequest, known: Known) -> None:
+def _check_names(body: Value, known: Known) -> None:
     """Raise where `path` names what is not there, or what is and should not be."""
     match body.path:
         case ("services", service):
@@ -159,7 +162,7 @@ def _check_names(body: OverrideRequest, known: Known) -> None:
             service_named(known, service)
 
 
-def _check_last(there: bool, body: OverrideRequest, look: Callable[[], object]) -> None:
+def _check_last(there: bool, body: Value, look: Callable[[], object]) -> None:
     if body.expect == "absent" and there:
         raise Exists(f"{'.'.join(body.path)}: exists already", "`lbctl set` changes it")
     if body.expect == "present":

@@ -8,7 +8,7 @@ rest. An invalid file never gets past the first arrow.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 
 import msgspec
@@ -50,7 +50,7 @@ from lbctl.events import (
 )
 from lbctl.health.judge import Health
 from lbctl.health.report import Report
-from lbctl.model import Frontend, ServerName
+from lbctl.model import Endpoint, Frontend, ServerName
 from lbctl.world import Admin, Order, Sighting, Target, World, owners
 
 ReadConfig = Callable[[bytes, str, Sequence[Override]], Awaitable[Read]]
@@ -216,29 +216,39 @@ class Control:
 
     async def override(self, path: Path, value: object, manner: Manner) -> Outcome:
         """Change one value live, on top of the file; None deletes."""
+        return await self.override_all([(path, value)], manner)
+
+    async def override_all(self, values: Sequence[tuple[Path, object]], manner: Manner) -> Outcome:
+        """Change these values live, in this order: all of them, or none."""
         async with self._changing:
-            kept = without_path(self.intent.overrides, path)
-            if value is None and len(kept) < len(self.intent.overrides):
-                # What only an override had made is gone with the override.
-                intent = replace(self.intent, overrides=kept)
-                read = await self._read(intent.text, intent.origin, kept)
-                if not _has(read, path):
-                    dropped = self._dropped(intent, f"deleted by {manner.by}")
-                    return self._take(intent, read, manner, dropped)
-            number = self._standing.saved.last_override + 1
-            new = Override(
-                number, path, value, manner.reason, manner.by, self._clock.now(), manner.until
-            )
-            intent = replace(self.intent, overrides=with_override(self.intent.overrides, new))
+            number = self._standing.saved.last_override
+            intent, events = self.intent, list[AnyEvent]()
+            for path, value in values:
+                kept = replace(intent, overrides=without_path(intent.overrides, path))
+                if value is None and len(kept.overrides) < len(intent.overrides):
+                    # What only an override had made is gone with the override.
+                    read = await self._read(kept.text, kept.origin, kept.overrides)
+                    if not _has(read, path):
+                        events += _dropped(intent, kept, f"deleted by {manner.by}")
+                        intent = kept
+                        continue
+                number += 1
+                one = self._override(number, path, value, manner)
+                intent = replace(intent, overrides=with_override(intent.overrides, one))
+                events.append(OverrideSet(one.id, str(one), manner.by, manner.reason))
             read = await self._read(intent.text, intent.origin, intent.overrides)
-            if new in read.stale:
+            new = [one for one in intent.overrides if one not in self.intent.overrides]
+            if lost := next((one for one in new if one in read.stale), None):
                 raise NotFound(
-                    f"{'.'.join(path)}: cannot be changed: there is no such object",
+                    f"{'.'.join(lost.path)}: cannot be changed: there is no such object",
                     "`lbctl get servers` lists what there is",
                 )
-            events: list[AnyEvent] = [OverrideSet(number, str(new), manner.by, manner.reason)]
             outcome = self._take(intent, read, manner, events, last_override=number)
-            return msgspec.structs.replace(outcome, override=number)
+            return msgspec.structs.replace(outcome, override=new[-1].id if new else None)
+
+    def _override(self, number: int, path: Path, value: object, manner: Manner) -> Override:
+        now = self._clock.now()
+        return Override(number, path, value, manner.reason, manner.by, now, manner.until)
 
     async def drop_override(self, number: int, manner: Manner) -> Outcome:
         """Forget one override: what the file says holds again."""
@@ -251,7 +261,7 @@ class Control:
                 )
             kept = tuple(one for one in overrides if one.id != number)
             intent = replace(self.intent, overrides=kept)
-            events = self._dropped(intent, f"unset by {manner.by}")
+            events = _dropped(self.intent, intent, f"unset by {manner.by}")
             return await self._change(intent, manner, events)
 
     async def drop_expired(self) -> None:
@@ -264,7 +274,7 @@ class Control:
             kept = tuple(one for one in self.intent.overrides if one not in old)
             intent = replace(self.intent, overrides=kept)
             try:
-                events = self._dropped(intent, "its time is over")
+                events = _dropped(self.intent, intent, "its time is over")
                 await self._change(intent, Manner(force=True), events)
             except InvalidConfig as error:
                 self.refuse_file("the file without its expired overrides", error)
@@ -273,10 +283,6 @@ class Control:
                     for one in self.intent.overrides
                 )
                 self._standing.intent = replace(self.intent, overrides=forever)
-
-    def _dropped(self, intent: Intent, why: str) -> list[AnyEvent]:
-        gone = [one for one in self.intent.overrides if one not in intent.overrides]
-        return [OverrideDropped(one.id, str(one), why) for one in gone]
 
     # --- orders -------------------------------------------------------------------------
 
@@ -392,6 +398,11 @@ class Control:
         """Take what an agent said."""
         self._tell(self.world.hear(target, report))
 
+    def turn_away(self, outside: Set[tuple[Frontend, Endpoint]]) -> None:
+        """Take what the data path refuses to take."""
+        if touched := self.world.turn_away(outside):
+            self._tell(touched)
+
     def calm(self, unrest: Mapping[Frontend, float]) -> None:
         """Take how much of each ring is in transition; a service is as restless as the most
         restless ring of its listens."""
@@ -475,6 +486,11 @@ class Control:
         )
         saved = with_hooks(saved, self.hooks, self._clock)
         return with_facts(saved, self.world, self._clock)
+
+
+def _dropped(before: Intent, after: Intent, why: str) -> list[AnyEvent]:
+    gone = [one for one in before.overrides if one not in after.overrides]
+    return [OverrideDropped(one.id, str(one), why) for one in gone]
 
 
 def _has(read: Read, path: Path) -> bool:

@@ -103,7 +103,7 @@ class ReconcileLoop:
             refusals = await self.plane.carry_out(step)
             self.operations += len(step.acts) - len(refusals)
         self.journal.tell(*self.reconciler.finish(step, refusals, self.clock.now()))
-        self.control.world.outside = self.reconciler.outside()
+        self.control.turn_away(self.reconciler.outside())
 
     async def retire(self) -> None:
         """Take down what another data path of ours left, once; not while this one lacks

@@ -1,13 +1,14 @@
 """The parts of a running daemon, as those who answer for it see them."""
 
 import os
-from collections.abc import Iterable, Iterator, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
 from lbctl import __version__
+from lbctl.daemon.acts import Act, Subject
 from lbctl.daemon.clock import Clock
-from lbctl.daemon.control import Control
+from lbctl.daemon.control import Control, Outcome
 from lbctl.daemon.crew import Crew
 from lbctl.daemon.hookrunner import HookRunner
 from lbctl.daemon.journal import Journal
@@ -32,11 +33,11 @@ from lbctl.daemon.shapes import (
 )
 from lbctl.daemon.site import site_report
 from lbctl.daemon.views import Show
-from lbctl.dataplane.port import DataPlane, Suspects
+from lbctl.dataplane.port import AddService, DataPlane, Suspects
 from lbctl.errors import LbctlError
 from lbctl.gslb.reports import SiteReport
 from lbctl.messages import Verdict
-from lbctl.model import Endpoint, Frontend, ServerName
+from lbctl.model import Endpoint, Frontend, Listen, ServerName
 from lbctl.world import Target, World, agent_of, owners, target_of
 
 
@@ -72,14 +73,20 @@ class Parts:
     def overrides(self) -> Iterator[OverrideView]:
         return (self._override(one) for one in self.control.intent.overrides)
 
-    def problems(self, services: Iterable[str]) -> tuple[str, ...]:
-        """What the data path refuses of `services`, and what troubles it as a whole."""
-        show, known = self.show(), self.control.world.config.services
+    def refused(self, outcome: Outcome, before: Mapping[Subject, Act]) -> tuple[str, ...]:
+        """What the data path did not take of a change, and what troubles it as a whole.
+
+        before: what it refused when the change came; that is not the change's.
+        """
+        if not outcome.changed:
+            return ()
         texts = [text for text in (self.loop.trouble, self.control.save_error) if text]
-        for name in services:
-            if name in known:
-                texts += show.service(name).problems
-                texts += [text for server in show.servers(name) for text in server.problems]
+        ours, owner = set(outcome.services), owners(self.control.world.config.services)
+        for subject, one in self.reconciler.stuck.items():
+            # A listen that is refused takes along whatever is done behind it.
+            blocks = isinstance(one.act, AddService) and outcome.operations
+            if (before.get(subject) != one.act or blocks) and _is_about(subject, ours, owner):
+                texts.append(one.error)
         return tuple(dict.fromkeys(texts))
 
     async def probe(self, name: ServerName) -> list[ProbeView]:
@@ -232,6 +239,16 @@ def _together(workers: Sequence[WorkerView]) -> WorkerView:
         late_p99=max(late, default=None),
         through=any(one.through for one in workers),
     )
+
+
+def _is_about(subject: Subject, services: Set[str], owner: Mapping[Frontend, str]) -> bool:
+    """Whether it is of one of `services`, or of none that is left."""
+    names = {
+        name
+        for f, name in owner.items()
+        if subject.what in (f, f.address if isinstance(f, Listen) else None)
+    }
+    return not names or not names.isdisjoint(services)
 
 
 def _probe_view(what: str, target: Target, verdict: Verdict) -> ProbeView:

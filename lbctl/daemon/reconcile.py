@@ -113,9 +113,16 @@ class Reconciler:
         self.stuck = {s: replace(one, retry=now) for s, one in self.stuck.items()}
 
     def outside(self) -> set[tuple[Frontend, Endpoint]]:
-        """Where the data path refuses to take a server."""
-        acts = (one.act for one in self.stuck.values())
-        return {(act.frontend, act.endpoint) for act in acts if isinstance(act, AddServer)}
+        """Where the data path refuses to take a server, by itself or with its whole listen."""
+        acts = [one.act for one in self.stuck.values()]
+        listens = {act.frontend for act in acts if isinstance(act, AddService)}
+        behind = {
+            (frontend, endpoint)
+            for served in self._wanted.values()
+            for frontend in listens & served.keys()
+            for endpoint in served[frontend].destinations
+        }
+        return behind | {(act.frontend, act.endpoint) for act in acts if isinstance(act, AddServer)}
 
     @property
     def deadline(self) -> float:
@@ -191,7 +198,8 @@ class Reconciler:
         self._remember(name, decisions, now)
         self.decisions[name] = decisions
         self._wanted[name] = serve(service, decisions)
-        state, because = state_of(decisions, world.pools.get(name))
+        refused = [one for one in decisions if world.is_outside(service, one.server)]
+        state, because = state_of(decisions, world.pools.get(name), refused)
         before, _ = self.states.get(name, ("serving", ""))
         self.states[name] = state, because
         return [ServiceChanged(name, state, because)] if state != before else []
@@ -258,9 +266,14 @@ def differences(world: World, held: Held, now: float) -> tuple[Act, ...]:
     return _step(desired(world, now), managed_vips(world.config), held).acts
 
 
-def state_of(decisions: Sequence[Decision], pool: Pool | None = None) -> tuple[str, str]:
-    """What a service is doing, in a word, and why where it is not simply serving."""
-    scheduled = [one for one in decisions if one.scheduled]
+def state_of(
+    decisions: Sequence[Decision],
+    pool: Pool | None = None,
+    refused: Sequence[Decision] = (),
+) -> tuple[str, str]:
+    """What a service is doing, in a word, and why where it is not simply serving. refused:
+    those whose servers the data path does not take."""
+    scheduled = [one for one in decisions if one.scheduled and one not in refused]
     pressed = [one for one in scheduled if one.rule is Rule.LAST_RESORT]
     if pressed:
         return "last resort", pressed[0].because
@@ -270,7 +283,11 @@ def state_of(decisions: Sequence[Decision], pool: Pool | None = None) -> tuple[s
         return "without quorum", f"only {len(scheduled)} of its servers take new flows"
     if scheduled:
         return "serving", ""
-    reasons = "; ".join(f"{one.name.server} {one.because}" for one in decisions[:3])
+    reasons = "; ".join(
+        f"{one.name.server} "
+        + ("is refused by the data path" if one.scheduled and one in refused else one.because)
+        for one in decisions[:3]
+    )
     return "down", f"no server takes new flows: {reasons}" if reasons else "it has no server"
 
 

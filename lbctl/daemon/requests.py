@@ -39,12 +39,30 @@ class OrderRequest(ChangeRequest, frozen=True):
     admin: Admin
 
 
-class OverrideRequest(ChangeRequest, frozen=True):
+class Value(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """value null: deletes. expect: what must be at `path` before."""
 
     path: tuple[str, ...]
     value: Any = None
     expect: Literal["absent", "present", "any"] = "any"
+
+
+class OverrideRequest(ChangeRequest, frozen=True):
+    """One value, as in `Value`; or `changes`: several, that are taken together or not at all."""
+
+    path: tuple[str, ...] = ()
+    value: Any = None
+    expect: Literal["absent", "present", "any"] = "any"
+    changes: tuple[Value, ...] = ()
+
+    def values(self) -> tuple[Value, ...]:
+        """Raises BadRequest where it says nothing, or both."""
+        if self.path and self.changes:
+            raise BadRequest("path and changes: one of them", "docs/api.md has its shape")
+        values = self.changes or (Value(self.path, self.value, self.expect),)
+        if not all(one.path and all(one.path) for one in values):
+            raise BadRequest("path: names nothing", 'a path is ["services", "web", ...]')
+        return values
 
 
 class RollbackRequest(ChangeRequest, frozen=True):

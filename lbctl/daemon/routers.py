@@ -151,9 +151,13 @@ class RouterLink:
         """Whether enough servers take new flows by their own merit."""
         world, now = self.control.world, self.clock.now()
         for service, needs in self._tracked():
-            if service in world.config.services:
-                decisions = decide(world, service, now)
-                up = sum(d.scheduled and d.rule is not Rule.LAST_RESORT for d in decisions)
+            if of := world.config.services.get(service):
+                up = sum(
+                    d.scheduled
+                    and d.rule is not Rule.LAST_RESORT
+                    and not world.is_outside(of, d.server)
+                    for d in decide(world, service, now)
+                )
                 yield Quorum(service, up >= needs, needs)
 
 

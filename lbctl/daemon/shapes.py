@@ -10,9 +10,9 @@ from lbctl.world import Admin
 
 
 class ServerView(msgspec.Struct, frozen=True):
-    """state: one word for a table. weight: null: not in the data path. configured: the
-    weight that the file and the overrides give. connections: open now; null: nobody knows.
-    problems: what the data path refused."""
+    """state: one word for a table; refused: the data path does not take it. weight: null: not
+    in the data path. configured: the weight that the file and the overrides give.
+    connections: open now; null: nobody knows. problems: what the data path refused."""
 
     name: str
     address: str

@@ -29,5 +29,8 @@ def refuse_if_emptied(before: World, after: World, touched: Iterable[str], now: 
 def _schedulable(world: World, service: str, now: float) -> bool:
     if service not in world.config.services:
         return False
-    decisions = decide(world, service, now)
-    return any(one.scheduled and one.rule is not Rule.LAST_RESORT for one in decisions)
+    of = world.config.services[service]
+    return any(
+        one.scheduled and one.rule is not Rule.LAST_RESORT and not world.is_outside(of, one.server)
+        for one in decide(world, service, now)
+    )

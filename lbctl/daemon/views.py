@@ -55,7 +55,7 @@ class Show:
             state=state,
             because=because,
             servers=len(service.servers),
-            scheduled=sum(one.scheduled for one, _ in rows),
+            scheduled=sum(one.scheduled and not self._refused(service, one) for one, _ in rows),
             connections=whole(sums for _, sums in rows).open,
             problems=tuple(one.error for one in self._stuck_of_service(service)),
         )
@@ -156,13 +156,14 @@ class Show:
         admin = self._admin(one.name)
         health, evidence = self._health(service, one.server)
         past = self._reconciler.transitions.get(one.name)
+        refused = self._refused(service, one)
         return ServerView(
             name=str(one.name),
             address=_address(one.server),
-            state=state_word(one, admin),
+            state="refused" if refused else state_word(one, admin),
             admin=admin,
             health=health,
-            weight=one.weight,
+            weight=None if refused else one.weight,
             configured=one.server.weight,
             rule=one.rule,
             because=one.because,
@@ -172,6 +173,10 @@ class Show:
             since=self._clock.to_wall(past[-1].at) if past else None,
             problems=tuple(stuck.error for stuck in self._stuck_of_server(service, one.server)),
         )
+
+    def _refused(self, service: Service, one: Decision) -> bool:
+        """Whether the data path should have it, and takes it behind no listen."""
+        return one.weight is not None and self._world.is_outside(service, one.server)
 
     def _admin(self, name: ServerName) -> Admin:
         order = self._world.orders.get(name)

@@ -106,12 +106,14 @@ def _services(client: Client) -> Mapping[str, Service]:
 
 
 def _override(client: Client, wanted: Iterable[Change]) -> None:
-    for change in wanted:
-        body = {"path": change.path, "value": change.value, "force": change.force}
-        outcome = client.post("overrides", body={**body, "reason": "lbctl ipvsadm"})
-        if outcome["refused"]:
-            _tell(outcome["refused"])
-            raise SystemExit(Exit.PARTIAL)
+    """All of them, or none."""
+    wanted = list(wanted)
+    changes = [{"path": one.path, "value": one.value} for one in wanted]
+    body = {"changes": changes, "force": any(one.force for one in wanted)}
+    outcome = client.post("overrides", body={**body, "reason": "lbctl ipvsadm"})
+    if outcome["refused"]:
+        _tell(outcome["refused"])
+        raise SystemExit(Exit.PARTIAL)
 
 
 def _tell(lines: Iterable[str]) -> None:

@@ -300,6 +300,101 @@ def test_what_the_kernel_refuses_stays_on_its_status_and_the_rest_is_applied(
     assert daemon.run("diff").code == 0
 
 
+def with_refused_app3(daemon: Daemon) -> None:
+    """app1 and app2 serve, and the data path takes no app3."""
+    address = f"127.0.0.1:{daemon.servers['app3'].port}"
+    daemon.refuse(f"add {address}")
+    file = daemon.home / "three.yaml"
+    file.write_text(daemon.yaml(app1=1, app2=1, app3=1))
+    assert daemon.run("apply", str(file), "--wait", "--timeout", "2").code == Exit.PARTIAL
+
+
+def test_a_server_that_is_refused_is_shown_so_and_counts_for_nothing(daemon: Daemon) -> None:
+    with_refused_app3(daemon)
+    assert schedule(daemon) == [
+        ("web/app1", "serving", "ready", 1),
+        ("web/app2", "serving", "ready", 1),
+        ("web/app3", "refused", "ready", None),
+    ]
+    assert daemon.client.get("services")[0]["scheduled"] == 2
+    assert "web/app3" not in [row["name"] for row in daemon.client.get("servers") if row["weight"]]
+    daemon.run("drain", "web/app1")
+    assert daemon.run("drain", "web/app2").code == Exit.REFUSED
+    daemon.run("drain", "web/app2", "--force")
+    service = daemon.client.get("services")[0]
+    assert (service["state"], service["scheduled"]) == ("down", 0)
+    assert "app3 is refused by the data path" in service["because"]
+    daemon.refuse()
+    daemon.until(app1="draining", app2="draining", app3="serving")
+    assert daemon.client.get("services")[0]["state"] == "serving"
+
+
+def test_a_listen_that_is_refused_serves_nobody(daemon: Daemon) -> None:
+    daemon.refuse("add service")
+    verb = "add service api --listen 192.0.2.11:80/tcp --server a=127.0.0.1:9 --check none"
+    assert daemon.run(*verb.split()).code == Exit.PARTIAL
+    api = daemon.client.get("services")[1]
+    assert (api["state"], api["scheduled"]) == ("down", 0)
+    assert daemon.states()["api/a"] == "refused"
+    again = daemon.run("add", "server", "api/b", "127.0.0.1:10")
+    assert again.code == Exit.PARTIAL, "it cannot be behind a listen that is not there"
+
+
+def test_an_old_refusal_is_not_a_new_changes(daemon: Daemon) -> None:
+    with_refused_app3(daemon)
+    assert daemon.run("weight", "web/app1", "5").code == 0
+    assert daemon.run("apply", str(daemon.home / "three.yaml"), "--wait").code == 0
+    assert daemon.run("drain", "web/app2").code == 0
+    assert daemon.run("weight", "web/app3", "5").code == Exit.PARTIAL
+    daemon.active(app1=3)
+    command = [*daemon.lbctl, "drain", "web/app1", "--wait", "--force"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as waiting:
+        assert waiting.stderr is not None
+        assert waiting.stderr.readline() == b"web/app1: 3 connections remain\n"
+        daemon.active(app1=0)
+        assert waiting.stderr.readline() == b"web/app1: no connection is left\n"
+        assert waiting.wait(timeout=20) == 0
+
+
+def test_a_drain_that_is_refused_waits_first_and_says_so_then(daemon: Daemon) -> None:
+    daemon.refuse(f"set 127.0.0.1:{daemon.servers['app1'].port}")
+    daemon.active(app1=3)
+    command = [*daemon.lbctl, "drain", "web/app1", "--wait"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as waiting:
+        assert waiting.stderr is not None
+        assert waiting.stderr.readline().startswith(b"refused by the data path")
+        assert waiting.stderr.readline() == b"web/app1: 3 connections remain\n"
+        daemon.active(app1=0)
+        assert waiting.stderr.readline() == b"web/app1: no connection is left\n"
+        assert waiting.wait(timeout=20) == Exit.PARTIAL
+
+
+def test_apply_waits_until_nothing_is_refused(daemon: Daemon) -> None:
+    daemon.refuse(f"add 127.0.0.1:{daemon.servers['app3'].port}")
+    file = daemon.home / "three.yaml"
+    file.write_text(daemon.yaml(app1=1, app2=1, app3=1))
+    command = [*daemon.lbctl, "apply", str(file), "--wait"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as waiting:
+        eventually(lambda: daemon.states().get("web/app3") == "refused")
+        assert waiting.poll() is None
+        daemon.refuse()
+        assert waiting.wait(timeout=20) == 0
+
+
+def test_several_fields_are_set_together_or_not_at_all(daemon: Daemon) -> None:
+    wrong = daemon.run("set", "web", "scheduler=wrr", "check.interval=nonsense")
+    assert wrong.code == Exit.INVALID
+    assert daemon.client.get("overrides") == []
+    assert daemon.client.get("services")[0]["scheduler"] == "rr"
+    done = daemon.run("set", "web", "scheduler=wrr", "check.interval=200ms", "-j")
+    assert done.code == 0
+    assert done.json["changes"] == [
+        "services.web.scheduler: rr -> wrr",
+        "services.web.check.timing.interval: 0.1 -> 0.2",
+    ]
+    assert [row["id"] for row in daemon.client.get("overrides")] == [1, 2]
+
+
 def test_another_gateway_is_told_to_need_a_restart(daemon: Daemon) -> None:
     daemon.file.write_text(daemon.yaml(app1=1, app2=1).replace("front0", "front1"))
     applied = daemon.run("apply")
@@ -348,6 +443,54 @@ def test_drain_says_so_when_connections_were_given_up(daemon: Daemon) -> None:
     assert daemon.states()["web/app1"] == "drained"
 
 
+@pytest.mark.parametrize("what", [["server", "web/app1"], ["service", "web"]])
+def test_a_server_that_goes_while_it_has_connections_was_given_up(
+    daemon: Daemon, what: list[str]
+) -> None:
+    daemon.file.write_text(daemon.yaml(drain="2s", app1=1, app2=1))
+    assert daemon.run("apply").code == 0
+    daemon.active(app1=3)
+    command = [*daemon.lbctl, "-j", "drain", "web/app1", "--wait"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as waiting:
+        eventually(lambda: daemon.states()["web/app1"] == "draining")
+        assert waiting.stdout is not None
+        assert waiting.stdout.readline() == b"{\n"
+        assert daemon.run("del", *what).code == 0
+        assert waiting.wait(timeout=20) == Exit.TIMEOUT
+        assert waiting.stderr is not None
+        said = json.loads(waiting.stderr.read())
+    assert said["exit_code"] == Exit.TIMEOUT
+    assert "up to 3 connections were given up" in said["error"]
+
+
+def test_the_bar_shows_whoever_watches_what_remains(daemon: Daemon) -> None:
+    daemon.active(app1=3)
+    ours, theirs = os.openpty()
+    command = [*daemon.lbctl, "drain", "web/app1", "--wait"]
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "120"}
+    with subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=theirs, env=environment
+    ) as waiting:
+        os.close(theirs)
+        seen = read_until(ours, b"web/app1: 3 connections remain")
+        daemon.active(app1=1)
+        seen += read_until(ours, b"web/app1: 1 connections remain")
+        daemon.active(app1=0)
+        seen += read_until(ours, b"web/app1: no connection is left")
+        assert waiting.wait(timeout=20) == 0
+    os.close(ours)
+    assert "━" in seen.decode()
+    assert b"\x1b[" in seen, "a terminal gets a bar that is drawn in place"
+
+
+def read_until(terminal: int, text: bytes) -> bytes:
+    """What a program draws, up to `text`; the end of the program is the end of waiting."""
+    seen = b""
+    while text not in seen:
+        seen += os.read(terminal, 65536)
+    return seen
+
+
 def test_a_server_that_is_gone_already_is_not_waited_for(daemon: Daemon) -> None:
     daemon.servers["app1"].stop()
     daemon.until(app1="down", app2="serving")
@@ -390,6 +533,17 @@ def test_mistakes_are_named_with_their_mend(
     assert says in wrong.err
     assert "Traceback" not in wrong.err
     assert steady.client.get("overrides") == []
+
+
+@pytest.mark.parametrize(
+    "verb", ["weight web/app1 x", "set web scheduler", "frobnicate", "drain", "get", "drain a b"]
+)
+def test_mistakes_are_told_to_programs_too(steady: Daemon, verb: str) -> None:
+    wrong = steady.run("-j", *verb.split())
+    assert (wrong.code, wrong.out) == (Exit.USAGE, "")
+    said = json.loads(wrong.err)
+    assert said["exit_code"] == Exit.USAGE
+    assert said["error"]
 
 
 def test_without_a_daemon_the_command_that_starts_it_is_named(tmp_path: Path, stopped) -> None:

@@ -88,6 +88,7 @@ class Stand:
             step, refusals = self.one_pass()
             asked += [str(act) for act in step.acts]
             self.tell(self.reconciler.finish(step, refusals, self.now))
+            self.reconciler.mark(self.world.turn_away(self.reconciler.outside()))
         return asked
 
     def one_pass(self) -> tuple[Step, list[Refusal]]:

@@ -186,6 +186,36 @@ def test_deleting_what_the_file_has_is_an_override_of_its_own(desk: Desk) -> Non
     story(work)
 
 
+def test_several_values_are_taken_together_or_not_at_all(desk: Desk) -> None:
+    async def work() -> None:
+        control = await desk.open()
+        before, told = control.intent, desk.told
+        for wrong in ((WEIGHT, 70000), (("services", "nowhere", "scheduler"), "rr")):
+            with pytest.raises((InvalidConfig, NotFound)):
+                await control.override_all([(WEIGHT, 5), wrong], BY_ADA)
+            assert (control.intent, desk.told, desk.touched) == (before, told, [])
+        app2 = (*WEIGHT[:3], "app2", "weight")
+        outcome = await control.override_all([(WEIGHT, 5), (app2, 6)], BY_ADA)
+        assert outcome.override == 2
+        assert weights(control) == {"app1": 5, "app2": 6}
+        assert desk.touched == [{"web"}], "one change, looked at once"
+
+    story(work)
+
+
+def test_what_a_list_makes_and_deletes_leaves_nothing_and_its_number_is_used(desk: Desk) -> None:
+    async def work() -> None:
+        control = await desk.open()
+        added = {"address": "198.51.100.3:8080"}
+        values = [(APP3, added), (APP3, None), (WEIGHT, 5)]
+        outcome = await control.override_all(values, BY_ADA)
+        assert [one.id for one in control.intent.overrides] == [2]
+        assert (outcome.override, weights(control)) == (2, {"app1": 5, "app2": 1})
+        assert "deleted by ada" in " ".join(desk.told)
+
+    story(work)
+
+
 def test_an_override_ends_when_its_time_is_over(desk: Desk) -> None:
     async def work() -> None:
         control = await desk.open()

@@ -21,7 +21,14 @@ DOCS = (Path(__file__).parents[3] / "docs" / "api.md").read_text()
 LISTEN = Listen.parse("192.0.2.10:80/tcp")
 ROW = re.compile(r"^\| (`lbctl_[^|]*) \| (\w+) \| ([^|]*)\|", re.MULTILINE)
 BOUNDED = {"service", "server", "proto", "verdict", "instance"}
-EXPLAINED = {"state", "datapath", "kind", "version"}  # below the table in docs/api.md
+EXPLAINED = {
+    "state",
+    "hook",
+    "result",
+    "datapath",
+    "kind",
+    "version",
+}  # below the table in docs/api.md
 
 
 def status() -> StatusView:
@@ -45,6 +52,7 @@ def status() -> StatusView:
         operations=9,
         writes={},
         worker=WorkerView(1, 2, 30, 0.001),
+        workers=(),
     )
 
 
@@ -60,7 +68,8 @@ def busy() -> Stand:
 def snapshot(one: Stand, stats: Stats) -> Snapshot:
     show = Show(one.world, one.reconciler, stats, VirtualTime().clock)
     views = tuple(show.services()), tuple(show.servers())
-    return Snapshot(status(), *views, show.stats(0.0))
+    runs = {("web/app2", "on_down", "done"): 1}
+    return Snapshot(status(), *views, show.stats(0.0), runs)
 
 
 def counted(*numbers: int, past: int = 0) -> Stats:

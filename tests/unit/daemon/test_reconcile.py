@@ -1,12 +1,16 @@
 """What passes do, told as stories on a virtual clock and a fake data path."""
 
+import pytest
+
+from lbctl import errors
 from lbctl.daemon.reconcile import AT_ONCE, OBSERVE_EVERY
+from lbctl.daemon.trial import refuse_if_emptied
 from lbctl.dataplane.fake import FakePlane, FakeVips
 from lbctl.dataplane.port import RemoveServer
 from lbctl.desired import desired
 from lbctl.health.judge import Health
 from lbctl.model import Endpoint, LastResort, Listen, ServerName, VipOwner
-from lbctl.world import Admin, World
+from lbctl.world import Admin, Order, World
 
 from .stand import Stand, config, service, stand
 
@@ -111,11 +115,54 @@ def test_a_refused_listen_is_one_refusal_and_its_servers_wait_for_it() -> None:
         World(config(web=service(1, 2))), FakePlane(refuses=lambda op: "add service" in str(op))
     )
     a.turn()
-    assert len(a.told) == 1
+    assert len([text for text in a.told if text.startswith("refused: ")]) == 1
     assert len(a.reconciler.stuck) == 1
     assert a.turn() == []
     a.plane.refuses = lambda op: False
     assert len(a.at(1.0)) == 3
+
+
+def test_a_service_whose_servers_are_all_refused_does_not_serve() -> None:
+    a = Stand(
+        World(config(web=service(1, 2))), FakePlane(refuses=lambda op: "198.51.100.2" in str(op))
+    )
+    a.turn()
+    assert a.reconciler.states["web"] == ("serving", "")
+    a.see("web/app1", Health.DOWN, "no")
+    assert a.reconciler.states["web"] == (
+        "down",
+        "no server takes new flows: app1 down: no; app2 is refused by the data path",
+    )
+    a.plane.refuses = lambda op: False
+    a.at(1.0)
+    assert a.reconciler.states["web"] == ("serving", "")
+
+
+@pytest.mark.parametrize("refused", ["add service", "add 198.51.100"])
+def test_a_refused_listen_serves_as_little_as_refused_servers(refused: str) -> None:
+    a = Stand(World(config(web=service(1, 2))), FakePlane(refuses=lambda op: refused in str(op)))
+    a.turn()
+    assert a.reconciler.states["web"][0] == "down"
+    assert "app1 is refused by the data path" in a.reconciler.states["web"][1]
+    assert a.reconciler.deadline > a.now, "nothing is due before the next try"
+
+
+def test_one_listen_of_two_that_takes_a_server_is_enough() -> None:
+    both = service(1, listens="192.0.2.10:80/tcp 192.0.2.10:443/tcp")
+    a = Stand(World(config(web=both)), FakePlane(refuses=lambda op: ":443/tcp: add 198" in str(op)))
+    a.turn()
+    assert a.reconciler.states["web"] == ("serving", "")
+
+
+def test_the_last_server_that_the_data_path_takes_is_guarded() -> None:
+    a = Stand(
+        World(config(web=service(1, 2))), FakePlane(refuses=lambda op: "198.51.100.2" in str(op))
+    )
+    a.turn()
+    trial = a.world.copy()
+    trial.orders[ServerName("web", "app1")] = Order(Admin.DRAIN, a.now, a.now + 300)
+    with pytest.raises(errors.Refused):
+        refuse_if_emptied(a.world, trial, {"web"}, a.now)
 
 
 def test_what_nobody_wants_any_more_is_not_stuck() -> None:
