@@ -47,7 +47,7 @@ class Addresses:
     def prepare(self) -> None:
         """A takeover is near: half of its time is setting the macvlan up."""
         if self._macvlan and not self._up:
-            self._errands.wait()  # it may be on its way down
+            self._errands.wait(self.device)  # it may be on its way down
             self._kernel.do(netlink.set_up(self._index, True))
             self._up = True
 
@@ -79,14 +79,14 @@ class Addresses:
         self._kernel.do(*(netlink.delete_address(self._index, one) for one in self._held))
         self._held.clear()
         if self._macvlan and self._up:
-            self._errands.do(netlink.set_up(self._index, False))
+            self._errands.do(netlink.set_up(self._index, False), self.device)
         self._up = False
 
     def close(self) -> None:
         """Leave nothing behind."""
         self.drop()
         if self._macvlan:
-            self._errands.do(netlink.delete_link(self._index))
+            self._errands.do(netlink.delete_link(self._index), self.device)
 
     def _trouble(self, address: Address, error: OSError) -> str | None:
         if error.errno == errno.EEXIST:
@@ -97,7 +97,7 @@ class Addresses:
 
     def _make_macvlan(self, sysctls: Sysctls) -> int:
         name = self.device
-        self._errands.wait()  # one of that name may be about to go
+        self._errands.wait(name)  # one of that name may be about to go
         mac = virtual_mac(self.router)
         (error,) = self._kernel.do(netlink.add_macvlan(name, self.parent.index, mac))
         if error is not None and error.errno != errno.EEXIST:

@@ -74,6 +74,8 @@ class Host:
         self._parents: dict[str, Link] = {}
         self._blocked: dict[str, str] = {}  # what the kernel would not give, until a retry
         self._retry_at: float | None = None
+        self._carried: set[str] = set()  # routers with effects that are still to be done
+        self._pacing = False
         self.swept = sweep(self._kernel, self._kernel.picture())
         self._picture = self._kernel.picture()
         selector.register(self._news, selectors.EVENT_READ, self._take_news)
@@ -105,6 +107,7 @@ class Host:
         names = [n for n in self.node.waiting_until(takeover) if n in self._gear]
         for name in names:
             self._gear[name].addresses.prepare()
+            self._keep_pace()
         while self._clock() < takeover - LAST_LOOK:
             pass
         for name in names:
@@ -121,8 +124,12 @@ class Host:
         now = self._clock()
         for router in routers.values():
             self._locate(router.interface, router.family, self._owned(routers), now)
-        self.carry(self.node.configure(routers, now))
-        for name, running in self.node.routers.items():
+        there = {n: one for n, one in routers.items() if n in self.node.routers}
+        self.carry(self.node.configure(there, now))
+        for name in [name for name in routers if name not in there]:
+            self.carry(self.node.add(name, routers[name], self._clock()))
+            self._keep_pace()
+        for name, running in list(self.node.routers.items()):
             slow = running.settings.interval < FAST and not real_time
             reason = "adverts faster than 100 ms need SCHED_FIFO, which is not granted"
             self.carry(self.node.hinder(name, "scheduler", reason if slow else None, now))
@@ -149,8 +156,10 @@ class Host:
         """Do what the routers want, in order."""
         before = self._blocked.keys()
         self._blocked = dict(self._blocked)
-        self._equip()
-        for name, effect in effects:
+        outer, self._carried = self._carried, self._carried | {name for name, _ in effects}
+        if not self._pacing:
+            self._equip()
+        for number, (name, effect) in enumerate(effects, 1):
             gear = self._gear.get(name)
             if name in self._blocked and not isinstance(effect, Drop | Change | Tell):
                 continue
@@ -169,11 +178,25 @@ class Host:
                     self._tell(name, effect)
                 case _:
                     assert_never(effect)
+            if isinstance(effect, Take | Drop):
+                self._carried = outer | {name for name, _ in effects[number:]}
+                self._keep_pace()
+        self._carried = outer
         for name in self._blocked.keys() - before:
             now = self._clock()
             self._retry_at = now + RETRY
             reason = self._blocked[name]
             self.carry(self.node.hinder(name, "kernel", reason, now, at_once=True))
+
+    def _keep_pace(self) -> None:
+        """Between things that take their time: let nobody's advert wait for all of them."""
+        if self._pacing:
+            return
+        self._pacing = True
+        try:
+            self.carry(self.node.advertise(self._clock(), self._carried))
+        finally:
+            self._pacing = False
 
     def _send(self, name: str, gear: Gear | None, send: Send) -> None:
         router = self.node.routers.get(name)
@@ -269,7 +292,8 @@ class Host:
         """Give each router the sockets and devices that fit its settings and place."""
         for name in self._gear.keys() - self.node.routers.keys():
             self._strip(name)
-        for name, router in self.node.routers.items():
+            self._keep_pace()
+        for name, router in list(self.node.routers.items()):
             parent, gear = self._parents.get(router.settings.interface), self._gear.get(name)
             if gear is not None and not gear.belongs(router, parent):
                 self._strip(name)
@@ -278,6 +302,7 @@ class Host:
                 continue
             if gear is None or not gear.fits(router, parent):
                 self._outfit(name, router, parent, gear)
+                self._keep_pace()
 
     def _outfit(self, name: str, router: VirtualRouter, parent: Link, old: Gear | None) -> None:
         """Addresses stay where they are; only the sockets are made anew."""
@@ -305,4 +330,4 @@ class Host:
 
     def _unwire(self, gear: Gear) -> None:
         self._selector.unregister(gear.wire)
-        gear.wire.close()
+        self._errands.do(gear.wire.close, gear.parent.name)

@@ -5,7 +5,7 @@ one lost segment does not tear the others along and back again; one member's fau
 member's; a member that gives way takes the others with it.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from lbctl.messages import Role
@@ -82,6 +82,20 @@ class Node:
             if name not in self.routers:
                 effects += self._add(name, settings, now)
         return effects + self._after(now)
+
+    def add(self, name: str, settings: Router, now: float) -> Effects:
+        """One more."""
+        return self._add(name, settings, now) + self._after(now)
+
+    def advertise(self, now: float, but: Container[str]) -> Effects:
+        """What is due of those that are active and stay so, `but` some. No Backup's time runs
+        out here, and no router comes or goes: `tick` follows."""
+        effects: Effects = []
+        for name, router in self.routers.items():
+            stays = router.role is Role.ACTIVE and router.leaving is None and name not in but
+            if stays and router.deadline is not None and router.deadline <= now:
+                effects += _of(name, router.tick(now))
+        return effects
 
     def tick(self, now: float) -> Effects:
         effects: Effects = []

@@ -11,7 +11,7 @@ import pytest
 
 from lbctl.errors import LbctlError
 from lbctl.lab import Host, eventually
-from lbctl.messages import HandOver, Quorum, Resume, StandBy
+from lbctl.messages import Ask, HandOver, Quorum, Resume, StandBy
 from tests.lab.vrrp.speakers import Lbctl, Spec
 from tests.lab.vrrp.stand import Stand
 from tests.unit.vrrp.clauses import covers
@@ -388,6 +388,22 @@ def test_a_helper_that_dies_is_replaced(stand: Stand) -> None:
 
     eventually(another)
     assert stand.standing(stand.one).role == "active"
+
+
+def test_a_reload_with_many_routers_lets_no_advert_wait_for_all_of_them(stand: Stand) -> None:
+    fast = replace(HIGH, interval=0.05)
+    others = [replace(HIGH, vip=f"192.0.2.{100 + n}", vrid=20 + n) for n in range(40)]
+    stand.start(fast, replace(fast, priority=100))
+    for routers in ([fast, *others], [fast]):
+        since = time.monotonic()
+        stand.one.write(*routers)
+        stand.one.processes[0].kill(signal.SIGHUP)
+        eventually(lambda n=len(routers): len(stand.ask(stand.one, Ask())) == n, 15)
+        if len(routers) > 1:
+            stand.expect(stand.one, "active", "web41")
+        assert max(stand.gaps("192.0.2.2", since)) < 0.15
+    assert "late_sender" not in stand.standing(stand.one).counts
+    assert stand.standing(stand.two).role == "backup"
 
 
 def test_a_file_that_is_wrong_changes_nothing(stand: Stand) -> None:

@@ -209,3 +209,17 @@ def test_a_dropped_packet_is_counted_on_its_router() -> None:
         one.receive("front", replace(advert(FRONT, 1), ttl=1), 1.0)
     counts = one.routers["front"].counts
     assert (counts[Count.TTL_ERRORS], counts[Count.RECEIVED]) == (1, 1)
+
+
+def test_adverts_leave_while_others_are_still_being_worked_on() -> None:
+    one = node({"front": FRONT, "back": BACK})
+    one.tick(4.0)
+    assert names(one.advertise(5.0, {"back"}), Send) == {"front"}
+    assert names(one.advertise(5.0, ()), Send) == {"back"}
+    assert one.advertise(5.0, ()) == []
+
+
+def test_while_others_are_worked_on_no_backup_s_time_runs_out() -> None:
+    one = node({"front": FRONT})
+    assert one.advertise(60.0, ()) == []
+    assert roles(one) == {"front": "backup"}
