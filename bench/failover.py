@@ -10,6 +10,7 @@ be run alone, and its results replace that part's in the file:
 
 import argparse
 import json
+import signal
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -61,6 +62,7 @@ def main() -> int:
         return 0
     if unknown := set(options.parts) - PARTS.keys():
         parser.error(f"{', '.join(unknown)}: none of {' '.join(PARTS)}")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # `timeout`: take all down first
     missed = 0
     for part in options.parts or PARTS:
         print(f"--- {part}", flush=True)
