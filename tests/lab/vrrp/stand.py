@@ -69,6 +69,10 @@ class Stand:
         with eventually(lambda: _connected(speaker)) as client:
             return client.ask(message)
 
+    def has(self, speaker: Lbctl, routers: int) -> bool:
+        """Whether it runs so many routers."""
+        return len(self.ask(speaker, Ask())) == routers
+
     def crash(self, speaker: Lbctl) -> None:
         for pid in speaker.kill():
             os.kill(pid, signal.SIGKILL)

@@ -5,13 +5,14 @@ import os
 import signal
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from lbctl.errors import LbctlError
 from lbctl.lab import Host, eventually
-from lbctl.messages import Ask, HandOver, Quorum, Resume, StandBy
+from lbctl.messages import HandOver, Quorum, Resume, StandBy
 from tests.lab.vrrp.speakers import Lbctl, Spec
 from tests.lab.vrrp.stand import Stand
 from tests.unit.vrrp.clauses import covers
@@ -398,7 +399,7 @@ def test_a_reload_with_many_routers_lets_no_advert_wait_for_all_of_them(stand: S
         since = time.monotonic()
         stand.one.write(*routers)
         stand.one.processes[0].kill(signal.SIGHUP)
-        eventually(lambda n=len(routers): len(stand.ask(stand.one, Ask())) == n, 15)
+        eventually(partial(stand.has, stand.one, len(routers)), timeout=15)
         if len(routers) > 1:
             stand.expect(stand.one, "active", "web41")
         assert max(stand.gaps("192.0.2.2", since)) < 0.15

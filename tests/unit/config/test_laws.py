@@ -16,6 +16,7 @@ from lbctl.errors import InvalidConfig
 from lbctl.model import (
     SCHEDULERS,
     AgentProbe,
+    ApiListener,
     Check,
     ChecksumForm,
     Config,
@@ -23,6 +24,7 @@ from lbctl.model import (
     DnsProbe,
     Drain,
     Encapsulation,
+    Endpoint,
     ExecProbe,
     Family,
     FirewallMark,
@@ -283,6 +285,16 @@ def loads(draw, servers: int, checked: bool) -> dict:
     }
 
 
+peers = st.lists(st.sampled_from(["gw2", "tokyo.example"]), min_size=1, unique=True).map(tuple)
+api_listeners = st.none() | st.builds(
+    ApiListener,
+    st.builds(Endpoint, outside, ports),
+    *(st.just(f"/etc/lbctl/{name}.pem") for name in ("gw1", "key", "ca")),
+    st.just(()) | peers,
+    peers,
+)
+
+
 @st.composite
 def configs(draw) -> Config:
     used: set = set()
@@ -303,6 +315,7 @@ def configs(draw) -> Config:
             )
         ),
         tuple(beside),
+        draw(api_listeners),
     )
     found = {name: one for name, one in drawn.items() if one is not None}
     return Config(gateway, found, draw(routers(gateway.front, tuple(found))))
@@ -399,7 +412,7 @@ def test_each_field_of_a_noun_is_tried_with_more_than_its_default() -> None:
     }
 
     @given(configs())
-    @settings(max_examples=100, deadline=None, suppress_health_check=SLOW, database=None)
+    @settings(max_examples=400, deadline=None, suppress_health_check=SLOW, database=None)
     @seed(1)
     def collect(config: Config) -> None:
         for one in _all_of(config):
