@@ -34,6 +34,7 @@ LAYERS: dict[str, set[str]] = {
         "lbctl.desired",
         "lbctl.events",
         "lbctl.gslb.*",
+        "lbctl.ha.*",
         "lbctl.health",
         "lbctl.health.agentwords",
         "lbctl.health.dns1",
