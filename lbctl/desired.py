@@ -16,7 +16,7 @@ Load needs a past (hold times, steps). `World.pools` remembers it, `settle()` wr
 there, and `decide()` takes the next step from it for itself: it is as true without.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import assert_never
@@ -79,8 +79,27 @@ def desired(world: World, now: float, services: Iterable[str] | None = None) -> 
     table: dict[Frontend, VirtualService] = {}
     for name in names:
         if (service := world.config.services.get(name)) is not None:
-            table |= serve(service, decide(world, name, now))
+            table |= as_served(world, serve(service, decide(world, name, now)))
     return Table(table)
+
+
+def as_served(
+    world: World, served: dict[Frontend, VirtualService]
+) -> dict[Frontend, VirtualService]:
+    """What we would serve, but where the peer is Active: there it says who serves, until we
+    take over and our own view is a change."""
+    return {f: _as_peer(one, world.replicas.get(f)) for f, one in served.items()}
+
+
+def _as_peer(ours: VirtualService, weights: Mapping[Endpoint, int] | None) -> VirtualService:
+    if weights is None:
+        return ours
+    usual = next(iter(ours.destinations.values()), Destination())
+    destinations = {
+        endpoint: replace(ours.destinations.get(endpoint, usual), weight=weight)
+        for endpoint, weight in weights.items()
+    }
+    return replace(ours, destinations=destinations)
 
 
 def serve(service: Service, decisions: Sequence[Decision]) -> dict[Frontend, VirtualService]:

@@ -165,6 +165,20 @@ class RouterRole(Event, frozen=True, tag="router_role"):
     because: str
 
 
+class PeerMet(Event, frozen=True, tag="peer_met"):
+    """The line to the other gateway is up."""
+
+    peer: str
+    node: str
+
+
+class PeerCut(Event, frozen=True, tag="peer_cut"):
+    """The line to the other gateway is down, or could not be had."""
+
+    peer: str
+    because: str
+
+
 class RouterNotice(Event, frozen=True, tag="router_notice"):
     """What a virtual router tells beside its role; notice: `lbctl.vrrp.effects.Notice`."""
 
@@ -232,6 +246,8 @@ AnyEvent = (
     | Trouble
     | RouterRole
     | RouterNotice
+    | PeerMet
+    | PeerCut
     | DaemonStarted
     | DatapathRetired
     | DaemonStopping
@@ -272,6 +288,10 @@ def render(event: AnyEvent) -> str:
             return f"{subject}: {error}"
         case RouterRole(router, role, because):
             return f"{router}: {role} ({because})"
+        case PeerMet(peer, node):
+            return f"peer {peer}: the line is up (it is {node})"
+        case PeerCut(peer, because):
+            return f"peer {peer}: no line: {because}"
         case RouterNotice(router, _, text):
             return f"{router}: {text}"
         case DatapathRetired(what):

@@ -737,6 +737,17 @@ class ApiListener:
     read: tuple[str, ...] = ()
     peer: tuple[str, ...] = ()
 
+class Replication:
+    """One line to the other gateway of a pair, over mutual TLS. name: in the peer's
+    certificate. certificate, key, ca: paths of PEM files."""
+
+    listen: Endpoint
+    peer: Endpoint
+    name: str
+    certificate: str
+    key: str
+    ca: str
+
 
 @dataclass(frozen=True, slots=True)
 class Gateway:
@@ -751,6 +762,7 @@ class Gateway:
     direct: tuple[Network, ...] = ()  # servers' packets to these are not translated
     probe: tuple[Interface, ...] = ()
     api: ApiListener | None = None  # for other machines
+    replication: Replication | None = None
 
     @property
     def interfaces(self) -> tuple[str, ...]:

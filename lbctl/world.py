@@ -100,7 +100,8 @@ class World:
     outside: places that the data path refuses to take. reports: what agents said last;
     `sightings` has whether they still speak. pools: what load made of each service so far
     (`lbctl.desired.settle` keeps it). unrest: share of a service's ring that is in
-    transition, as its data path last said.
+    transition, as its data path last said. replicas: weights of the servers of listens that
+    the other gateway is Active for, as it serves them.
     """
 
     config: Config
@@ -112,6 +113,7 @@ class World:
     reports: dict[Target, Report] = field(default_factory=dict)
     pools: dict[str, Pool] = field(default_factory=dict)
     unrest: dict[str, float] = field(default_factory=dict)
+    replicas: Mapping[Frontend, Mapping[Endpoint, int]] = field(default_factory=dict)
     _checked: dict[Target, list[ServerName]] = field(default_factory=dict, repr=False)
     _asked: dict[Target, list[ServerName]] = field(default_factory=dict, repr=False)
 

@@ -4,7 +4,9 @@ It asks the VRRP process itself, which knows, and which outlives the daemon.
 """
 
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import click
 import msgspec
@@ -59,6 +61,48 @@ def status(context: Context, router: str | None, control: Path) -> None:
         click.echo("no virtual routers")
     for one in standings:
         _show(one)
+
+
+@ha.command()
+@json_option
+@pass_context
+def peer(context: Context) -> None:
+    """The line to the other gateway: who is author of what, and how far behind it is."""
+    found = context.client.get("replication")
+    if context.json:
+        show_json(found)
+    else:
+        click.echo("\n".join(peer_lines(found)))
+
+
+def peer_lines(found: dict[str, Any]) -> Iterator[str]:
+    """What `lbctl ha peer` prints."""
+    if not found["configured"]:
+        yield "no replication (gateway.replication in the file)"
+        return
+    if found["connected"]:
+        synced = "in sync" if found["synced"] else "its copy is not complete"
+        yield f"peer {found['peer']}: connected to {found['node']}; {synced}"
+        yield f"  lag: {found['lag']:.3f} s, {found['behind']} entries behind"
+    else:
+        last = list(found["cuts"])[-1:] or ["not called yet"]
+        yield f"peer {found['peer']}: no line: {last[0]}"
+    yield f"  ours: {_listed(found['own'])}: {found['entries']} entries, {found['flows']} flows"
+    theirs = _listed(found["theirs"])
+    yield f"  theirs: {theirs}: {found['held']} entries, {found['held_flows']} flows"
+    for what in ("file", "table"):
+        if found[f"same_{what}"] is False:
+            yield f"  the {what} is not the same on both gateways"
+    yield from (f"  {line}" for line in found["differ"])
+    if found["trouble"]:
+        yield f"  {found['trouble']}"
+    counted = [f"full copies {found['copies']}", f"resyncs {found['resyncs']}"]
+    counted += [f"{reason} {number}" for reason, number in found["faults"].items()]
+    yield f"  {', '.join(counted)}"
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names) or "nothing"
 
 
 @ha.command()

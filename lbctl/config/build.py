@@ -6,6 +6,7 @@ from typing import Any, assert_never
 
 from lbctl.config.fault import Fault, did_you_mean
 from lbctl.config.listener import listener
+from lbctl.config.replication import replication
 from lbctl.config.schema import (
     AgentSection,
     AnyCheck,
@@ -124,6 +125,7 @@ def _gateway(section: GatewaySection) -> Gateway:
         direct=tuple(section.direct),
         probe=tuple(section.probe),
         api=listener(section.api),
+        replication=replication(section.replication),
     )
 
 

@@ -6,6 +6,7 @@ from typing import Any, assert_never
 import yaml
 
 from lbctl.config import listener
+from lbctl.config import replication
 from lbctl.config.duration import show_duration
 from lbctl.config.ha import written
 from lbctl.config.scalar import resolve
@@ -71,6 +72,8 @@ def _gateway(gateway: Gateway) -> Section:
     section["probe"] = [str(one) for one in gateway.probe]
     if gateway.api is not None:
         section["api"] = listener.written(gateway.api)
+    if gateway.replication is not None:
+        section["replication"] = replication.written(gateway.replication)
     return {key: value for key, value in section.items() if value != []}
 
 

@@ -258,6 +258,7 @@ def wrong(
     found: Mapping[str, Router],
     gateways: list[str],
     services: Mapping[str, object],
+    replicates: bool,
 ) -> Iterator[Fault]:
     """What cannot be, in a router and between them. gateways: their names in the file."""
     for name, section in sections.items():
@@ -267,8 +268,8 @@ def wrong(
             if one.service is not None and one.service not in services:
                 hint = did_you_mean(one.service, services) or f"known: {', '.join(services)}"
                 yield Fault((*at, "track", index, "service"), f"no such service ({hint})")
-        if section.preempt is Preempt.WHEN_SYNCED:
-            text = "when-synced needs replication between the gateways (write always or never)"
+        if section.preempt is Preempt.WHEN_SYNCED and not replicates:
+            text = "when-synced needs `replication` of the gateway (or write always or never)"
             yield Fault((*at, "preempt"), text)
     for name, router in found.items():
         for text in faults(router):

@@ -116,7 +116,9 @@ def _config(
     routers = ha.routers(file.virtual_routers, gateway, here)
     faults += cross.passage(services, gateway)
     if not any(fault.path[:1] == (ha.AT,) for fault in before):
-        faults += ha.wrong(file.virtual_routers, routers, names, services)
+        faults += ha.wrong(
+            file.virtual_routers, routers, names, services, gateway.replication is not None
+        )
     return Config(gateway, services, routers), faults
 
 

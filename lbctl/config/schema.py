@@ -52,6 +52,7 @@ from lbctl.config.gslb_schema import GslbSection
 from lbctl.config.gslb_schema import keys_at as gslb_keys_at
 from lbctl.config.ha import NotifySection, RouterSection, TrackSection
 from lbctl.config.listener import ListenerSection
+from lbctl.config.replication import ReplicationSection
 from lbctl.config.shorthand import Raw, is_duration, long_form
 from lbctl.config.strict import STRICT
 from lbctl.model import (
@@ -99,6 +100,8 @@ class GatewaySection(Section):
     """ADDRESS/PREFIX that checks through servers come from: next to the servers, and unused."""
     api: ListenerSection | None = None
     """The API for other machines, over mutual TLS; none: this machine alone may ask."""
+    replication: ReplicationSection | None = None
+    """The line to the other gateway of a pair, over which connections survive a failover."""
 
 
 # --- checks -----------------------------------------------------------------------------
@@ -642,6 +645,8 @@ def keys_at(path: tuple[str | int, ...], kind: str | None) -> list[str]:
             section = GatewaySection
         case ("gateway", "api") | ("gateways", _, "api"):
             section = ListenerSection
+        case ("gateway", "replication") | ("gateways", _, "replication"):
+            section = ReplicationSection
         case ("defaults",):
             section = Defaults
         case ("virtual_routers", _):

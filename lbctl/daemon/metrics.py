@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from lbctl.daemon.shapes import Snapshot, Sums
+from lbctl.daemon.shapes import ReplicationView, Snapshot, Sums
 
 COUNTED: Mapping[str, tuple[str, Callable[[Sums], int]]] = {
     "connections": ("Connections taken", lambda sums: sums.connections),
@@ -37,6 +37,8 @@ class _Snapshot(Collector):
         yield from _services(self._snapshot)
         yield from _data_path(self._snapshot)
         yield from _daemon(self._snapshot)
+        if (pair := self._snapshot.replication) is not None and pair.configured:
+            yield from _replication(pair)
 
 
 def _servers(snapshot: Snapshot) -> Iterator[Metric]:
@@ -152,6 +154,29 @@ def _daemon(snapshot: Snapshot) -> Iterator[Metric]:
     if status.worker.late_p99 is not None:
         late = "How late checks start, 99th percentile"
         yield _gauge("lbctl_probe_late_seconds", late, (), [([], status.worker.late_p99)])
+
+
+def _replication(view: ReplicationView) -> Iterator[Metric]:
+    yield _gauge("lbctl_replication_up", "1: the peer answers", (), [([], view.connected)])
+    yield _gauge(
+        "lbctl_replication_synced", "1: all the peer remembers is here", (), [([], view.synced)]
+    )
+    if view.lag is not None:
+        text = "For how long the peer has not had all there is"
+        yield _gauge("lbctl_replication_lag_seconds", text, (), [([], view.lag)])
+    behind = "Keys that the peer may not have as they are"
+    yield _gauge("lbctl_replication_behind_entries", behind, (), [([], view.behind)])
+    rows = [(["own"], float(view.entries)), (["peer"], float(view.held))]
+    yield _gauge("lbctl_replication_entries", "Keys, by author", ("author",), rows)
+    for what, same in (("file", view.same_file), ("table", view.same_table)):
+        if same is not None:
+            text = f"1: both gateways have the same {what}"
+            yield _gauge(f"lbctl_replication_same_{what}", text, (), [([], same)])
+    yield _counter("lbctl_replication_full_copies", "Sent to the peer", view.copies)
+    yield _counter("lbctl_replication_resyncs", "Copies the peer asked for", view.resyncs)
+    faults = sum(view.faults.values())
+    yield _counter("lbctl_replication_faults", "Messages that could not be right", faults)
+    yield _counter("lbctl_replication_lost_lines", "Lines lost", sum(view.cuts.values()))
 
 
 def _gauge(

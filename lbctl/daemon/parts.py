@@ -19,6 +19,7 @@ from lbctl.daemon.plane import PlaneThread
 from lbctl.daemon.reader import ConfigReader
 from lbctl.daemon.reconcile import Reconciler
 from lbctl.daemon.remote import RemoteApi
+from lbctl.daemon.replication import Replicator
 from lbctl.daemon.routers import RouterLink
 from lbctl.daemon.sampler import Sampler
 from lbctl.daemon.shapes import (
@@ -58,6 +59,7 @@ class Parts:
     hooks: HookRunner
     routers: RouterLink
     remote: RemoteApi
+    replicator: Replicator
     started: float
 
     def known(self) -> Known:
@@ -209,6 +211,7 @@ class Parts:
                 (str(key.name), str(key.trigger), "done" if passed else "failed"): number
                 for (key, passed), number in self.hooks.ledger.counts.items()
             },
+            self.replicator.view(),
         )
 
 

@@ -32,6 +32,7 @@ class Reading:
         return [
             web.get("/v1/status", self.status),
             web.get("/v1/site", self.site),
+            web.get("/v1/replication", self.replication),
             web.get("/v1/services", self.services),
             web.get("/v1/services/{service}", self.service),
             web.get("/v1/servers", self.servers),
@@ -51,6 +52,10 @@ class Reading:
     async def site(self, request: web.Request) -> web.Response:
         """What GSLB servers ask for, each of them every second."""
         return answer(self._parts.site())
+
+    async def replication(self, request: web.Request) -> web.Response:
+        """The line to the other gateway of a pair."""
+        return answer(self._parts.replicator.view())
 
     async def services(self, request: web.Request) -> web.Response:
         return answer(list(self._parts.show().services()))

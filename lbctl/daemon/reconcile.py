@@ -31,7 +31,7 @@ from lbctl.daemon.acts import (
 )
 from lbctl.dataplane.plan import plan
 from lbctl.dataplane.port import AddServer, AddService, Op
-from lbctl.desired import Decision, Rule, decide, desired, serve
+from lbctl.desired import Decision, Rule, as_served, decide, desired, serve
 from lbctl.events import AnyEvent, Drift, Refused, ServiceChanged, Taken
 from lbctl.load import Pool
 from lbctl.model import Address, Endpoint, Frontend, ServerName, Table, VirtualService
@@ -197,7 +197,7 @@ class Reconciler:
         decisions = decide(world, name, now)
         self._remember(name, decisions, now)
         self.decisions[name] = decisions
-        self._wanted[name] = serve(service, decisions)
+        self._wanted[name] = as_served(world, serve(service, decisions))
         refused = [one for one in decisions if world.is_outside(service, one.server)]
         state, because = state_of(decisions, world.pools.get(name), refused)
         before, _ = self.states.get(name, ("serving", ""))

@@ -25,6 +25,7 @@ from lbctl.messages import (
     Role,
     RoleChange,
     Routers,
+    Synced,
     decode,
     encode,
 )
@@ -47,6 +48,7 @@ class RouterLink:
     path: Path = PATH
     roles: dict[str, Role] = field(default_factory=dict)
     on_role: list[Callable[[], None]] = field(default_factory=list)
+    _synced: bool = False
     _line: socket.socket | None = None
     _wanted: Routers | None = None
     _quorums: dict[tuple[str, int], Quorum] = field(default_factory=dict)
@@ -69,6 +71,7 @@ class RouterLink:
             self._tell_quorums()
             self._wanted = wanted
             self._send(wanted)
+            self._tell_synced()
 
     def touched(self, services: set[str]) -> None:
         """These services may have gained or lost servers."""
@@ -78,6 +81,16 @@ class RouterLink:
     def acts_for(self, service: str) -> bool:
         """Whether what is done once for a service is to be done here."""
         return acts_for(self.control.world.config, self.roles, service)
+
+    def tell_synced(self, holds: bool) -> None:
+        """Whether a full copy of what the peer remembers is held here."""
+        if holds != self._synced:
+            self._synced = holds
+            self._tell_synced()
+
+    def _tell_synced(self) -> None:
+        for name in self.control.world.config.routers:
+            self._send(Synced(name, self._synced))
 
     async def _serve(self) -> None:
         loop = asyncio.get_running_loop()
@@ -89,6 +102,7 @@ class RouterLink:
                 self._tell_quorums()
                 self._wanted = self._routers()
                 self._send(self._wanted)
+                self._tell_synced()
                 while data := await loop.sock_recv(line, LIMIT):
                     self._take(decode(data))
             finally:

@@ -8,6 +8,8 @@ the data path was told stays in force.
 import asyncio
 import gc
 import logging
+import os
+import secrets
 import signal
 import socket
 import sys
@@ -33,13 +35,16 @@ from lbctl.daemon.reader import ConfigReader
 from lbctl.daemon.reading import Reading
 from lbctl.daemon.reconcile import Reconciler
 from lbctl.daemon.remote import RemoteApi
+from lbctl.daemon.replication import Replicator
 from lbctl.daemon.routers import RouterLink
 from lbctl.daemon.sampler import EVERY, Sampler
+from lbctl.daemon.share import Share
 from lbctl.daemon.startup import stand_up
-from lbctl.daemon.state import StateDirectory
+from lbctl.daemon.state import StateDirectory, digest
 from lbctl.daemon.systemd import notify, watchdog_interval
 from lbctl.errors import InvalidConfig, LbctlError
 from lbctl.events import DaemonStarted, DaemonStopping
+from lbctl.ha.author import Author
 from lbctl.model import Config
 from lbctl.vrrp.control import PATH
 
@@ -128,6 +133,12 @@ def _assemble(
     control.on_changed.append(routers.tell_changes)
     remote = RemoteApi(control, journal)
     control.on_changed.append(remote.tell_changes)
+    share = Share(control, plane, loop, routers, journal, clock, Author(secrets.randbits(63) | 1))
+    replicator = Replicator(
+        share, options.node or os.uname().nodename, lambda: digest(control.intent.text)
+    )
+    control.on_changed.append(replicator.tell_changes)
+    routers.on_role.append(replicator.roles_changed)
     return Parts(
         file=options.config,
         clock=clock,
@@ -142,6 +153,7 @@ def _assemble(
         hooks=hooks,
         routers=routers,
         remote=remote,
+        replicator=replicator,
         started=clock.now(),
     )
 
@@ -158,6 +170,7 @@ async def _live(parts: Parts, listener: socket.socket, stack: AsyncExitStack) ->
             group.create_task(parts.hooks.run()),
             group.create_task(parts.routers.keep()),
             group.create_task(parts.remote.keep(Reading(parts).routes())),
+            group.create_task(parts.replicator.keep()),
             group.create_task(_hear_kernel(parts)),
             group.create_task(_every(TEND, parts.loop.tend)),
             group.create_task(_every(EVERY, partial(parts.sampler.fresh, EVERY / 2))),

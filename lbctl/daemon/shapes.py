@@ -231,6 +231,41 @@ class StatusView(msgspec.Struct, frozen=True):
     workers: tuple[WorkerView, ...]
 
 
+class ReplicationView(msgspec.Struct, frozen=True):
+    """The line to the other gateway of a pair, and what each holds of the other.
+
+    lag: seconds for which the peer has not had all there is; lag_p99: of the last batches,
+    until they were acknowledged. behind: keys that it may not have as they are. entries,
+    flows: ours; held, held_flows: the peer's. own, theirs: the listens of each author.
+    differ: servers whose checks see otherwise there. resyncs: full copies that the peer asked
+    for; faults: what it got wrong, by kind; cuts: lines lost, by reason.
+    """
+
+    configured: bool
+    peer: str
+    node: str
+    connected: bool
+    synced: bool
+    lag: float | None
+    lag_p99: float | None
+    behind: int
+    entries: int
+    held: int
+    flows: int
+    held_flows: int
+    own: tuple[str, ...]
+    theirs: tuple[str, ...]
+    same_file: bool | None
+    same_table: bool | None
+    differ: tuple[str, ...]
+    lines: int
+    copies: int
+    resyncs: int
+    faults: Mapping[str, int]
+    cuts: Mapping[str, int]
+    trouble: str
+
+
 class Snapshot(msgspec.Struct, frozen=True):
     """Everything that metrics are made of. hooks: runs by server, hook and `done` or
     `failed`."""
@@ -240,6 +275,7 @@ class Snapshot(msgspec.Struct, frozen=True):
     servers: tuple[ServerView, ...]
     stats: StatsView
     hooks: Mapping[tuple[str, str, str], int] = {}
+    replication: ReplicationView | None = None
 
 
 class StepView(msgspec.Struct, frozen=True):

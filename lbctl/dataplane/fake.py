@@ -12,10 +12,12 @@ from lbctl.dataplane.port import (
     AddServer,
     AddService,
     Flow,
+    FlowChanges,
     Op,
     Refusal,
     RemoveServer,
     RemoveService,
+    RingCopy,
     SetServer,
     SetService,
     Stats,
@@ -32,6 +34,7 @@ class FakeKernel:
     services: dict[Frontend, VirtualService] = field(default_factory=dict)
     flows: dict[bytes, Flow] = field(default_factory=dict)
     traffic: FakeTraffic | None = None
+    key: bytes = bytes(36)
 
 
 class FakePlane:
@@ -48,6 +51,8 @@ class FakePlane:
         self.refuses = refuses
         self.log: list[Op] = []
         kernel = kernel or FakeKernel()
+        self._kernel = kernel
+        self._told: dict[bytes, Flow] = {}
         self._services = kernel.services
         self._flows = kernel.flows
         self._traffic = kernel.traffic
@@ -91,6 +96,45 @@ class FakePlane:
                 self._flows[flow.key] = flow
                 taken += 1
         return taken
+
+    def hash_key(self) -> bytes:
+        return self._kernel.key
+
+    def take_hash_key(self, key: bytes) -> None:
+        if len(key) != len(self._kernel.key):
+            raise DataPlaneError("the peer's flow cache has another size")
+        self._kernel.key = key
+
+    def export_ring(self, frontend: Frontend) -> RingCopy:
+        self._need(frontend)
+        return RingCopy() if self._traffic is None else self._traffic.copy(frontend)
+
+    def import_ring(self, frontend: Frontend, copy: RingCopy) -> int:
+        service = self._need(frontend)
+        if missing := [str(one) for one in copy.servers if one not in service.destinations]:
+            raise DataPlaneError(f"{frontend}: its ring names {', '.join(missing)}: not here yet")
+        if self._traffic is None:
+            return 0
+        return self._traffic.take(frontend, copy)
+
+    def own_rings(self, frontends: Iterable[Frontend]) -> None:
+        if self._traffic is not None:
+            self._traffic.replicas.difference_update(frontends)
+
+    def flow_changes(self, whole: bool = False) -> FlowChanges:
+        before = {} if whole else self._told
+        self._told = {flow.place: flow for flow in self._flows.values()}
+        fresh = [flow for place, flow in self._told.items() if before.get(place) != flow]
+        return FlowChanges(fresh, [place for place in before if place not in self._told])
+
+    def forget_flows(self, places: Iterable[bytes]) -> None:
+        gone = set(places)
+        self._forget(lambda flow: flow.place in gone)
+
+    def _need(self, frontend: Frontend) -> VirtualService:
+        if (service := self._services.get(frontend)) is None:
+            raise DataPlaneError(f"{frontend}: No such service")
+        return service
 
     def fileno(self) -> int | None:
         return None

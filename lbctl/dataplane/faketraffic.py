@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from lbctl.dataplane import ring
+from lbctl.dataplane.port import RingCopy
 from lbctl.dataplane.ring import Slot
 from lbctl.model import HASHING, WEIGHTLESS, Endpoint, Frontend, Listen, Proto, VirtualService
 
@@ -115,6 +116,32 @@ class FakeRing:
             self.last[at] = now
         self.slots[at] = fresh
 
+    def copy(self, now: int) -> RingCopy:
+        """As a peer takes it over; a tick counts as a second."""
+        names = {number: endpoint for endpoint, number in self.numbers.items()}
+        named = {n for s in self.slots for n in (s.server, s.old) if n}
+        servers = sorted((names[n] for n in named), key=str)
+        place = {self.numbers[endpoint]: at for at, endpoint in enumerate(servers, 1)}
+        return RingCopy(
+            tuple(servers),
+            tuple(place.get(slot.server, 0) for slot in self.slots),
+            tuple(place.get(slot.old or 0, 0) for slot in self.slots),
+            {at: float(now - self.last[at]) for at, slot in enumerate(self.slots) if slot.old},
+        )
+
+    def take(self, copy: RingCopy, now: int) -> int:
+        """Have all slots as a peer has them."""
+        numbers = [NOBODY, *(self.numbers[endpoint] for endpoint in copy.servers)]
+        fresh = [
+            Slot(numbers[one], numbers[old] if old else None)
+            for one, old in zip(copy.slots, copy.old, strict=True)
+        ]
+        written = sum(one != two for one, two in zip(fresh, self.slots, strict=True))
+        self.slots = fresh
+        for at, idle in copy.idle.items():
+            self.last[at] = now - round(idle)
+        return written
+
     def sweep(self, now: int) -> None:
         """Forget what is too old; settle slots whose old server is finished and that no
         record of a third server needs."""
@@ -209,6 +236,15 @@ class FakeTraffic:
     room: FakeRoom
     now: int = 0
     rings: dict[Frontend, FakeRing] = field(default_factory=dict)
+    replicas: set[Frontend] = field(default_factory=set)
+
+    def copy(self, frontend: Frontend) -> RingCopy:
+        return self.rings[frontend].copy(self.now)
+
+    def take(self, frontend: Frontend, copy: RingCopy) -> int:
+        """A peer is the author of this ring; nothing settles here."""
+        self.replicas.add(frontend)
+        return self.rings[frontend].take(copy, self.now)
 
     def pass_time(self, ticks: int) -> None:
         self.now += ticks
@@ -223,8 +259,9 @@ class FakeTraffic:
         self.rings.setdefault(frontend, fresh).follow(service, self.now)
 
     def sweep(self) -> None:
-        for one in self.rings.values():
-            one.sweep(self.now)
+        for frontend, one in self.rings.items():
+            if frontend not in self.replicas:
+                one.sweep(self.now)
 
     def packet(self, frontend: Frontend, packet: FakePacket) -> Endpoint | None:
         return self.rings[frontend].packet(packet, self.now)

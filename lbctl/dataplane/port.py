@@ -164,7 +164,8 @@ class Flow:
     """One remembered flow, for a peer that is to go on with it.
 
     key: opaque to all but the data path that wrote it; two gateways that replicate share
-    the hash key that it was made with. idle: seconds since its last packet.
+    the hash key that it was made with. idle: seconds since its last packet. back: it is the
+    way back of one, remembered because listens share its server.
     """
 
     frontend: Frontend
@@ -172,6 +173,42 @@ class Flow:
     server: Endpoint
     confirmed: bool
     idle: float
+    back: bool = False
+
+    @property
+    def place(self) -> bytes:
+        """What stays the same of the key for as long as the flow lives."""
+        return self.key[:PLACE]
+
+
+PLACE = 12  # bytes
+
+
+@dataclass(frozen=True, slots=True)
+class RingCopy:
+    """A listen's ring, for a peer whose packets find the same slots.
+
+    servers: those that it names. slots, old: for each slot 1 + the place of its server, and
+    of its old one while it changes; 0: nobody. idle: seconds since an unrecorded packet last
+    reached the old server, by slot that changes.
+    """
+
+    servers: tuple[Endpoint, ...] = ()
+    slots: tuple[int, ...] = ()
+    old: tuple[int, ...] = ()
+    idle: Mapping[int, float] = field(default_factory=dict)
+
+    def same(self, other: "RingCopy") -> bool:
+        """Whether packets find the same servers in both."""
+        return (self.servers, self.slots, self.old) == (other.servers, other.slots, other.old)
+
+
+@dataclass(frozen=True, slots=True)
+class FlowChanges:
+    """What is remembered now that was not, and places (`Flow.place`) of what is not any more."""
+
+    fresh: Sequence[Flow] = ()
+    gone: Sequence[bytes] = ()
 
 
 class DataPlane(Protocol):
@@ -268,6 +305,40 @@ class ShowsPackets(Protocol):
     def nics(self) -> Sequence[Nic]:
         """The interfaces that it runs on."""
         ...
+
+
+@runtime_checkable
+class Replicates(Protocol):
+    """A data path whose choices another gateway can take over: rings and remembered flows
+    mean the same wherever the hash key is the same."""
+
+    def hash_key(self) -> bytes:
+        """What flows are hashed with, and into how many places."""
+        ...
+
+    def take_hash_key(self, key: bytes) -> None:
+        """Hash as the peer does from now on: what was remembered is not found any more.
+        Raises DataPlaneError where there is another number of places."""
+        ...
+
+    def export_ring(self, frontend: Frontend) -> RingCopy:
+        """Raises DataPlaneError."""
+        ...
+
+    def import_ring(self, frontend: Frontend, copy: RingCopy) -> int:
+        """Have every slot as in `copy`; nothing settles there until `own_rings`. Returns how
+        many were written. Raises DataPlaneError where a server is missing."""
+        ...
+
+    def own_rings(self, frontends: Iterable[Frontend]) -> None:
+        """From now on these rings change by themselves again."""
+        ...
+
+    def flow_changes(self, whole: bool = False) -> FlowChanges:
+        """What changed since this was last asked; whole: all that is remembered."""
+        ...
+
+    def forget_flows(self, places: Iterable[bytes]) -> None: ...
 
 
 class VipAddresses(Protocol):

@@ -80,13 +80,17 @@ class Author:
         self._begin = True
         self.copies += 1
 
-    def acknowledged(self, ack: Ack) -> None:
-        """The peer holds all up to there; an old or odd acknowledgement says nothing."""
+    def acknowledged(self, ack: Ack) -> list[float]:
+        """The peer holds all up to there; an old or odd acknowledgement says nothing. Returns
+        since when each batch had waited."""
         if ack.epoch != self.epoch or not self._acked[0] < ack.seq <= self._seq:
-            return
+            return []
+        waited = []
         while self._flights and self._flights[0].seq <= ack.seq:
             done = self._flights.popleft()
             self._acked = (done.seq, done.digest, done.whole)
+            waited.append(done.since)
+        return waited
 
     def take(self) -> Begin | Batch | None:
         """The next thing to send, if there is one and the peer has room for it."""

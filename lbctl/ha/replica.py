@@ -81,6 +81,12 @@ class Replica:
         """The line is down: half a copy is worth nothing, a whole one keeps its worth."""
         self._building, self._asked, self.whole = None, False, False
 
+    def distrust(self, reason: str) -> None:
+        """What is held adds up and yet means nothing: only a new copy can mend that."""
+        self.faults[reason] = self.faults.get(reason, 0) + 1
+        self._held, self._complete = Copy(), False
+        self.cut()
+
     def begin(self, word: Begin) -> None:
         self._building, self._asked = Copy(word.epoch), False
         self.whole = False

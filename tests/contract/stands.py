@@ -15,6 +15,7 @@ import pytest
 
 from lbctl.dataplane.converge import converge
 from lbctl.dataplane.fake import FakeKernel, FakePlane
+from lbctl.dataplane.faketraffic import FakeRoom, FakeTraffic
 from lbctl.dataplane.ipvs.plane import IpvsPlane
 from lbctl.dataplane.port import DataPlane, Flow
 from lbctl.dataplane.xdp import nic
@@ -136,3 +137,15 @@ KINDS: list[Kind] = [
     Kind("xdp", frozenset(XDP_CAN), _xdp, flow=_xdp_flow, marks=(pytest.mark.kernel,)),
     Kind("ipvs", IPVS_CAN, _ipvs, examples=8, marks=(pytest.mark.ipvs,)),
 ]
+
+
+def shares(kind: Kind) -> Callable[[Path], AbstractContextManager[Open]]:
+    """The stand of `kind`, with rings: the data path in memory computes them only if asked."""
+    return _fake_with_rings if kind.name == "fake" else kind.stand
+
+
+@contextmanager
+def _fake_with_rings(directory: Path) -> Iterator[Open]:
+    room = FakeRoom(place=lambda flow: (flow % 2048, flow % 8))
+    kernel = FakeKernel(traffic=FakeTraffic(room))
+    yield lambda: FakePlane(kernel=kernel)

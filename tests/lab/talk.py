@@ -1,10 +1,11 @@
 """Two ends of many TCP connections, as one program on the standard library alone.
 
     talk.py serve NAME PORT
-    talk.py call ADDRESS PORT LONG RATE
+    talk.py call ADDRESS PORT LONG RATE [IDLE]
 
 A server answers every line with its name. A caller holds LONG connections that ask every
-second or so, and opens RATE new ones a second, each for one question. It prints a line of
+second or so, IDLE that ask only when they are opened and at the end, and opens
+RATE new ones a second, each for one question. It prints a line of
 JSON for every connection that broke, and on TERM one with what it counted. Times are
 monotonic seconds, which all hosts of a lab share.
 """
@@ -41,8 +42,8 @@ async def serve(name: str, port: int) -> None:
 
 
 class Caller:
-    def __init__(self, address: str, port: int, long: int, rate: float) -> None:
-        self.to, self.long, self.rate = (address, port), long, rate
+    def __init__(self, address: str, port: int, long: int, rate: float, idle: int = 0) -> None:
+        self.to, self.long, self.rate, self.idle = (address, port), long, rate, idle
         self.stopped = asyncio.Event()
         self.count = {"new": 0, "asked": 0, "long": 0, "open": 0}
 
@@ -51,8 +52,8 @@ class Caller:
         loop.add_signal_handler(signal.SIGTERM, self.stopped.set)
         started = time.monotonic()
         tasks = set()
-        for number in range(self.long):
-            tasks.add(asyncio.create_task(self.hold()))
+        for number in range(self.long + self.idle):
+            tasks.add(asyncio.create_task(self.hold(idle=number >= self.long)))
             await asyncio.sleep(0 if number % 20 else 0.05)
         print(json.dumps({"ready": time.monotonic()}), flush=True)
         number = 0
@@ -71,7 +72,7 @@ class Caller:
         await asyncio.gather(*tasks)
         print(json.dumps({"counted": self.count}), flush=True)
 
-    async def hold(self) -> None:
+    async def hold(self, idle: bool = False) -> None:
         """A connection for as long as there is time; the next one when it breaks."""
         while not self.stopped.is_set():
             opened, server = time.monotonic(), ""
@@ -80,7 +81,7 @@ class Caller:
                 try:
                     server = await self.ask(connection, first=True)
                     self.count["long"] += 1
-                    await self.go_on(connection, server)
+                    await (self.sleep_on if idle else self.go_on)(connection, server)
                     self.count["open"] += 1
                 except (OSError, TimeoutError) as error:
                     kind = "long" if server else "new"
@@ -95,6 +96,12 @@ class Caller:
             self.count["asked"] += 1
             if (other := await self.ask(connection)) != server:
                 raise OSError(f"{other} answers instead of {server}")
+
+    async def sleep_on(self, connection: socket.socket, server: str) -> None:
+        await self.stopped.wait()
+        self.count["asked"] += 1
+        if (other := await self.ask(connection)) != server:
+            raise OSError(f"{other} answers instead of {server}")
 
     async def once(self) -> None:
         opened = time.monotonic()
@@ -131,8 +138,8 @@ def main() -> None:
     if role == "serve":
         asyncio.run(serve(where, int(port)))
     else:
-        long, rate = rest
-        asyncio.run(Caller(where, int(port), int(long), float(rate)).run())
+        long, rate, *idle = rest
+        asyncio.run(Caller(where, int(port), int(long), float(rate), *map(int, idle)).run())
 
 
 if __name__ == "__main__":

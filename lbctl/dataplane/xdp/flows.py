@@ -3,13 +3,14 @@ export and import of ways for a peer that shares the hash key."""
 
 import ctypes
 import math
+import mmap
 import struct
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from lbctl.dataplane.port import Active
+from lbctl.dataplane.port import PLACE, Active
 from lbctl.dataplane.xdp import abi, bpf
 from lbctl.dataplane.xdp.abi import FlowState, SweepKind
 from lbctl.dataplane.xdp.bpf import Descriptor
@@ -38,6 +39,13 @@ OPEN = (
 CLOCK_MONOTONIC_COARSE = 6  # of linux/time.h
 QUIET = 60.0  # seconds without a packet after which nobody is taken to be there
 TICK = 4.0  # seconds, about: the age field counts these
+
+SET = ctypes.sizeof(abi.FlowSet)
+PAGE = 64 * SET  # bytes that are compared at a time
+STALE = 4  # a peer hears of a flow's age once in 2^4 ticks
+_SET = struct.Struct(f"={abi.FLOW_WAYS}Q{abi.FLOW_WAYS}I4x")
+# States that mean nothing to a peer.
+_OWN = {FlowState.EMPTY, FlowState.CLOSED, FlowState.FRAGMENT, FlowState.CLIENT}
 
 
 def linear_count(busy: int, slots: int) -> int:
@@ -78,16 +86,16 @@ class Way:
     age: int
     isn: int = 0
 
-    _LAYOUT = struct.Struct("<IQI")
+    LAYOUT = struct.Struct("<IQI")
 
     @property
     def key(self) -> bytes:
-        return self._LAYOUT.pack(self.set, self.tag << abi.TAG_SHIFT, self.isn)
+        return self.LAYOUT.pack(self.set, self.tag << abi.TAG_SHIFT, self.isn)
 
     @classmethod
     def place(cls, key: bytes) -> tuple[int, int, int]:
         """(set, tag bits in place, ISN) of an exported key."""
-        number, tag, isn = cls._LAYOUT.unpack(key)
+        number, tag, isn = cls.LAYOUT.unpack(key)
         return number, tag, isn
 
 
@@ -105,11 +113,16 @@ class FlowCache:
     def __init__(self, maps: Maps, sets: int) -> None:
         self._maps = maps
         self.sets = sets
+        self._before = bytearray()
 
     @cached_property
     def _cells(self) -> "ctypes.Array[abi.FlowSet]":
         """All sets, live: mapped only by who exports or imports."""
-        return (abi.FlowSet * self.sets).from_buffer(self._maps.flow_memory(self.sets))
+        return (abi.FlowSet * self.sets).from_buffer(self._memory)
+
+    @cached_property
+    def _memory(self) -> mmap.mmap:
+        return self._maps.flow_memory(self.sets)
 
     def sweep(self, program: Descriptor) -> None:
         """Forget what is too old or names a dead server; count the rest."""
@@ -176,13 +189,40 @@ class FlowCache:
         return None
 
     def __iter__(self) -> Iterator[Way]:
-        layout = struct.Struct(f"={abi.FLOW_WAYS}Q{abi.FLOW_WAYS}I4x")
-        for number, cells in enumerate(layout.iter_unpack(memoryview(self._cells))):
+        for number, cells in enumerate(_SET.iter_unpack(memoryview(self._cells))):
             if not any(cells[: abi.FLOW_WAYS]):
                 continue
             for word, isn in zip(cells[: abi.FLOW_WAYS], cells[abi.FLOW_WAYS :], strict=True):
                 if word:
                     yield _way(number, word, isn)
+
+    def changes(self, whole: bool) -> tuple[list[Way], list[bytes]]:
+        """Ways that came or changed since this was last asked, and places of those that are
+        gone. Of one that only got older, once in `STALE` ticks. Compared a page at a time: in
+        most nothing has changed."""
+        memory, size = self._memory, self.sets * SET
+        if whole or len(self._before) != size:
+            self._before = bytearray(size)
+        fresh: list[Way] = []
+        gone: list[bytes] = []
+        for page in range(0, size, PAGE):
+            now, then = memory[page : page + PAGE], bytes(self._before[page : page + PAGE])
+            if now == then:
+                continue
+            self._before[page : page + PAGE] = now
+            for at in range(0, len(now), SET):
+                if now[at : at + SET] != then[at : at + SET]:
+                    number = (page + at) // SET
+                    _compare(number, then[at : at + SET], now[at : at + SET], fresh, gone)
+        return fresh, gone
+
+    def forget(self, place: bytes) -> None:
+        """The flow that lies there, if it is still there."""
+        number, tag, _ = Way.place(place.ljust(16, b"\0"))
+        cells = self._cells[number & (self.sets - 1)]
+        for at, word in enumerate(cells.way):
+            if word and word >> abi.TAG_SHIFT == tag >> abi.TAG_SHIFT:
+                cells.way[at] = 0
 
     def put(self, key: bytes, server: int, state: FlowState, tick: int) -> bool:
         """Write a flow that a peer remembered. Only while no packet meets the set: a
@@ -197,6 +237,22 @@ class FlowCache:
                 cells.way[at] = word
                 return True
         return False
+
+
+def _compare(number: int, then: bytes, now: bytes, fresh: list[Way], gone: list[bytes]) -> None:
+    """What became of the ways of one set."""
+    words, isns = _SET.unpack(now)[: abi.FLOW_WAYS], _SET.unpack(now)[abi.FLOW_WAYS :]
+    known = {
+        word >> abi.TAG_SHIFT: word >> STALE
+        for word in _SET.unpack(then)[: abi.FLOW_WAYS]
+        if word >> abi.STATE_SHIFT & abi.STATE_MASK not in _OWN
+    }
+    for word, isn in zip(words, isns, strict=True):
+        if word >> abi.STATE_SHIFT & abi.STATE_MASK in _OWN:
+            continue
+        if known.pop(word >> abi.TAG_SHIFT, None) != word >> STALE:
+            fresh.append(_way(number, word, isn))
+    gone += [Way.LAYOUT.pack(number, tag << abi.TAG_SHIFT, 0)[:PLACE] for tag in known]
 
 
 def _way(number: int, word: int, isn: int) -> Way:

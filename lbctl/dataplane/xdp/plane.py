@@ -20,10 +20,12 @@ from lbctl.dataplane.port import (
     AddService,
     Counters,
     Flow,
+    FlowChanges,
     Op,
     Refusal,
     RemoveServer,
     RemoveService,
+    RingCopy,
     SetServer,
     SetService,
     Stats,
@@ -32,7 +34,7 @@ from lbctl.dataplane.xdp import abi, bpf, ethtool, maps, nic
 from lbctl.dataplane.xdp.abi import FlowState, SchedulerCode
 from lbctl.dataplane.xdp.bpf import Descriptor
 from lbctl.dataplane.xdp.counters import counters_of
-from lbctl.dataplane.xdp.flows import Clock, FlowCache
+from lbctl.dataplane.xdp.flows import Clock, FlowCache, Way
 from lbctl.dataplane.xdp.hops import NextHops
 from lbctl.dataplane.xdp.maps import Maps
 from lbctl.dataplane.xdp.ports import write_ports
@@ -40,6 +42,7 @@ from lbctl.dataplane.xdp.program import Program
 from lbctl.dataplane.xdp.registry import Registry, read_hop, write_hop
 from lbctl.dataplane.xdp.rings import Rings
 from lbctl.dataplane.xdp.shape import Feature, Shape, features_of
+from lbctl.dataplane.xdp.sharing import Sharing
 from lbctl.dataplane.xdp.support import check_destination, check_service, remembers
 from lbctl.dataplane.xdp.trace import Tracer
 from lbctl.dataplane.xdp.wanted import Wishes
@@ -50,6 +53,7 @@ from lbctl.model import (
     Frontend,
     Gateway,
     Listen,
+    Proto,
     Table,
     VirtualService,
     XdpMode,
@@ -92,6 +96,7 @@ class XdpPlane:
         self._flows = FlowCache(self._maps, self._maps.gateway.flow_mask + 1)
         self._wanted = Wishes(self._maps.fds["wanted"])
         self._suspected: set[int] = set()  # numbers of servers that refuse
+        self._sharing = Sharing(self._maps, self._registry, self._rings, self._clock)
         self._waiting = False  # a server was refused for want of a neighbour
         self._swept: set[tuple[int, Endpoint]] = set()  # dead when the last sweep ran
         if self._maps.meta.unsettled:
@@ -149,14 +154,23 @@ class XdpPlane:
         return Stats(servers, active, self._maps.counters.verdicts(), writes, past, unrest)
 
     def export_flows(self) -> Iterator[Flow]:
+        yield from self._named(way for way in self._flows if way.state is not FlowState.RETURN)
+
+    def flow_changes(self, whole: bool = False) -> FlowChanges:
+        fresh, gone = self._flows.changes(whole)
+        return FlowChanges([*self._named(fresh)], gone)
+
+    def _named(self, ways: Iterable[Way]) -> Iterator[Flow]:
+        """Those whose server lives."""
         where = {number: (listen, e) for listen, e, number in self._registry.servers()}
         tick = self._tick()
-        for way in self._flows:
-            if way.server in where and way.state is not FlowState.RETURN:
+        for way in ways:
+            if way.server in where:
                 listen, endpoint = where[way.server]
                 idle = ((tick - way.age) & (1 << abi.AGE_BITS) - 1) * self._clock.tick
                 confirmed = way.state is not FlowState.EMBRYONIC
-                yield Flow(listen, way.key, endpoint, confirmed, idle)
+                back = way.state is FlowState.RETURN
+                yield Flow(listen, way.key, endpoint, confirmed, idle, back)
 
     def import_flows(self, flows: Iterable[Flow]) -> int:
         numbers: dict[tuple[Frontend, Endpoint], int] = {
@@ -165,11 +179,34 @@ class XdpPlane:
         tick, taken = self._tick(), 0
         for flow in flows:
             number = numbers.get((flow.frontend, flow.server))
-            if number is not None:
+            if number is not None and isinstance(flow.frontend, Listen):
                 age = tick - round(flow.idle / self._clock.tick)
-                state = FlowState.ESTABLISHED if flow.confirmed else FlowState.EMBRYONIC
+                lives = FlowState.UDP if flow.frontend.proto is Proto.UDP else FlowState.ESTABLISHED
+                state = lives if flow.confirmed else FlowState.EMBRYONIC
+                state = FlowState.RETURN if flow.back else state
                 taken += self._flows.put(flow.key, number, state, age & (1 << abi.AGE_BITS) - 1)
         return taken
+
+    def hash_key(self) -> bytes:
+        return self._sharing.hash_key()
+
+    def take_hash_key(self, key: bytes) -> None:
+        self._sharing.take_hash_key(key)
+
+    def export_ring(self, frontend: Frontend) -> RingCopy:
+        return self._sharing.export_ring(frontend, self._tick())
+
+    def import_ring(self, frontend: Frontend, copy: RingCopy) -> int:
+        written = self._sharing.import_ring(frontend, copy, self._tick())
+        self.writes["slots"] += written
+        return written
+
+    def own_rings(self, frontends: Iterable[Frontend]) -> None:
+        self._sharing.own_rings(frontends)
+
+    def forget_flows(self, places: Iterable[bytes]) -> None:
+        for place in places:
+            self._flows.forget(place)
 
     def fileno(self) -> int | None:
         return self._epoll.fileno()
@@ -208,6 +245,7 @@ class XdpPlane:
         for listen, number in list(self._registry.gone.items()):
             if not self._registry.dead[number]:
                 self._rings.release(number)
+                self._sharing.replicas.discard(number)
                 self._registry.free_listen(listen)
         self._rings.tidy()
 
@@ -219,7 +257,8 @@ class XdpPlane:
             return
         self._flows.sweep(sweep)
         self._correct_loads()
-        settled = sum(self._settle_ring(sweep, number) for number in [*self._rings.changing])
+        own = self._rings.changing - self._sharing.replicas  # a peer settles the others
+        settled = sum(self._settle_ring(sweep, number) for number in own)
         if settled:
             self._flows.drop(sweep)
 

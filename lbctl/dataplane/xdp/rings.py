@@ -95,6 +95,41 @@ class Rings:
             written += self._write_turns(listen, order)
         return written
 
+    def read(self, listen: int) -> tuple[list[int], list[int], list[int]]:
+        """For each slot its server, its old one (0 where it does not change) and the tick
+        (16 bits) at which that was last reached."""
+        words, olds, used = list[int](), list[int](), list[int]()
+        for page, old in self._pages(self._spans[listen]):
+            found = memoryview(old).cast("B").cast("H")
+            names, ticks = found[0::2].tolist(), found[1::2].tolist()
+            for word, name, tick in zip(page.slot[:], names, ticks, strict=True):
+                changing = word & abi.SLOT_CHANGING
+                words.append(word & ~abi.SLOT_CHANGING)
+                olds.append(name & ~abi.OLD_KEPT if changing else 0)
+                used.append(tick)
+        return words, olds, used
+
+    def replace(self, listen: int, slots: list[Slot], used: Mapping[int, int]) -> int:
+        """Have all slots as a peer has them; return how many were written. The ring grows
+        where the peer's is larger, and splits its slots where it is smaller."""
+        while len(self._spans[listen].slots) < len(slots):
+            if not self._move(listen, len(slots) >> abi.PAGE_BITS):
+                raise DataPlaneError(f"no {len(slots) >> abi.PAGE_BITS} pages of rings are free")
+        span = self._spans[listen]
+        times, written = len(span.slots) // len(slots), 0
+        for at in range(len(span.slots)):
+            fresh = slots[at // times]
+            word = self._maps.ring_page(span.first + (at >> abi.PAGE_BITS)).slot[
+                at & abi.PAGE_SLOTS - 1
+            ]
+            if self._slot(span, at, word) != fresh:
+                written += 1
+                self._put(span, at, fresh, 0)
+            if fresh.old is not None:
+                page = self._maps.old_page(span.first + (at >> abi.PAGE_BITS))
+                page.slot[at & abi.PAGE_SLOTS - 1].used = used.get(at // times, 0) & 0xFFFF
+        return written
+
     def hold(self, listen: int, tick: int) -> None:
         """Have packets look for records first in every slot: those of a scheduler with
         memory that was replaced by one without."""
@@ -113,11 +148,14 @@ class Rings:
         """Move to more pages where there are many servers: every slot is split in equal
         slots that are what it was. Packets are told once these are filled."""
         pages = next(pages for most, pages in SIZES if servers <= most)
+        if pages > self._spans[listen].pages:
+            self._move(listen, pages)  # or shares are less even, nothing else
+
+    def _move(self, listen: int, pages: int) -> bool:
+        """To more pages, if there are any."""
         small = self._spans[listen]
-        if pages <= small.pages:
-            return
         if (large := self._find(pages)) is None:
-            return  # fewer slots than we would like: shares are less even, nothing else
+            return False
         times = pages // small.pages
         words = [w for page, _ in self._pages(small) for w in page.slot for _ in range(times)]
         olds = [
@@ -133,6 +171,7 @@ class Rings:
         self._spans[listen] = large
         self._maps.listens[listen].ring = large.word
         self._left.append(small)
+        return True
 
     def _rewrite(self, listen: int, table: list[int], alive: Collection[int], tick: int) -> int:
         """What a dead server leaves is written first."""

@@ -64,7 +64,7 @@ def test_what_is_dumped_reads_back_equal() -> None:
         ("interval: 100ms", "interval: 5ms", "5ms is too short"),
         ("interval: 100ms", "interval: 105ms", "interval 0.105 s: 0.01 to 40.95 in steps of"),
         ("interface: eth1", "{}", "watches one thing"),
-        ("vrid: 7", "vrid: 7\n    preempt: when-synced", "needs replication between the gateways"),
+        ("vrid: 7", "vrid: 7\n    preempt: when-synced", "needs `replication` of the gateway"),
         ("vrid: 7", "vrid: 7\n    prioritty: 8", "unknown key (did you mean 'priority'?)"),
         ("peers:", "version: 2\n    peers:", "whole seconds, 1 to 255, in version 2"),
     ],

@@ -186,6 +186,17 @@ def test_what_cannot_be_right_is_named_and_changes_nothing(spoil, named) -> None
     assert line.replica.state == line.author.state
 
 
+def test_what_adds_up_and_means_nothing_is_copied_anew() -> None:
+    line = full(3)
+    line.replica.distrust("nonsense")
+    assert (line.replica.whole, line.replica.faults) == (False, {"nonsense": 1})
+    line.replica.drain()
+    line.cut()
+    line.quiet()
+    assert line.replica.drain() == line.author.state
+    assert line.author.copies == 2
+
+
 def test_a_change_before_any_copy_is_refused() -> None:
     answer = Replica().take(Batch(0, 1, (), (), 0, True))
     assert answer == Again("a change before any copy")

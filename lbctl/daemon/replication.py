@@ -1,0 +1,365 @@
+"""The line to the other gateway of a pair: one connection over mutual TLS, in both directions.
+
+The gateway with the smaller address listens, the other one calls. Nothing here is on the way
+of a packet: a peer that is slow, silent or lies costs at most its line.
+"""
+
+import asyncio
+import os
+import ssl
+from collections import deque
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import assert_never
+
+from lbctl.daemon.shapes import ReplicationView
+from lbctl.daemon.share import Share
+from lbctl.events import PeerCut, PeerMet
+from lbctl.gslb.looks import client_context, server_context
+from lbctl.gslb.model import SiteApi
+from lbctl.ha.words import (
+    VERSION,
+    Ack,
+    Again,
+    Batch,
+    Begin,
+    Fault,
+    Hello,
+    Summary,
+    Unframer,
+    Word,
+    frame,
+)
+from lbctl.model import Endpoint, Replication
+
+BEAT = 0.05  # seconds between looks at what changed
+SUMMARY = 1.0  # between signs of life
+SILENCE = 5.0  # without one the line is given up
+PAUSE = 1.0  # between two calls
+LOOK = 2.0  # between looks at the files of certificates
+ROOM = 256 << 10  # bytes that may wait for a slow peer, beside what is on its way
+PIECE = 256 << 10
+LAGS = 2000  # the last ones, for percentiles
+
+
+class Cut(Exception):
+    """The line is down; why."""
+
+
+@dataclass
+class Counts:
+    """Totals since the daemon started. cuts: lines lost, by reason."""
+
+    lines: int = 0
+    resyncs: int = 0
+    cuts: dict[str, int] = field(default_factory=dict)
+    lags: deque[float] = field(default_factory=lambda: deque(maxlen=LAGS))
+
+
+@dataclass
+class Replicator:
+    """peer: its last Summary; None without a line."""
+
+    share: Share
+    node: str
+    file: Callable[[], str]
+    peer: Summary | None = None
+    peer_node: str = ""
+    counts: Counts = field(default_factory=Counts)
+    _news: asyncio.Event = field(default_factory=asyncio.Event)
+    _roles: asyncio.Event = field(default_factory=asyncio.Event)
+    _room: asyncio.Event = field(default_factory=asyncio.Event)
+    _line: asyncio.Task[None] | None = None
+    _answers: deque[Word] = field(default_factory=deque)
+    _told: str = ""
+
+    def tell_changes(self) -> None:
+        """The configuration may want another line than before."""
+        self._news.set()
+
+    def roles_changed(self) -> None:
+        self._roles.set()
+
+    @property
+    def wanted(self) -> Replication | None:
+        return self.share.control.world.config.gateway.replication
+
+    @property
+    def synced(self) -> bool:
+        """Whether all that the peer remembers is held here, and in place."""
+        return self.peer is not None and self.share.replica.whole and self.share.installed
+
+    async def keep(self) -> None:
+        """For ever: the line that the configuration wants."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._follow_roles())
+            while True:
+                self._news.clear()
+                wanted = self.wanted
+                if wanted is None:
+                    await self._news.wait()
+                    continue
+                line = asyncio.create_task(self._run(wanted))
+                try:
+                    while self.wanted == wanted:
+                        await self._news.wait()
+                        self._news.clear()
+                finally:
+                    await _end(line)
+
+    async def _follow_roles(self) -> None:
+        while True:
+            await self._roles.wait()
+            self._roles.clear()
+            if self.wanted is not None:
+                await self.share.roles_changed()
+
+    async def _run(self, wanted: Replication) -> None:
+        """A line, and after it another."""
+        while True:
+            try:
+                if _calls(wanted):
+                    await self._call(wanted)
+                else:
+                    await self._listen(wanted)
+            except (OSError, ssl.SSLError, Cut, TimeoutError) as error:
+                self._tell_cut(wanted, error)
+            await asyncio.sleep(PAUSE)
+
+    async def _call(self, wanted: Replication) -> None:
+        async with asyncio.timeout(SILENCE):
+            reader, writer = await asyncio.open_connection(
+                str(wanted.peer.address),
+                wanted.peer.port,
+                ssl=client_context(_files(wanted)),
+                server_hostname=wanted.name,
+                local_addr=(str(wanted.listen.address), 0),
+            )
+        await self._talk(wanted, reader, writer)
+
+    async def _listen(self, wanted: Replication) -> None:
+        """Take calls; a new one replaces the old, whose end may not have been heard."""
+
+        async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            if wanted.name not in _names(writer):
+                self._tell_cut(wanted, Cut("its certificate has another name"))
+                writer.close()
+                return
+            if self._line is not None:
+                await _end(self._line)
+            self._line = asyncio.current_task()
+            with suppress(asyncio.CancelledError):
+                try:
+                    await self._talk(wanted, reader, writer)
+                except (OSError, Cut, TimeoutError) as error:
+                    self._tell_cut(wanted, error)
+
+        server = await asyncio.start_server(
+            answer,
+            str(wanted.listen.address),
+            wanted.listen.port,
+            ssl=server_context(_files(wanted)),
+            ssl_handshake_timeout=SILENCE,
+        )
+        stamp = _stamp(wanted)
+        try:
+            async with server:
+                while True:
+                    await asyncio.sleep(LOOK)
+                    if _stamp(wanted) != stamp:
+                        return
+        finally:
+            if self._line is not None:
+                await _end(self._line)
+
+    def view(self) -> ReplicationView:
+        """How replication does."""
+        share, wanted, peer = self.share, self.wanted, self.peer
+        lags = sorted(self.counts.lags)
+        held = share.replica.state
+        return ReplicationView(
+            configured=wanted is not None,
+            peer=str(wanted.peer) if wanted is not None else "",
+            node=self.peer_node if peer is not None else "",
+            connected=peer is not None,
+            synced=self.synced,
+            lag=share.author.lag(share.clock.now()) if peer is not None else None,
+            lag_p99=lags[int(len(lags) * 0.99)] if lags else None,
+            behind=share.author.behind,
+            entries=len(share.author.state),
+            held=len(held),
+            flows=sum(1 for key in share.author.state if key[:1] == b"f"),
+            held_flows=sum(1 for key in held if key[:1] == b"f"),
+            own=tuple(sorted(map(str, share.own))),
+            theirs=tuple(sorted(map(str, share.theirs - share.own))),
+            same_file=None if peer is None else peer.file == self.file(),
+            same_table=None if peer is None else peer.table == share.table_digest(),
+            differ=tuple(sorted(share.differing_verdicts())),
+            lines=self.counts.lines,
+            copies=share.author.copies,
+            resyncs=self.counts.resyncs,
+            faults=dict(share.replica.faults),
+            cuts=dict(self.counts.cuts),
+            trouble=share.trouble,
+        )
+
+    # --- one line -------------------------------------------------------------------------
+
+    async def _talk(
+        self, wanted: Replication, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        """Until it is down, and then Cut says why."""
+        share = self.share
+        self._answers.clear()
+        try:
+            await share.roles_changed()
+            await share.collect(whole=True)
+            writer.write(frame(share.replica.hello(VERSION, self.node)))
+            self._sign(writer)
+            unframer, words = Unframer(), deque[Word]()
+            while not words:
+                words.extend(unframer.feed(await self._read(reader)))
+            self._greet(wanted, words.popleft())
+            speaking = asyncio.create_task(self._speak(writer))
+            try:
+                await self._hear(words)
+                while True:
+                    if speaking.done():
+                        await speaking
+                    await self._hear(unframer.feed(await self._read(reader)))
+            finally:
+                await _end(speaking)
+        except Fault as fault:
+            raise Cut(str(fault)) from None
+        finally:
+            share.replica.cut()
+            self.peer = None
+            share.routers.tell_synced(False)
+            writer.transport.abort()
+
+    def _greet(self, wanted: Replication, word: Word) -> None:
+        if not isinstance(word, Hello):
+            raise Fault(f"began with {type(word).__name__}, not with Hello")
+        if word.version != VERSION:
+            ours = f"we {VERSION} (install one release on both)"
+            raise Fault(f"speaks version {word.version}, {ours}")
+        self.share.author.start(word, self.share.clock.now())
+        self.peer_node, self._told = word.node, ""
+        self.counts.lines += 1
+        self.share.journal.tell(PeerMet(str(wanted.peer), word.node))
+
+    async def _read(self, reader: asyncio.StreamReader) -> bytes:
+        try:
+            async with asyncio.timeout(SILENCE):
+                data = await reader.read(PIECE)
+        except TimeoutError:
+            raise Cut(f"silent for {SILENCE:g} s") from None
+        if not data:
+            raise Cut("closed by the peer")
+        return data
+
+    async def _hear(self, words: Iterable[Word]) -> None:
+        share, now = self.share, self.share.clock.now()
+        answers: list[Word] = []
+        for word in words:
+            match word:
+                case Summary():
+                    self.peer, share.offset = word, now - word.clock
+                case Begin():
+                    share.replica.begin(word)
+                case Batch():
+                    if (answer := share.replica.take(word)) is not None:
+                        answers.append(answer)
+                case Ack():
+                    waited = share.author.acknowledged(word)
+                    self.counts.lags.extend(now - since for since in waited)
+                    self._room.set()
+                case Again():
+                    self.counts.resyncs += 1
+                    share.author.copy(now)
+                    self._room.set()
+                case Hello():
+                    raise Fault("said Hello twice")
+                case _:
+                    assert_never(word)
+        self._answers.extend(answers)
+        if answers:
+            self._room.set()
+        if changed := share.replica.drain():
+            try:
+                await share.take(changed)
+            except Fault:
+                share.replica.distrust("nonsense")
+                raise
+        share.routers.tell_synced(self.synced)
+
+    async def _speak(self, writer: asyncio.StreamWriter) -> None:
+        signed = self.share.clock.now()
+        while True:
+            now = self.share.clock.now()
+            if now >= signed + SUMMARY:
+                signed = now
+                await self.share.retry()
+                self._sign(writer)
+            await self.share.collect()
+            self._pump(writer)
+            until = asyncio.get_running_loop().time() + BEAT
+            with suppress(TimeoutError):
+                async with asyncio.timeout_at(until):
+                    while True:
+                        self._room.clear()
+                        await self._room.wait()
+                        self._pump(writer)
+
+    def _pump(self, writer: asyncio.StreamWriter) -> None:
+        """As much as the peer has room for."""
+        while self._answers:
+            writer.write(frame(self._answers.popleft()))
+        while writer.transport.get_write_buffer_size() < ROOM:
+            if (word := self.share.author.take()) is None:
+                return
+            writer.write(frame(word))
+
+    def _sign(self, writer: asyncio.StreamWriter) -> None:
+        digest = self.share.table_digest()
+        writer.write(frame(Summary(self.share.clock.now(), self.file(), digest)))
+
+    def _tell_cut(self, wanted: Replication, error: Exception) -> None:
+        """Once for each reason."""
+        text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        self.counts.cuts[text] = self.counts.cuts.get(text, 0) + 1
+        if text != self._told:
+            self._told = text
+            self.share.journal.tell(PeerCut(str(wanted.peer), text))
+
+
+def _calls(wanted: Replication) -> bool:
+    """Of two gateways the one with the larger address calls."""
+    return _place(wanted.listen) > _place(wanted.peer)
+
+
+def _place(endpoint: Endpoint) -> tuple[int, int, int]:
+    return endpoint.address.version, int(endpoint.address), endpoint.port
+
+
+def _files(wanted: Replication) -> SiteApi:
+    return SiteApi(wanted.listen, wanted.certificate, wanted.key, wanted.ca)
+
+
+def _stamp(wanted: Replication) -> list[tuple[int, int]]:
+    """What changes when a certificate is renewed. Raises OSError."""
+    found = (os.stat(name) for name in (wanted.certificate, wanted.key, wanted.ca))
+    return [(one.st_mtime_ns, one.st_ino) for one in found]
+
+
+def _names(writer: asyncio.StreamWriter) -> set[str]:
+    """The names in the certificate of who called."""
+    found = writer.get_extra_info("peercert") or {}
+    return {value for kind, value in found.get("subjectAltName", ()) if kind == "DNS"}
+
+
+async def _end(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    with suppress(asyncio.CancelledError, Exception):
+        await task

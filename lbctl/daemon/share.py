@@ -1,0 +1,325 @@
+"""What this gateway tells its peer, and what it takes over from it.
+
+It is the author of the listens whose virtual router is Active here, and holds a replica of
+those for which the peer says the same: their servers, rings and remembered flows are
+installed as they come, so that they are in place when the role changes. Then our own view of
+health is a change like any other.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from hashlib import blake2b
+
+from lbctl.daemon.clock import Clock
+from lbctl.daemon.control import Control
+from lbctl.daemon.journal import Journal
+from lbctl.daemon.loop import ReconcileLoop
+from lbctl.daemon.plane import PlaneThread
+from lbctl.daemon.routers import RouterLink
+from lbctl.dataplane.port import DataPlane, Flow, FlowChanges, Replicates, RingCopy
+from lbctl.errors import DataPlaneError
+from lbctl.events import Trouble
+from lbctl.ha import items
+from lbctl.ha.author import Author
+from lbctl.ha.replica import Replica
+from lbctl.messages import Role
+from lbctl.model import Endpoint, Frontend, Listen, ServerName
+from lbctl.world import Order, owners
+
+RINGS_EVERY = 2.0  # seconds; a change of ours is told at once
+SUBJECT = "replication"
+
+
+@dataclass
+class Collected:
+    """What the data path holds of our listens. rings: None where nobody looked."""
+
+    key: bytes | None = None
+    rings: dict[Frontend, RingCopy] | None = None
+    flows: FlowChanges = field(default_factory=FlowChanges)
+
+
+@dataclass
+class Share:
+    """own: listens whose author we are. theirs: those that the peer claims."""
+
+    control: Control
+    plane: PlaneThread
+    loop: ReconcileLoop
+    routers: RouterLink
+    journal: Journal
+    clock: Clock
+    author: Author
+    replica: Replica = field(default_factory=Replica)
+    own: set[Frontend] = field(default_factory=set)
+    theirs: set[Frontend] = field(default_factory=set)
+    verdicts: dict[str, str] = field(default_factory=dict)
+    trouble: str = ""
+    offset: float = 0.0  # our clock less the peer's
+    _roles: dict[str, Role] = field(default_factory=dict)
+    _weights: dict[Frontend, dict[Endpoint, int]] = field(default_factory=dict)
+    _rings: dict[Frontend, RingCopy] = field(default_factory=dict)
+    _where: dict[bytes, Frontend] = field(default_factory=dict)
+    _ring_due: set[Frontend] = field(default_factory=set)
+    _flows_due: dict[bytes, Flow | None] = field(default_factory=dict)
+    _whole_due: bool = True
+    _operations: int = -1
+    _rings_at: float = 0.0
+    _one: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    @property
+    def installed(self) -> bool:
+        """Whether all that was heard is in place."""
+        return not (self._ring_due or self._flows_due)
+
+    # --- ours, to the peer ----------------------------------------------------------------
+
+    async def collect(self, whole: bool = False) -> None:
+        """Look at what is ours, and leave what changed with the author."""
+        async with self._one:
+            now, whole = self.clock.now(), whole or self._whole_due
+            rings = whole or self.loop.operations != self._operations or now >= self._rings_at
+            self._whole_due, self._operations = False, self.loop.operations
+            own = set(self.own)
+            found = await self.plane.ask(lambda plane: _collect(plane, own, rings, whole))
+            now = self.clock.now()
+            puts = dict([items.own_item(own), *self._facts()])
+            if found.key is not None:
+                puts[items.KEY] = found.key
+            if found.rings is not None:
+                self._rings_at = now + RINGS_EVERY
+                rings_ = ((f, ring) for f, ring in found.rings.items() if ring.slots)
+                puts |= dict(items.ring_item(f, ring, now) for f, ring in rings_)
+            mine = (flow for flow in found.flows.fresh if flow.frontend in own)
+            puts |= dict(items.flow_item(flow, now) for flow in mine)
+            gone = [b"f" + place for place in found.flows.gone]
+            if whole:
+                gone += [key for key in self.author.state if key not in puts]
+            else:
+                gone += self._orders_gone(puts)
+            self.author.change(puts, gone, now)
+
+    def _facts(self) -> Iterable[tuple[bytes, bytes]]:
+        """What is known here of the services whose author we are."""
+        world, held = self.control.world, self.loop.reconciler.held
+        served = owners(world.config.services)
+        for frontend in self.own:
+            if held is not None and (service := held.table.get(frontend)) is not None:
+                yield items.listen_item(frontend, service)
+        for name in {served[f] for f in self.own if f in served}:
+            service_ = world.config.services[name]
+            for key, server in service_.servers.items():
+                full = ServerName(name, key)
+                if (order := world.orders.get(full)) is not None:
+                    yield items.order_item(str(full), order)
+                if (seen := world.seen(service_, server)) is not None:
+                    yield items.health_item(str(full), str(seen.health))
+
+    def _orders_gone(self, puts: dict[bytes, bytes]) -> list[bytes]:
+        return [key for key in self.author.state if key[:1] in b"ahl" and key not in puts]
+
+    # --- the peer's, to us ----------------------------------------------------------------
+
+    async def take(self, changed: dict[bytes, bytes | None]) -> None:
+        """Install what the peer says. Raises Fault where it means nothing."""
+        news = items.read(changed, self.clock.now() - self.offset)
+        async with self._one:
+            if news.own is not None:
+                self.theirs = news.own
+            if news.key is not None:
+                await self._agree(news.key)
+            for frontend, weights in news.weights.items():
+                if weights is not None:
+                    self._weights[frontend] = weights
+                elif frontend in self.theirs:
+                    self._weights.pop(frontend, None)
+            for frontend, ring in news.rings.items():
+                if ring is not None:
+                    self._rings[frontend] = ring
+                    self._ring_due.add(frontend)
+            self._note_flows(news)
+            self._take_orders(news.orders)
+            self.verdicts |= {n: v for n, v in news.verdicts.items() if v is not None}
+            await self._install()
+
+    async def retry(self) -> None:
+        """What could not be installed may be possible now: a neighbour answered."""
+        async with self._one:
+            if not self.installed:
+                await self._install()
+
+    def _note_flows(self, news: items.News) -> None:
+        for flow in news.flows:
+            self._where[flow.place] = flow.frontend
+            self._flows_due[flow.place] = flow
+        for place in news.gone:
+            # The peer that gives a listen away forgets its flows: we do not.
+            if self._where.pop(place, None) in self.theirs - self.own:
+                self._flows_due[place] = None
+
+    def _take_orders(self, orders: dict[str, Order | None]) -> None:
+        world = self.control.world
+        for text, order in orders.items():
+            name = ServerName.parse(text)
+            service = world.config.services.get(name.service)
+            if service is None or name.server not in service.servers:
+                continue
+            if set(service.listens) & self.own:
+                continue
+            if order is None:
+                world.orders.pop(name, None)
+            else:
+                until = None if order.until is None else order.until + self.offset
+                moved = replace(
+                    order,
+                    since=order.since + self.offset,
+                    deadline=order.deadline + self.offset,
+                    until=until,
+                )
+                world.orders[name] = moved
+            self.loop.touched({name.service})
+
+    async def _agree(self, key: bytes) -> None:
+        """One hash key for both: that of who serves, or the smaller one."""
+        mine = await self.plane.ask(lambda plane: _key(plane))
+        serves, other = bool(self.own), bool(self.theirs)
+        if mine is None or key == mine or (serves and not other):
+            return
+        if serves == other and mine < key:
+            return
+        try:
+            await self.plane.ask(lambda plane: _take_key(plane, key))
+        except DataPlaneError as error:
+            self._complain(str(error))
+
+    async def _install(self) -> None:
+        """Servers, then rings, then flows; what cannot be installed yet stays due."""
+        if touched := self._follow():
+            self.loop.touched(touched)
+            await self.loop.settle()
+        rings = {f: self._rings[f] for f in self._ring_due if f in self.theirs - self.own}
+        self._ring_due &= set(rings)
+        flows = [one for one in self._flows_due.values() if one is not None]
+        flows = [flow for flow in flows if flow.frontend not in self.own]
+        gone = [place for place, one in self._flows_due.items() if one is None]
+        missing = await self.plane.ask(lambda plane: _install(plane, rings, flows, gone))
+        self._flows_due = {flow.place: flow for flow in flows if flow.frontend in missing}
+        self._ring_due = set(missing)
+        for reason in missing.values():
+            self._complain(reason)
+
+    def _follow(self) -> set[str]:
+        """Serve as the peer does where it is the author; the services that this changes."""
+        world = self.control.world
+        served = owners(world.config.services)
+        fresh = {
+            f: weights
+            for f, weights in self._weights.items()
+            if f in self.theirs - self.own and f in self._passive() and f in served
+        }
+        before, world.replicas = world.replicas, fresh
+        differ = {f for f in {*before, *fresh} if before.get(f) != fresh.get(f)}
+        return {served[f] for f in differ if f in served}
+
+    # --- roles ----------------------------------------------------------------------------
+
+    async def roles_changed(self) -> None:
+        """What is installed is ours from here on where we are Active now; what was ours is
+        the peer's where we are not."""
+        self._roles |= self.routers.roles
+        async with self._one:
+            mine = self._of(lambda role: role is Role.ACTIVE)
+            gained, lost = mine - self.own, self.own - mine
+            if not gained and not lost:
+                return
+            if gained and self._ring_due:
+                await self._install()
+            self.own = mine
+            self._whole_due = True
+            await self.plane.ask(lambda plane: _own(plane, gained))
+            self._ring_due |= {f for f in lost if f in self._rings}
+            self.loop.touched(self._follow())
+        if lost:
+            await self.take(dict(self.replica.state))
+
+    def _passive(self) -> set[Frontend]:
+        return self._of(lambda role: role is not Role.ACTIVE)
+
+    def _of(self, wanted: Callable[[Role], bool]) -> set[Frontend]:
+        """The listens on addresses of virtual routers with such a role."""
+        config = self.control.world.config
+        addresses = {
+            address
+            for name, role in self._roles.items()
+            if wanted(role) and name in config.routers
+            for address in config.routers[name].addresses
+        }
+        every = owners(config.services)
+        return {f for f in every if isinstance(f, Listen) and f.address in addresses}
+
+    def differing_verdicts(self) -> Iterable[str]:
+        """Servers whose checks see them otherwise at the peer."""
+        world = self.control.world
+        for text, there in self.verdicts.items():
+            name = ServerName.parse(text)
+            service = world.config.services.get(name.service)
+            if service is not None and (server := service.servers.get(name.server)) is not None:
+                seen = world.seen(service, server)
+                if seen is not None and str(seen.health) != there:
+                    yield f"{text}: {there} there, {seen.health} here"
+
+    def table_digest(self) -> str:
+        held = self.loop.reconciler.held
+        lines = sorted(
+            f"{frontend} {endpoint} {one.weight}"
+            for frontend, service in (held.table.services.items() if held else ())
+            for endpoint, one in service.destinations.items()
+        )
+        return blake2b("\n".join(lines).encode(), digest_size=8).hexdigest()
+
+    def _complain(self, text: str) -> None:
+        """Once for each trouble."""
+        if text != self.trouble:
+            self.trouble = text
+            self.journal.tell(Trouble(SUBJECT, text))
+
+
+def _collect(plane: DataPlane, own: set[Frontend], rings: bool, whole: bool) -> Collected:
+    if not isinstance(plane, Replicates):
+        return Collected()
+    served = plane.observe().services if rings else {}
+    found = {f: plane.export_ring(f) for f in own if f in served} if rings else None
+    flows = plane.flow_changes(whole) if own else FlowChanges()
+    return Collected(plane.hash_key(), found, flows)
+
+
+def _install(
+    plane: DataPlane, rings: dict[Frontend, RingCopy], flows: list[Flow], gone: list[bytes]
+) -> dict[Frontend, str]:
+    """Returns the rings that could not be installed, with the reason."""
+    if not isinstance(plane, Replicates):
+        return {}
+    missing = {}
+    for frontend, ring in rings.items():
+        try:
+            plane.import_ring(frontend, ring)
+        except DataPlaneError as error:
+            missing[frontend] = str(error)
+    plane.forget_flows(gone)
+    plane.import_flows(flows)
+    return missing
+
+
+def _own(plane: DataPlane, frontends: set[Frontend]) -> None:
+    if isinstance(plane, Replicates):
+        plane.own_rings(frontends)
+
+
+def _key(plane: DataPlane) -> bytes | None:
+    return plane.hash_key() if isinstance(plane, Replicates) else None
+
+
+def _take_key(plane: DataPlane, key: bytes) -> None:
+    assert isinstance(plane, Replicates)
+    plane.take_hash_key(key)

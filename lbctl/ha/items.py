@@ -1,0 +1,175 @@
+"""What a gateway's state is as keys and values, and back.
+
+    k                hash key
+    o                the listens that this gateway is author of
+    l FRONTEND       its servers with their weights
+    r FRONTEND       its ring
+    f PLACE          a remembered flow
+    a SERVICE/SERVER an order of a person
+    h SERVICE/SERVER what checks say of a server
+
+Moments are stamped with the author's own clock, rounded so that what only gets older is not
+said all the time, and never rounded to older than it is.
+"""
+
+import math
+import zlib
+from array import array
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from lbctl.dataplane.port import PLACE, Flow, RingCopy
+from lbctl.ha.words import Fault
+from lbctl.model import Endpoint, Frontend, VirtualService, parse_frontend
+from lbctl.world import Order
+
+GRAIN = 64.0  # seconds
+MOST_SLOTS = 1 << 16
+KEY, OWN = b"k", b"o"
+
+_pack = msgspec.msgpack.Encoder().encode
+_Ring = tuple[list[str], bytes]
+_Flow = tuple[bytes, bool, int, str, str, bool]
+
+
+def listen_item(frontend: Frontend, service: VirtualService) -> tuple[bytes, bytes]:
+    weights = sorted((str(e), one.weight) for e, one in service.destinations.items())
+    return b"l" + str(frontend).encode(), _pack(weights)
+
+
+def ring_item(frontend: Frontend, ring: RingCopy, now: float) -> tuple[bytes, bytes]:
+    used = array("I", bytes(4 * len(ring.slots)))
+    for at, idle in ring.idle.items():
+        used[at] = _stamp(now - idle)
+    slots, old = array("H", ring.slots), array("H", ring.old)
+    data = zlib.compress(slots.tobytes() + old.tobytes() + used.tobytes(), 1)
+    return b"r" + str(frontend).encode(), _pack(([str(one) for one in ring.servers], data))
+
+
+def flow_item(flow: Flow, now: float) -> tuple[bytes, bytes]:
+    stamp = _stamp(now - flow.idle)
+    value = (
+        flow.key[PLACE:],
+        flow.confirmed,
+        stamp,
+        str(flow.frontend),
+        str(flow.server),
+        flow.back,
+    )
+    return b"f" + flow.place, _pack(value)
+
+
+def own_item(frontends: set[Frontend]) -> tuple[bytes, bytes]:
+    return OWN, _pack(sorted(map(str, frontends)))
+
+
+def order_item(server: str, order: Order) -> tuple[bytes, bytes]:
+    return b"a" + server.encode(), _pack(order)
+
+
+def health_item(server: str, health: str) -> tuple[bytes, bytes]:
+    return b"h" + server.encode(), _pack(health)
+
+
+def _stamp(moment: float) -> int:
+    return max(0, math.ceil(moment / GRAIN))
+
+
+@dataclass
+class News:
+    """What changed at the peer, in our words. weights, rings, orders, verdicts: None: gone."""
+
+    key: bytes | None = None
+    own: set[Frontend] | None = None
+    weights: dict[Frontend, dict[Endpoint, int] | None] = field(default_factory=dict)
+    rings: dict[Frontend, RingCopy | None] = field(default_factory=dict)
+    flows: list[Flow] = field(default_factory=list)
+    gone: list[bytes] = field(default_factory=list)
+    orders: dict[str, Order | None] = field(default_factory=dict)
+    verdicts: dict[str, str | None] = field(default_factory=dict)
+
+
+def read(changed: Mapping[bytes, bytes | None], now: float) -> News:
+    """now: on the peer's clock. Raises Fault where the peer wrote what means nothing."""
+    news = News()
+    for key, value in changed.items():
+        try:
+            _read(news, key, value, now)
+        except (ValueError, IndexError, TypeError, zlib.error, msgspec.MsgspecError) as error:
+            raise Fault(f"{key[:40]!r} means nothing: {error}") from None
+    return news
+
+
+def _read(news: News, key: bytes, value: bytes | None, now: float) -> None:
+    kind, rest = key[:1], key[1:]
+    match kind:
+        case b"k":
+            news.key = value
+        case b"o":
+            names = _decode(value, list[str]) if value is not None else []
+            news.own = {parse_frontend(name) for name in names}
+        case b"l":
+            frontend = parse_frontend(rest.decode())
+            news.weights[frontend] = None if value is None else dict(_weights(value))
+        case b"r":
+            frontend = parse_frontend(rest.decode())
+            news.rings[frontend] = None if value is None else _ring(value, now)
+        case b"f":
+            if value is None:
+                news.gone.append(rest)
+            else:
+                news.flows.append(_flow(rest, value, now))
+        case b"a":
+            news.orders[rest.decode()] = None if value is None else _decode(value, Order)
+        case b"h":
+            news.verdicts[rest.decode()] = None if value is None else _decode(value, str)
+        case _:
+            raise ValueError("of a kind that is not known here")
+
+
+def _weights(value: bytes) -> Iterator[tuple[Endpoint, int]]:
+    for text, weight in _decode(value, list[tuple[str, int]]):
+        if not 0 <= weight <= 65535:
+            raise ValueError(f"a weight of {weight}")
+        yield Endpoint.parse(text), weight
+
+
+def _ring(value: bytes, now: float) -> RingCopy:
+    names, data = _decode(value, _Ring)
+    inflater = zlib.decompressobj()
+    raw = inflater.decompress(data, 8 * MOST_SLOTS)
+    count = len(raw) // 8
+    if inflater.unconsumed_tail or len(raw) % 8 or not _power_of_two(count):
+        raise ValueError(f"a ring of {len(raw)} bytes")
+    slots, old, used = array("H"), array("H"), array("I")
+    slots.frombytes(raw[: 2 * count])
+    old.frombytes(raw[2 * count : 4 * count])
+    used.frombytes(raw[4 * count :])
+    if max(*slots, *old) > len(names):
+        raise ValueError("a slot of a server that it does not name")
+    servers = tuple(Endpoint.parse(name) for name in names)
+    idle = {at: _idle(used[at], now) for at, one in enumerate(old) if one}
+    return RingCopy(servers, tuple(slots), tuple(old), idle)
+
+
+def _flow(place: bytes, value: bytes, now: float) -> Flow:
+    rest, confirmed, stamp, frontend, server, back = _decode(value, _Flow)
+    if len(place) != PLACE:
+        raise ValueError(f"a place of {len(place)} bytes")
+    where, idle = parse_frontend(frontend), _idle(stamp, now)
+    return Flow(where, place + rest, Endpoint.parse(server), confirmed, idle, back)
+
+
+def _idle(stamp: int, now: float) -> float:
+    return max(0.0, now - stamp * GRAIN)
+
+
+def _power_of_two(number: int) -> bool:
+    return number > 0 and number & (number - 1) == 0
+
+
+def _decode(value: bytes, kind: Any) -> Any:
+    return msgspec.msgpack.decode(value, type=kind)

@@ -1,0 +1,226 @@
+"""Two daemons of a pair on data paths in memory, with a real line between them. The virtual
+routers' process is played: it says who is Active."""
+
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trustme
+
+from lbctl.lab.waiting import eventually
+from lbctl.messages import Role, RoleChange, Synced, decode, encode
+
+from .conftest import FAST, Daemon, LoopbackServer
+
+NAMES = ("gw1", "gw2")
+
+
+class PlayedRouters:
+    """Where the daemon looks for the VRRP process. heard: what it was told last of syncing."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.heard, self._role = path, False, Role.BACKUP
+        self._line: socket.socket | None = None
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._listener.bind(str(path))
+        self._listener.listen()
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                self._line, _ = self._listener.accept()
+                self.say(self._role)
+                while data := self._line.recv(1 << 20):
+                    message = decode(data)
+                    if isinstance(message, Synced):
+                        self.heard = message.holds
+            except OSError:
+                return
+
+    def say(self, role: Role) -> None:
+        self._role = role
+        if self._line is not None:
+            self._line.send(encode(RoleChange("web", role, "played", 0.0)))
+
+    def close(self) -> None:
+        for one in (self._listener, self._line):
+            if one is not None:
+                one.shutdown(socket.SHUT_RDWR)
+                one.close()
+
+
+class Half:
+    """One gateway of the pair."""
+
+    def __init__(self, home: Path, servers: dict[str, LoopbackServer], node: str) -> None:
+        home.mkdir()
+        (home / "kernel").mkdir()
+        self.routers = PlayedRouters(home / "vrrp.sock")
+        extra = ["--node", node, "--vrrp", str(self.routers.path)]
+        self.daemon = Daemon(home, servers, extra=extra)
+
+    def peer(self) -> dict[str, Any]:
+        found: dict[str, Any] = self.daemon.client.get("replication")
+        return found
+
+    def weights(self) -> dict[str, int]:
+        rows = self.daemon.client.get("diff")
+        assert rows["operations"] == []
+        found = self.daemon.client.get("servers")
+        return {row["name"]: row["weight"] for row in found}
+
+
+class Pair:
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.servers = {f"app{number}": LoopbackServer() for number in (1, 2, 3)}
+        self.ports = [_free_port() for _ in NAMES]
+        self.authority = trustme.CA()
+        self.authority.cert_pem.write_to_path(str(home / "ca.pem"))
+        for name in NAMES:
+            self.issue(name, self.authority)
+        self.halves = [Half(home / name, self.servers, name) for name in NAMES]
+
+    def issue(self, name: str, authority: trustme.CA) -> None:
+        issued = authority.issue_cert(f"{name}.example")
+        chain = b"".join(blob.bytes() for blob in issued.cert_chain_pems)
+        (self.home / f"{name}.pem").write_bytes(chain)
+        issued.private_key_pem.write_to_path(str(self.home / f"{name}.key"))
+
+    def yaml(self, more: str = "") -> str:
+        lines = ["apiVersion: lbctl/v1", "gateway: {front: front0}", "gateways:"]
+        for at, name in enumerate(NAMES):
+            mine, other, home = self.ports[at], self.ports[1 - at], self.home
+            lines.append(
+                f"  {name}: {{replication: {{listen: '127.0.0.1:{mine}', "
+                f"peer: '127.0.0.1:{other}', name: {NAMES[1 - at]}.example, "
+                f"certificate: {home}/{name}.pem, key: {home}/{name}.key, ca: {home}/ca.pem}}}}"
+            )
+        lines += [
+            "services:",
+            "  web:",
+            "    listen: 192.0.2.10:80/tcp",
+            "    scheduler: mh",
+            f"    check: {FAST}",
+            "    servers:",
+            *(
+                f"      {name}: {{address: '127.0.0.1:{server.port}'}}"
+                for name, server in self.servers.items()
+            ),
+            "virtual_routers:",
+            "  web: {vrid: 7, addresses: 192.0.2.10, preempt: when-synced}",
+        ]
+        return "\n".join([*lines, more, ""])
+
+    def start(self) -> None:
+        for half in self.halves:
+            half.daemon.file.write_text(self.yaml())
+            half.daemon.start()
+
+    def roles(self, first: Role, second: Role) -> None:
+        for half, role in zip(self.halves, (first, second), strict=True):
+            half.routers.say(role)
+
+    def synced(self) -> None:
+        """Until the second holds all that the first, which is Active, says."""
+
+        def met() -> bool:
+            found = self.halves[1].peer()
+            assert found["synced"], repr(found)
+            assert found["theirs"] == ["192.0.2.10:80/tcp"], repr(found)
+            assert found["same_table"], repr(found)
+            return True
+
+        eventually(met, timeout=30)
+
+
+def _free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> Iterator[Pair]:
+    made = Pair(tmp_path)
+    with ExitStack() as stack:
+        for server in made.servers.values():
+            stack.callback(server.stop)
+        for half in made.halves:
+            stack.callback(half.routers.close)
+            stack.callback(_kill, half.daemon)
+        yield made
+
+
+def _kill(daemon: Daemon) -> None:
+    if daemon.process is not None:
+        daemon.process.kill()
+        daemon.process.wait()
+
+
+def destinations(half: Half) -> str:
+    return str(half.daemon.run("diff").out)
+
+
+def test_the_backup_serves_as_the_active_does_and_its_view_counts_once_it_is_active(
+    pair: Pair,
+) -> None:
+    pair.start()
+    one, two = pair.halves
+    pair.roles(Role.ACTIVE, Role.BACKUP)
+    pair.synced()
+    eventually(lambda: two.routers.heard)
+    assert "in sync" in two.daemon.run("ha", "peer").out
+    assert one.peer()["own"] == ["192.0.2.10:80/tcp"]
+
+    # A drain ordered where it is Active holds on both, and survives the other's promotion.
+    assert one.daemon.run("drain", "web/app1", "--reason", "kernel").code == 0
+    eventually(lambda: two.daemon.states()["web/app1"] == one.daemon.states()["web/app1"])
+    pair.synced()
+    one.daemon.process.kill()  # type: ignore[union-attr]
+    eventually(lambda: not two.routers.heard)
+    two.routers.say(Role.ACTIVE)
+    eventually(lambda: two.peer()["own"] == ["192.0.2.10:80/tcp"])
+    assert "drain" in two.daemon.states()["web/app1"]
+
+
+def test_a_peer_with_another_file_is_shown(pair: Pair) -> None:
+    pair.start()
+    one, two = pair.halves
+    pair.roles(Role.ACTIVE, Role.BACKUP)
+    pair.synced()
+    assert two.peer()["same_file"]
+    one.daemon.file.write_text(pair.yaml("# another file"))
+    assert one.daemon.run("apply", str(one.daemon.file)).code == 0
+    eventually(lambda: two.peer()["same_file"] is False)
+    assert "the file is not the same on both gateways" in two.daemon.run("ha", "peer").out
+
+
+@pytest.mark.parametrize("wrong", ["authority", "name"])
+def test_a_wrong_certificate_is_named_and_mended_without_a_restart(pair: Pair, wrong: str) -> None:
+    if wrong == "authority":
+        pair.issue("gw1", trustme.CA())
+        pair.issue("gw2", trustme.CA())
+    else:
+        for name in NAMES:
+            issued = pair.authority.issue_cert("mallory.example")
+            chain = b"".join(blob.bytes() for blob in issued.cert_chain_pems)
+            (pair.home / f"{name}.pem").write_bytes(chain)
+            issued.private_key_pem.write_to_path(str(pair.home / f"{name}.key"))
+    pair.start()
+
+    def named() -> bool:
+        said = [cut for half in pair.halves for cut in half.peer()["cuts"]]
+        assert any("certificate" in cut.lower() for cut in said), said
+        return True
+
+    eventually(named, timeout=20)
+    assert not any(half.peer()["connected"] for half in pair.halves)
+    for name in NAMES:
+        pair.issue(name, pair.authority)
+    eventually(lambda: all(half.peer()["connected"] for half in pair.halves), timeout=20)

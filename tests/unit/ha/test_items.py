@@ -1,0 +1,90 @@
+"""A gateway's state as keys and values: what is written is read, and nonsense is a fault."""
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lbctl.dataplane.port import Flow, RingCopy
+from lbctl.ha import items
+from lbctl.ha.words import Fault
+from lbctl.model import Destination, Endpoint, Scheduler, VirtualService, parse_frontend
+from lbctl.world import Admin, Order
+
+WEB = parse_frontend("192.0.2.10:80/tcp")
+APP1, APP2 = Endpoint.parse("198.51.100.1:80"), Endpoint.parse("[2001:db8::2]:80")
+RING = RingCopy((APP1, APP2), (1, 2, 0, 2), (0, 1, 0, 2), {1: 128.0, 3: 0.0})
+
+
+def read(*written: tuple[bytes, bytes | None], now: float = 6400.0) -> items.News:
+    return items.read(dict(written), now)
+
+
+def test_a_listen_is_its_servers_and_weights() -> None:
+    service = VirtualService(Scheduler("mh"), {APP1: Destination(1), APP2: Destination(0)})
+    assert read(items.listen_item(WEB, service)).weights == {WEB: {APP1: 1, APP2: 0}}
+
+
+def test_a_ring_is_read_as_it_was_written() -> None:
+    (ring,) = read(items.ring_item(WEB, RING, now=6400.0)).rings.values()
+    assert ring == RING
+
+
+@given(idle=st.floats(0, 1000), later=st.floats(0, 1000))
+def test_nothing_is_older_than_it_is(idle: float, later: float) -> None:
+    flow = Flow(WEB, bytes(16), APP1, True, idle, back=True)
+    (found,) = read(items.flow_item(flow, 6400.0), now=6400.0 + later).flows
+    assert max(0.0, idle + later - items.GRAIN) - 1e-6 <= found.idle <= idle + later + 1e-6
+    assert (found.key, found.server, found.confirmed) == (flow.key, APP1, True)
+    assert found.back
+
+
+def test_what_only_gets_older_is_not_said_all_the_time() -> None:
+    flows = [Flow(WEB, bytes(16), APP1, True, idle=0.0)] * 60
+    said = {items.flow_item(flow, 6400.5 + second) for second, flow in enumerate(flows)}
+    assert len(said) == 1
+
+
+def test_orders_verdicts_key_and_ownership_go_over() -> None:
+    order = Order(Admin.DRAIN, 1.0, 301.0, None, "kernel", "ann")
+    news = read(
+        items.order_item("web/app1", order),
+        items.health_item("web/app1", "up"),
+        (items.KEY, b"key"),
+        items.own_item({WEB}),
+    )
+    assert (news.orders, news.verdicts) == ({"web/app1": order}, {"web/app1": "up"})
+    assert (news.key, news.own) == (b"key", {WEB})
+
+
+def test_what_is_gone_is_none() -> None:
+    news = read((b"l192.0.2.10:80/tcp", None), (b"f" + bytes(12), None), (b"aweb/app1", None))
+    assert (news.weights, news.gone, news.orders) == ({WEB: None}, [bytes(12)], {"web/app1": None})
+
+
+PACK = msgspec.msgpack.encode
+LIES = [
+    (b"x", b""),
+    (b"lnowhere", PACK([])),
+    (b"l192.0.2.10:80/tcp", PACK([("198.51.100.1:80", 70000)])),
+    (b"r192.0.2.10:80/tcp", PACK((["198.51.100.1:80"], b"not zlib"))),
+    (b"fshort", PACK((b"", True, 0, "192.0.2.10:80/tcp", "198.51.100.1:80"))),
+    (b"aweb/app1", PACK("drain")),
+    (b"l\xff", PACK([])),
+    items.ring_item(WEB, RingCopy((APP1,), (1, 2), (0, 0)), 0.0),
+    items.ring_item(WEB, RingCopy((APP1,), (1, 1, 1), (0, 0, 0)), 0.0),
+]
+
+
+@pytest.mark.parametrize(("key", "value"), LIES)
+def test_nonsense_is_a_fault_with_its_key(key: bytes, value: bytes) -> None:
+    with pytest.raises(Fault, match="means nothing"):
+        read((key, value))
+
+
+@given(st.binary(max_size=8), st.binary(max_size=40))
+def test_garbage_is_a_fault_and_nothing_else(key: bytes, value: bytes) -> None:
+    try:
+        read((key, value))
+    except Fault:
+        return
