@@ -70,11 +70,16 @@ def validate(
     "--wait", is_flag=True, help="Until every server has a verdict and nothing is refused."
 )
 @click.option("--timeout", default=60.0, show_default=True, help="Seconds to wait.")
+@click.option("--pair", is_flag=True, help="On both gateways of a pair, or on neither.")
 @json_option
 @pass_context
-def apply(context: Context, file: Path | None, dry_run: bool, wait: bool, timeout: float) -> None:
+def apply(
+    context: Context, file: Path | None, dry_run: bool, wait: bool, timeout: float, pair: bool
+) -> None:
     """Run FILE, or the daemon's own file again: whole, or not at all."""
     client = context.client
+    if file is None and pair:
+        raise click.UsageError("--pair: name the FILE that both gateways are to run")
     waits = wait and not dry_run
     before = refused(client) if waits else {}
     if file is None:
@@ -83,6 +88,7 @@ def apply(context: Context, file: Path | None, dry_run: bool, wait: bool, timeou
     else:
         name = str(file)
         query = {"name": name, **({"dry_run": "1"} if dry_run else {})}
+        query |= {"pair": "1"} if pair else {}
         outcome = client.send("apply", data=read_file(file, LARGEST), **query)
     show_outcome(context, outcome, f"{name} runs as generation {outcome['generation']}")
     left = outcome["refused"]

@@ -56,8 +56,16 @@ class Changing:
         ]
 
     async def apply(self, request: web.Request) -> web.Response:
-        """The body is the file; `?name=` is what it is called, `?dry_run=1` only tries."""
+        """The body is the file; `?name=` is what it is called, `?dry_run=1` only tries,
+        `?pair=1`: on both gateways of a pair, or on neither."""
         dry_run = request.query.get("dry_run") == "1"
+        if request.query.get("pair") == "1":
+            text = await request.read()
+            manner = Manner(_by(request), dry_run=dry_run)
+            own = await asyncio.to_thread(_says, self._parts.file, text)
+            commit = self._parts.replicator.commit
+            name = request.query.get("name", "the file")
+            return await self._settled(commit.apply(text, name, manner, own))
         return await self._settled(self._take(request, dry_run))
 
     async def diff(self, request: web.Request) -> web.Response:

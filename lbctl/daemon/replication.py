@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import assert_never
 
+from lbctl.daemon.paircommit import PairCommit
 from lbctl.daemon.shapes import ReplicationView
 from lbctl.daemon.share import Share
 from lbctl.events import PeerCut, PeerMet
@@ -26,8 +27,13 @@ from lbctl.ha.words import (
     Begin,
     Fault,
     Hello,
+    Propose,
+    Seal,
     Summary,
+    Switch,
+    Undo,
     Unframer,
+    Vote,
     Word,
     frame,
 )
@@ -37,6 +43,7 @@ BEAT = 0.05  # seconds between looks at what changed
 SUMMARY = 1.0  # between signs of life
 SILENCE = 5.0  # without one the line is given up
 PAUSE = 1.0  # between two calls
+ROLES = 3.0  # to wait for the VRRP process before the first call
 LOOK = 2.0  # between looks at the files of certificates
 ROOM = 256 << 10  # bytes that may wait for a slow peer, beside what is on its way
 PIECE = 256 << 10
@@ -69,10 +76,23 @@ class Replicator:
     counts: Counts = field(default_factory=Counts)
     _news: asyncio.Event = field(default_factory=asyncio.Event)
     _roles: asyncio.Event = field(default_factory=asyncio.Event)
+    _known: asyncio.Event = field(default_factory=asyncio.Event)
     _room: asyncio.Event = field(default_factory=asyncio.Event)
     _line: asyncio.Task[None] | None = None
     _answers: deque[Word] = field(default_factory=deque)
     _told: str = ""
+
+    def __post_init__(self) -> None:
+        share = self.share
+        self.commit = PairCommit(share.control, share.loop, share.journal, self.send)
+
+    def send(self, word: Word) -> bool:
+        """Say something beside what is replicated; False without a line."""
+        if self.peer is None:
+            return False
+        self._answers.append(word)
+        self._room.set()
+        return True
 
     def tell_changes(self) -> None:
         """The configuration may want another line than before."""
@@ -80,6 +100,7 @@ class Replicator:
 
     def roles_changed(self) -> None:
         self._roles.set()
+        self._known.set()
 
     @property
     def wanted(self) -> Replication | None:
@@ -117,6 +138,7 @@ class Replicator:
 
     async def _run(self, wanted: Replication) -> None:
         """A line, and after it another."""
+        await self._wait_for_roles()
         while True:
             try:
                 if _calls(wanted):
@@ -126,6 +148,15 @@ class Replicator:
             except (OSError, ssl.SSLError, Cut, TimeoutError) as error:
                 self._tell_cut(wanted, error)
             await asyncio.sleep(PAUSE)
+
+    async def _wait_for_roles(self) -> None:
+        """A moment, so that the first thing the peer hears is not that nothing is ours."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(ROLES):
+                while self.share.control.world.config.routers and not self.share.routers.roles:
+                    self._known.clear()
+                    await self._known.wait()
+        await self.share.roles_changed()
 
     async def _call(self, wanted: Replication) -> None:
         async with asyncio.timeout(SILENCE):
@@ -279,6 +310,8 @@ class Replicator:
                     self.counts.resyncs += 1
                     share.author.copy(now)
                     self._room.set()
+                case Propose() | Switch() | Seal() | Undo() | Vote():
+                    self.commit.hear(word)
                 case Hello():
                     raise Fault("said Hello twice")
                 case _:

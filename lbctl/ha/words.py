@@ -4,6 +4,7 @@ network order, then MessagePack.
     both          Hello first, then Summary every second
     author   ->   Begin, Batch
     replica  ->   Ack, Again
+    either   ->   Propose, Switch, Seal, Undo and the Vote on each
 
 Each gateway is author of what it is Active for and holds a replica of the rest, so both
 directions carry all of them.
@@ -72,7 +73,42 @@ class Again(msgspec.Struct, frozen=True, tag="again", array_like=True):
     reason: str
 
 
-Word = Hello | Summary | Begin | Batch | Ack | Again
+class Propose(msgspec.Struct, frozen=True, tag="propose", array_like=True):
+    """A file for both gateways (lbctl.daemon.paircommit). text: compressed."""
+
+    id: str
+    text: bytes
+    origin: str
+    by: str
+
+
+class Switch(msgspec.Struct, frozen=True, tag="switch", array_like=True):
+    """Run what was proposed."""
+
+    id: str
+
+
+class Seal(msgspec.Struct, frozen=True, tag="seal", array_like=True):
+    """Both run it: keep it."""
+
+    id: str
+
+
+class Undo(msgspec.Struct, frozen=True, tag="undo", array_like=True):
+    """Run again what ran before."""
+
+    id: str
+
+
+class Vote(msgspec.Struct, frozen=True, tag="vote", array_like=True):
+    """A step was done; refused: why it was not."""
+
+    id: str
+    stage: str
+    refused: str = ""
+
+
+Word = Hello | Summary | Begin | Batch | Ack | Again | Propose | Switch | Seal | Undo | Vote
 _ENCODER = msgspec.msgpack.Encoder()
 _DECODER: msgspec.msgpack.Decoder[Word] = msgspec.msgpack.Decoder(Word)
 

@@ -7,6 +7,7 @@ from lbctl.desired import decide, desired
 from lbctl.health.judge import Health
 from lbctl.model import (
     MAX_WEIGHT,
+    Address,
     Check,
     Config,
     Gateway,
@@ -145,3 +146,22 @@ def test_precedence(world: World, now: float) -> None:
             elif (seen := world.seen(service, one.server)) and seen.health is Health.DOWN:
                 assert one.rule in ("health", "last resort")
                 assert (one.weight is None) == (one.rule == "health")
+
+
+@given(worlds(), TIMES, st.dictionaries(st.sampled_from(ADDRESSES), st.integers(0, MAX_WEIGHT)))
+def test_where_the_peer_is_active_it_says_who_serves(
+    world: World, now: float, said: dict[Address, int]
+) -> None:
+    ours = desired(world, now)
+    weights = {E(address, 80): weight for address, weight in said.items()}
+    world.replicas = {LISTENS[0]: weights}
+    theirs = desired(world, now)
+    for listen, service in ours.services.items():
+        found = theirs.services[listen]
+        if listen == LISTENS[0]:
+            assert {e: d.weight for e, d in found.destinations.items()} == weights
+            assert found.header() == service.header()
+        else:
+            assert found == service
+    world.replicas = {}  # promoted: our own view is a change like any other
+    assert desired(world, now) == ours

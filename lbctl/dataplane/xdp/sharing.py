@@ -43,10 +43,11 @@ class Sharing:
 
     def export_ring(self, frontend: Frontend, tick: int) -> RingCopy:
         number = self._listen(frontend)
-        names = {n: e for e, n in self._registry.members[number].items()}
+        members = self._registry.members[number]
         slots, olds, used = self._rings.read(number)
-        servers = sorted((e for n, e in names.items() if n in {*slots, *olds}), key=str)
-        place = {self._registry.members[number][e]: at for at, e in enumerate(servers, 1)}
+        named = {*slots, *olds}
+        servers = sorted((e for e, n in members.items() if n in named), key=str)
+        place = {members[e]: at for at, e in enumerate(servers, 1)}
         idle = {
             at: (tick - used[at] & 0xFFFF) * self._clock.tick for at, old in enumerate(olds) if old
         }

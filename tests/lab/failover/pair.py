@@ -20,6 +20,7 @@ from tests.lab.vrrp.spaces import inside
 
 TALK = Path(__file__).parents[1] / "talk.py"
 VIP, PORT = "192.0.2.10", 9000
+CROSSED, OTHER_PORT = "192.0.2.20", 9001  # of the second gateway, where both are Active
 BACK = "198.51.100."
 NAMES = ("lb1", "lb2")
 
@@ -54,7 +55,7 @@ class Gateway:
         self.running.clear()
         for one in sorted(self.host.pins.rglob("*"), reverse=True):
             one.rmdir() if one.is_dir() else one.unlink()
-        for interface, vip in (("front", VIP), ("back", f"{BACK}1")):
+        for interface, vip in (("front", VIP), ("front", CROSSED), ("back", f"{BACK}1")):
             self.host.run(["ip", "address", "del", f"{vip}/32", "dev", interface], check=False)
             self.host.run(["ip", "address", "del", f"{vip}/24", "dev", interface], check=False)
 
@@ -76,18 +77,21 @@ class Gateway:
 
     # --- looking ------------------------------------------------------------------------
 
-    def role(self) -> str:
+    def roles(self) -> dict[str, str]:
         try:
             with Client(self.control) as client:
                 found = [one for one in client.ask(Ask()) if isinstance(one, Standing)]
         except Unreachable as error:
             raise AssertionError(str(error)) from None
-        return "+".join(sorted({one.role for one in found})) if len(found) == 2 else "starting"
+        return {one.router: str(one.role) for one in found}
 
-    def expect(self, role: str, within: float = 40) -> None:
+    def expect(self, role: str, *routers: str, within: float = 40) -> None:
+        """Until these virtual routers have the role here; without a name, all."""
+
         def reached() -> bool:
-            found = self.role()
-            assert found == role, f"{self.host.name}: {found}, not {role}\n{self.log()}"
+            found = self.roles()
+            seen = {found.get(name) for name in routers or found}
+            assert seen == {role}, f"{self.host.name}: {found}, not {role}\n{self.log()}"
             return True
 
         eventually(reached, within)
@@ -102,17 +106,18 @@ class Gateway:
         files = (self.host.home / name for name in ("daemon.log", "vrrp.log"))
         return "\n".join(file.read_text()[-1200:] for file in files if file.exists())
 
-    def author(self) -> None:
+    def author(self, *listens: str) -> None:
         """Until its daemon knows that it is the author."""
-        eventually(lambda: self.peer()["own"] == [f"{VIP}:{PORT}/tcp"], 30)
+        wanted = sorted(listens or [f"{VIP}:{PORT}/tcp"])
+        eventually(lambda: self.peer()["own"] == wanted, 30)
 
-    def synced(self) -> None:
+    def synced(self, listen: str = f"{VIP}:{PORT}/tcp") -> None:
         """Until it holds all that the other one remembers."""
 
         def reached() -> bool:
             found = self.peer()
             assert found["synced"], f"{found}\n{self.log()}"
-            assert found["theirs"] == [f"{VIP}:{PORT}/tcp"], f"{found}\n{self.log()}"
+            assert found["theirs"] == [listen], f"{found}\n{self.log()}"
             assert found["same_table"], f"{found}\n{self.log()}"
             return True
 
@@ -120,10 +125,14 @@ class Gateway:
 
 
 class Pair:
-    """weights: of the servers in the file. more: settings of both gateways."""
+    """weights: of the servers in the file. more: settings of both gateways. crossed: each
+    gateway is Active for a service of its own."""
 
-    def __init__(self, lab: Lab, scheduler: str, home: Path, more: str = "") -> None:
+    def __init__(
+        self, lab: Lab, scheduler: str, home: Path, more: str = "", crossed: bool = False
+    ) -> None:
         self.lab, self.scheduler, self.home, self.more = lab, scheduler, home, more
+        self.crossed = crossed
         self.weights = {host.name: 1 for host in lab.servers}
         self.switch = inside(NETNS / namespace(lab.name, SWITCH), Netlink)
         self.one, self.two = (Gateway(self, host) for host in lab.gateways)
@@ -144,33 +153,50 @@ class Pair:
                 f"certificate: {self.home}/{name}.pem, key: {self.home}/{name}.pem, "
                 f"ca: {self.home}/ca.pem}}}}"
             )
-        common = "interval: 100ms, group: pair, mac: own, preempt: when-synced"
-        priority = "priority: {lb1: 200, lb2: 100}"
+        common = "interval: 100ms, mac: own, preempt: when-synced"
+        mine, other = "priority: {lb1: 200, lb2: 100}", "priority: {lb1: 100, lb2: 200}"
+        front, back = "interface: front, group: pair", "interface: back, group: pair"
+        lines += ["services:", *self._service("web", VIP, PORT)]
+        if self.crossed:
+            lines += self._service("shop", CROSSED, OTHER_PORT)
         lines += [
-            "services:",
-            "  web:",
-            f"    listen: {VIP}:{PORT}/tcp",
+            "virtual_routers:",
+            f"  front: {{vrid: 7, addresses: {VIP}, {front}, {common}, {mine}}}",
+            f"  back: {{vrid: 8, addresses: {BACK}1, {back}, {common}, {mine}}}",
+        ]
+        if self.crossed:
+            where = f"vrid: 9, addresses: {CROSSED}, interface: front"
+            lines.append(f"  cross: {{{where}, {common}, {other}}}")
+        return "\n".join([*lines, ""])
+
+    def _service(self, name: str, vip: str, port: int) -> list[str]:
+        return [
+            f"  {name}:",
+            f"    listen: {vip}:{port}/tcp",
             f"    scheduler: {self.scheduler}",
             "    check: {type: tcp, interval: 500ms, timeout: 450ms, fall: 3, rise: 1}",
             "    servers:",
             *(
-                f"      {name}: {{address: '{self.lab.host(name).address}:{PORT}', weight: {w}}}"
+                f"      {name}: {{address: '{self.lab.host(name).address}:{port}', weight: {w}}}"
                 for name, w in self.weights.items()
             ),
-            "virtual_routers:",
-            f"  front: {{vrid: 7, addresses: {VIP}, interface: front, {common}, {priority}}}",
-            f"  back: {{vrid: 8, addresses: {BACK}1, interface: back, {common}, {priority}}}",
         ]
-        return "\n".join([*lines, ""])
 
     def start(self) -> None:
         for host in self.lab.servers:
-            host.start([sys.executable, TALK, "serve", host.name, str(PORT)], log="talk.log")
+            for port in (PORT, OTHER_PORT) if self.crossed else (PORT,):
+                host.start([sys.executable, TALK, "serve", host.name, str(port)], log="talk.log")
         self.one.start()
         self.one.expect("active")
         self.two.start()
-        self.two.expect("backup")
-        self.one.author()
+        if self.crossed:
+            self.two.expect("active", "cross")
+            self.one.author()
+            self.two.author(f"{CROSSED}:{OTHER_PORT}/tcp")
+            self.one.synced(f"{CROSSED}:{OTHER_PORT}/tcp")
+        else:
+            self.two.expect("backup")
+            self.one.author()
         self.two.synced()
 
     def apply(self, **weights: int) -> None:
@@ -189,9 +215,13 @@ class Pair:
         self.switch.close()
 
     @contextmanager
-    def traffic(self, long: int, idle: int, rate: float) -> Iterator["Caller"]:
-        numbers = [str(PORT), str(long), str(rate), str(idle)]
-        process = self.lab.client.start([sys.executable, TALK, "call", VIP, *numbers], "call.jsonl")
+    def traffic(
+        self, long: int, idle: int, rate: float, vip: str = VIP, port: int = PORT
+    ) -> Iterator["Caller"]:
+        words = [vip, str(port), str(long), str(rate), str(idle)]
+        process = self.lab.client.start(
+            [sys.executable, TALK, "call", *words], log=f"call-{port}.jsonl"
+        )
         try:
             eventually(lambda: '"ready"' in process.output(), timeout=60)
             yield Caller(process)

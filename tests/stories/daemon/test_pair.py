@@ -224,3 +224,40 @@ def test_a_wrong_certificate_is_named_and_mended_without_a_restart(pair: Pair, w
     for name in NAMES:
         pair.issue(name, pair.authority)
     eventually(lambda: all(half.peer()["connected"] for half in pair.halves), timeout=20)
+
+
+def test_a_file_runs_on_both_gateways_or_on_neither(pair: Pair) -> None:
+    pair.start()
+    one, two = pair.halves
+    pair.roles(Role.ACTIVE, Role.BACKUP)
+    pair.synced()
+    file = pair.home / "new.yaml"
+
+    file.write_text(pair.yaml("# new"))
+    done = one.daemon.run("apply", "--pair", str(file))
+    assert (done.code, done.err) == (0, "")
+    assert [half.daemon.client.get("status")["generation"] for half in pair.halves] == [2, 2]
+    eventually(lambda: two.peer()["same_file"])
+
+    # One that only the other gateway finds wrong changes neither.
+    two.daemon.refuse("192.0.2.11:80")
+    more = pair.yaml().replace("192.0.2.10:80/tcp", "[192.0.2.10:80/tcp, 192.0.2.11:80/tcp]", 1)
+    file.write_text(more)
+    done = one.daemon.run("apply", "--pair", str(file))
+    assert done.code == 1
+    assert "rolled back on both gateways: 192.0.2.11:80/tcp" in done.err
+    eventually(lambda: [_text(half) for half in pair.halves] == [pair.yaml("# new")] * 2)
+
+    file.write_text(pair.yaml().replace("name: gw2", "nam: gw2"))
+    done = one.daemon.run("apply", "--pair", str(file))
+    assert done.code == 3
+    _kill(two.daemon)
+    eventually(lambda: not one.peer()["connected"])
+    file.write_text(pair.yaml("# newer"))
+    done = one.daemon.run("apply", "--pair", str(file))
+    assert (done.code, "there is no line to the peer" in done.err) == (6, True)
+    assert _text(one) == pair.yaml("# new")
+
+
+def _text(half: Half) -> str:
+    return half.daemon.client.text("config", source="1")
