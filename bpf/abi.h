@@ -115,6 +115,7 @@ enum lb_mode {
 #define LB_LISTEN_GONE 2	/* not in the index any more, but servers still name it */
 #define LB_LISTEN_MEMORY 4	/* its flows are remembered, each in a way of the flow cache */
 #define LB_LISTEN_SOURCE 8	/* the client's address alone picks the slot */
+#define LB_LISTEN_HELD 16	/* with memory: TCP that nobody remembers waits, see schedule.h */
 
 /*
  * ring: the first page and, from bit 16 on, by how much a flow's hash is shifted to the
@@ -343,7 +344,8 @@ struct lb_meta {
 	X(DROP_NO_NEIGHBOUR, "drop_no_neighbour") /* asked for */             \
 	X(DROP_NO_ROUTE, "drop_no_route")    /* back to the client */         \
 	X(DROP_RETURN_FULL, "drop_return_full") /* no room for a record */    \
-	X(DROP_BROKEN, "drop_broken")	     /* maps that contradict themselves */
+	X(DROP_BROKEN, "drop_broken")	     /* maps that contradict themselves */ \
+	X(DROP_UNKNOWN, "drop_unknown")	     /* of a flow that the last Active may have had */
 
 #define LB_VERDICT_ENUM(name, text) LB_##name,
 enum lb_verdict { LB_VERDICTS(LB_VERDICT_ENUM) LB_VERDICT_COUNT };

@@ -62,8 +62,11 @@ static inline enum lb_verdict lb_forward(struct lb_ctx *c, __u32 index, int v6)
 	if (!server)
 		return lb_rare(LB_DROP_BROKEN);
 	lb_keep(server);
-	if (lb_unlikely(lb_length(&c->packet, v6) > server->mtu)) /* 0, unless it is alive */
+	if (lb_unlikely(lb_length(&c->packet, v6) > server->mtu)) { /* 0, unless it is alive */
+		if (LB_HAS_FLOWS && listen->flags & LB_LISTEN_MEMORY && c->held)
+			return lb_rare(LB_DROP_UNKNOWN);
 		return lb_rare(lb_alive(chosen) ? LB_DROP_TOO_BIG : LB_DROP_NO_SERVER);
+	}
 	if (LB_HAS_FLOWS && server->flags & LB_SERVER_RECORD &&
 	    !lb_record_return(c, server, chosen, v6))
 		return lb_rare(LB_DROP_RETURN_FULL);

@@ -225,6 +225,7 @@ static inline __u32 lb_remembered(struct lb_ctx *c, const struct lb_listen *list
 	int syn = lb_is_syn(c);
 
 	c->fresh = 0;
+	c->held = 0;
 	lb_flow_find(c->gw, hash, tick, &place);
 	if (place.way) {
 		state = lb_way_state(place.word);
@@ -240,6 +241,14 @@ static inline __u32 lb_remembered(struct lb_ctx *c, const struct lb_listen *list
 				   tick);
 			return server;
 		}
+	}
+	/*
+	 * A server that does not know the flow would answer RST. While this gateway has just
+	 * taken over, silence is better: the client sends again.
+	 */
+	if (c->packet.proto == IPPROTO_TCP && !syn && listen->flags & LB_LISTEN_HELD) {
+		c->held = 1;
+		return 0;
 	}
 	if (c->packet.proto == IPPROTO_TCP && (!syn || lb_has_payload(c)))
 		return lb_unremembered(c, slot, tick);

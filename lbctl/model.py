@@ -739,7 +739,8 @@ class ApiListener:
 
 class Replication:
     """One line to the other gateway of a pair, over mutual TLS. name: in the peer's
-    certificate. certificate, key, ca: paths of PEM files."""
+    certificate. certificate, key, ca: paths of PEM files. hold: seconds after a promotion in
+    which TCP of flows that nobody remembers is dropped, not reset."""
 
     listen: Endpoint
     peer: Endpoint
@@ -747,6 +748,7 @@ class Replication:
     certificate: str
     key: str
     ca: str
+    hold: float = 10.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,8 @@ from typing import Any, Self
 
 from pydantic import BaseModel, model_validator
 
+from lbctl.config.duration import show_duration
+from lbctl.config.fields import Duration
 from lbctl.config.gslb_schema import Where
 from lbctl.config.strict import STRICT
 from lbctl.model import Replication
@@ -27,6 +29,9 @@ class ReplicationSection(BaseModel):
     ca: str
     """PEM file: who signs the certificates of both."""
 
+    hold: Duration = 10.0
+    """After a promotion, how long TCP of flows that nobody remembers is dropped, not reset."""
+
     @model_validator(mode="after")
     def _two(self) -> Self:
         if self.listen == self.peer:
@@ -45,6 +50,7 @@ def replication(section: ReplicationSection | None) -> Replication | None:
         certificate=section.certificate,
         key=section.key,
         ca=section.ca,
+        hold=section.hold,
     )
 
 
@@ -57,4 +63,5 @@ def written(one: Replication) -> dict[str, Any]:
         "certificate": one.certificate,
         "key": one.key,
         "ca": one.ca,
+        "hold": show_duration(one.hold),
     }

@@ -67,6 +67,7 @@ class Share:
     _operations: int = -1
     _rings_at: float = 0.0
     _one: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
     @property
     def installed(self) -> bool:
@@ -227,6 +228,7 @@ class Share:
     async def roles_changed(self) -> None:
         """What is installed is ours from here on where we are Active now; what was ours is
         the peer's where we are not."""
+        passive = self._passive()  # a daemon that starts where it is Active is not promoted
         self._roles |= self.routers.roles
         async with self._one:
             mine = self._of(lambda role: role is Role.ACTIVE)
@@ -237,11 +239,22 @@ class Share:
                 await self._install()
             self.own = mine
             self._whole_due = True
-            await self.plane.ask(lambda plane: _own(plane, gained))
+            replication = self.control.world.config.gateway.replication
+            hold = replication.hold if replication is not None else 0.0
+            promoted = gained & passive if hold else set[Frontend]()
+            await self.plane.ask(lambda plane: _own(plane, gained, promoted))
+            if promoted:
+                asyncio.get_running_loop().call_later(hold, self._release, promoted)
             self._ring_due |= {f for f in lost if f in self._rings}
             self.loop.touched(self._follow())
         if lost:
             await self.take(dict(self.replica.state))
+
+    def _release(self, frontends: set[Frontend]) -> None:
+        """What nobody remembers by now nobody ever will: servers may say so."""
+        task = asyncio.create_task(self.plane.ask(lambda plane: _hold(plane, frontends, False)))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     def _passive(self) -> set[Frontend]:
         return self._of(lambda role: role is not Role.ACTIVE)
@@ -311,9 +324,16 @@ def _install(
     return missing
 
 
-def _own(plane: DataPlane, frontends: set[Frontend]) -> None:
+def _own(plane: DataPlane, frontends: set[Frontend], promoted: set[Frontend]) -> None:
     if isinstance(plane, Replicates):
+        plane.hold_unknown(frontends - promoted, False)
+        plane.hold_unknown(promoted, True)
         plane.own_rings(frontends)
+
+
+def _hold(plane: DataPlane, frontends: set[Frontend], held: bool) -> None:
+    if isinstance(plane, Replicates):
+        plane.hold_unknown(frontends, held)
 
 
 def _key(plane: DataPlane) -> bytes | None:

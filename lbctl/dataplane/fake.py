@@ -52,6 +52,7 @@ class FakePlane:
         self.log: list[Op] = []
         kernel = kernel or FakeKernel()
         self._kernel = kernel
+        self._held: set[Frontend] = set()
         self._told: dict[bytes, Flow] = {}
         self._services = kernel.services
         self._flows = kernel.flows
@@ -120,6 +121,9 @@ class FakePlane:
     def own_rings(self, frontends: Iterable[Frontend]) -> None:
         if self._traffic is not None:
             self._traffic.replicas.difference_update(frontends)
+
+    def hold_unknown(self, frontends: Iterable[Frontend], held: bool) -> None:
+        (self._held.update if held else self._held.difference_update)(frontends)
 
     def flow_changes(self, whole: bool = False) -> FlowChanges:
         before = {} if whole else self._told

@@ -334,6 +334,11 @@ class Replicates(Protocol):
         """From now on these rings change by themselves again."""
         ...
 
+    def hold_unknown(self, frontends: Iterable[Frontend], held: bool) -> None:
+        """Whether TCP of flows that nobody remembers is dropped, where a scheduler remembers:
+        a server would reset it."""
+        ...
+
     def flow_changes(self, whole: bool = False) -> FlowChanges:
         """What changed since this was last asked; whole: all that is remembered."""
         ...

@@ -42,6 +42,7 @@ LISTEN_ONESHOT = 1
 LISTEN_GONE = 2
 LISTEN_MEMORY = 4
 LISTEN_SOURCE = 8
+LISTEN_HELD = 16
 RING_SHIFT = 16
 RING_PAGE = 0xFFFF
 SLOT_CHANGING = 0x8000
@@ -77,6 +78,7 @@ VERDICTS = (
     "drop_no_route",
     "drop_return_full",
     "drop_broken",
+    "drop_unknown",
 )
 VERDICT_ROOM = 64
 

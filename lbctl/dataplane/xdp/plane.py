@@ -204,6 +204,14 @@ class XdpPlane:
     def own_rings(self, frontends: Iterable[Frontend]) -> None:
         self._sharing.own_rings(frontends)
 
+    def hold_unknown(self, frontends: Iterable[Frontend], held: bool) -> None:
+        for frontend in frontends:
+            number = self._registry.listens.get(frontend) if isinstance(frontend, Listen) else None
+            if number is not None:
+                record = self._maps.listens[number]
+                others = record.flags & ~abi.LISTEN_HELD
+                record.flags = others | (abi.LISTEN_HELD if held else 0)
+
     def forget_flows(self, places: Iterable[bytes]) -> None:
         for place in places:
             self._flows.forget(place)
