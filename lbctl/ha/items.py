@@ -17,6 +17,7 @@ import zlib
 from array import array
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -30,6 +31,10 @@ GRAIN = 64.0  # seconds
 MOST_SLOTS = 1 << 16
 KEY, OWN = b"k", b"o"
 
+_MANY = 16384  # names that are read again and again
+_frontend = lru_cache(_MANY)(parse_frontend)
+_endpoint = lru_cache(_MANY)(Endpoint.parse)
+_name = lru_cache(_MANY)(str)
 _pack = msgspec.msgpack.Encoder().encode
 _Ring = tuple[list[str], bytes]
 _Flow = tuple[bytes, bool, int, str, str, bool]
@@ -159,8 +164,8 @@ def _flow(place: bytes, value: bytes, now: float) -> Flow:
     rest, confirmed, stamp, frontend, server, back = _decode(value, _Flow)
     if len(place) != PLACE:
         raise ValueError(f"a place of {len(place)} bytes")
-    where, idle = parse_frontend(frontend), _idle(stamp, now)
-    return Flow(where, place + rest, Endpoint.parse(server), confirmed, idle, back)
+    where, idle = _frontend(frontend), _idle(stamp, now)
+    return Flow(where, place + rest, _endpoint(server), confirmed, idle, back)
 
 
 def _idle(stamp: int, now: float) -> float:
