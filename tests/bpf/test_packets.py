@@ -464,9 +464,9 @@ def refused(gateway: PacketGateway) -> int:
 def test_after_a_promotion_unknown_tcp_is_dropped_and_not_reset(gateway: PacketGateway) -> None:
     """A server would answer RST to a flow that only the last Active knew."""
     listens = [Listen.parse(RR), Listen.parse(WEB)]
-    unknown = client("192.0.2.11") / TCP(sport=41000, dport=80, flags="A", seq=7, ack=9)
-    begins = client("192.0.2.11") / TCP(sport=41001, dport=80, flags="S", seq=7)
-    goes_on = client("192.0.2.11") / TCP(sport=41001, dport=80, flags="A", seq=8, ack=9)
+    unknown = client("192.0.2.11") / TCP(sport=42700, dport=80, flags="A", seq=7, ack=9)
+    begins = client("192.0.2.11") / TCP(sport=42701, dport=80, flags="S", seq=7)
+    goes_on = client("192.0.2.11") / TCP(sport=42701, dport=80, flags="A", seq=8, ack=9)
     gateway.plane.hold_unknown(listens, held=True)
     assert gateway.send(unknown).verdict == "drop_unknown"
     assert gateway.send(begins).verdict == "forward"
