@@ -737,6 +737,8 @@ class ApiListener:
     read: tuple[str, ...] = ()
     peer: tuple[str, ...] = ()
 
+
+@dataclass(frozen=True, slots=True)
 class Replication:
     """One line to the other gateway of a pair, over mutual TLS. name: in the peer's
     certificate. certificate, key, ca: paths of PEM files. hold: seconds after a promotion in

@@ -5,8 +5,7 @@ from typing import Any, assert_never
 
 import yaml
 
-from lbctl.config import listener
-from lbctl.config import replication
+from lbctl.config import listener, replication
 from lbctl.config.duration import show_duration
 from lbctl.config.ha import written
 from lbctl.config.scalar import resolve
