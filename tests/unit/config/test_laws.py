@@ -46,6 +46,7 @@ from lbctl.model import (
     Preempt,
     Proto,
     Quorum,
+    Replication,
     Router,
     Scheduler,
     Server,
@@ -295,6 +296,16 @@ api_listeners = st.none() | st.builds(
 )
 
 
+replications = st.none() | st.builds(
+    Replication,
+    st.builds(Endpoint, st.just(BESIDE[0].ip), ports),
+    st.builds(Endpoint, outside, ports),
+    st.just("gw2.example"),
+    *(st.just(f"/etc/lbctl/{name}.pem") for name in ("gw1", "key", "ca")),
+    durations(0, 60),
+)
+
+
 @st.composite
 def configs(draw) -> Config:
     used: set = set()
@@ -316,6 +327,7 @@ def configs(draw) -> Config:
         ),
         tuple(beside),
         draw(api_listeners),
+        draw(replications),
     )
     found = {name: one for name, one in drawn.items() if one is not None}
     return Config(gateway, found, draw(routers(gateway.front, tuple(found))))

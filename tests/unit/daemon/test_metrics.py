@@ -16,6 +16,7 @@ from lbctl.model import Check, Endpoint, Listen, TcpProbe
 from lbctl.world import Admin
 
 from .stand import Stand, VirtualTime, service, stand
+from .test_replication_view import VIEW
 
 DOCS = (Path(__file__).parents[3] / "docs" / "api.md").read_text()
 LISTEN = Listen.parse("192.0.2.10:80/tcp")
@@ -25,6 +26,7 @@ EXPLAINED = {
     "state",
     "hook",
     "result",
+    "author",
     "datapath",
     "kind",
     "version",
@@ -69,7 +71,7 @@ def snapshot(one: Stand, stats: Stats) -> Snapshot:
     show = Show(one.world, one.reconciler, stats, VirtualTime().clock)
     views = tuple(show.services()), tuple(show.servers())
     runs = {("web/app2", "on_down", "done"): 1}
-    return Snapshot(status(), *views, show.stats(0.0), runs)
+    return Snapshot(status(), *views, show.stats(0.0), runs, VIEW)
 
 
 def counted(*numbers: int, past: int = 0) -> Stats:
@@ -99,7 +101,7 @@ def documented() -> dict[str, tuple[str, set[str]]]:
     found = {}
     for names, kind, labels in ROW.findall(DOCS):
         first, *rest = re.findall(r"`([^`]+)`", names)
-        stem = re.match(r"lbctl_(server|service)", first)
+        stem = re.match(r"lbctl_(server|service|replication)", first)
         for name in (first, *rest):
             whole = f"{stem[0]}{name}" if stem and name.startswith("_") else name
             found[whole] = kind, {label for label in labels.replace(",", " ").split() if label}
