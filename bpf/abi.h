@@ -17,7 +17,7 @@
 
 #include <linux/types.h>
 
-#define LB_ABI 4		/* raised with every change of layout */
+#define LB_ABI 5		/* raised with every change of layout */
 
 #define LB_PORTS 8		/* interfaces of a gateway */
 #define LB_PORT_PLACES 64
@@ -41,12 +41,6 @@ struct lb_addr {
 	__u32 w[4];
 };
 
-/* The virtual routers whose MAC is ours on an interface, a bit each. */
-struct lb_port {
-	__u8 vrids4[32];	/* 00-00-5E-00-01-{VRID} */
-	__u8 vrids6[32];	/* 00-00-5E-00-02-{VRID} */
-};
-
 /*
  * Everything about the gateway itself: one value. Its first two cache lines are all that
  * most packets need of it.
@@ -65,7 +59,6 @@ struct lb_gateway {
 	__u32 port_multiplier;	/* which that takes care of */
 	__u32 pad;
 	__u32 device[LB_PORTS];	/* port[] as the FIB names it: ifindex[], or a VLAN on that */
-	struct lb_port port[LB_PORTS];
 };
 
 /*
@@ -316,6 +309,35 @@ struct lb_prefix6 {
 	struct lb_addr address;
 };
 
+/*
+ * The fence (fence.h), written by the VRRP process. A virtual router has a number from 1 on
+ * and a lease: the jiffies until which this gateway may answer for it; 0 in Backup.
+ */
+#define LB_ROUTERS 64
+#define LB_FENCE_KEYS 4096
+
+/* by VRID: the router whose virtual MAC that is on an interface; 0: nobody's. */
+struct lb_fence_port {
+	__u32 ifindex;		/* 0: free */
+	__u32 pad;
+	__u8 router4[256];	/* 00-00-5E-00-01-{VRID} */
+	__u8 router6[256];	/* 00-00-5E-00-02-{VRID} */
+};
+
+struct lb_fence {
+	__u64 now;		/* the jiffies, when `fence_clock` last ran */
+	__u64 clear_until;	/* no lease is past before that */
+	__u64 until[LB_ROUTERS];
+	struct lb_fence_port port[LB_PORTS];
+};
+
+/* A virtual address; the number of its router is what it leads to. */
+struct lb_fence_key {
+	struct lb_addr addr;
+	__u32 ifindex;		/* of link-local ones, which are somebody else's elsewhere */
+	__u32 family;		/* 4, 6 */
+};
+
 /* What is loaded, written by the loader. */
 struct lb_meta {
 	__u32 abi;
@@ -345,7 +367,8 @@ struct lb_meta {
 	X(DROP_NO_ROUTE, "drop_no_route")    /* back to the client */         \
 	X(DROP_RETURN_FULL, "drop_return_full") /* no room for a record */    \
 	X(DROP_BROKEN, "drop_broken")	     /* maps that contradict themselves */ \
-	X(DROP_UNKNOWN, "drop_unknown")	     /* of a flow that the last Active may have had */
+	X(DROP_UNKNOWN, "drop_unknown")	     /* of a flow that the last Active may have had */ \
+	X(DROP_FENCED, "drop_fenced")	     /* of a virtual router that is not ours now */
 
 #define LB_VERDICT_ENUM(name, text) LB_##name,
 enum lb_verdict { LB_VERDICTS(LB_VERDICT_ENUM) LB_VERDICT_COUNT };

@@ -57,6 +57,8 @@ static inline enum lb_verdict lb_forward(struct lb_ctx *c, __u32 index, int v6)
 		return lb_rare(LB_DROP_BROKEN);
 	if (lb_unlikely(lb_expires(c, v6)))
 		return lb_rare(LB_DROP_TTL);
+	if (LB_HAS_FENCE && lb_unlikely(lb_may_not_serve(c, listen, v6)))
+		return lb_rare(LB_DROP_FENCED);
 	chosen = lb_choose(c, listen, index, v6);
 	server = lb_servers(chosen);
 	if (!server)
@@ -119,6 +121,8 @@ static inline enum lb_verdict lb_return(struct lb_ctx *c, __u64 found, int v6)
 	listen = lb_listens(server->listen);
 	if (!listen)
 		return LB_DROP_BROKEN;
+	if (LB_HAS_FENCE && lb_may_not_serve(c, listen, v6))
+		return LB_DROP_FENCED;
 	verdict = lb_route(c, listen->addr.w, v6, &device);
 	if (verdict != LB_RETURN)
 		return verdict;
@@ -218,8 +222,16 @@ static inline enum lb_verdict lb_judge(struct lb_ctx *c)
 	if (!lb_parse_tag(&cursor, &c->packet))
 		return lb_rare(LB_PASS_NOT_IP);
 	known = lb_find_port(c);
-	if (!known || !lb_mac_is_ours(c))
+	if (!known)
 		return lb_foreign(c, known);
+	if (!lb_mac_is_ours(c)) {
+		enum lb_verdict whose = LB_HAS_FENCE ? lb_virtual_mac(c) : LB_PASS_FOREIGN_MAC;
+
+		if (whose == LB_DROP_FENCED)
+			return lb_rare(LB_DROP_FENCED);
+		if (whose != LB_FORWARD)
+			return lb_foreign(c, known);
+	}
 	parsed = lb_parse(&cursor, &c->packet);
 	if (lb_likely(parsed == LB_PARSED_OK))
 		return lb_transport(c, 0);

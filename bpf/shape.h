@@ -9,6 +9,7 @@
  *   LB_DIRECT       prefixes that servers talk to untranslated
  *   LB_IPV6         listens with IPv6 addresses
  *   LB_VLAN         interfaces that are VLANs
+ *   LB_FENCE        virtual routers
  *   LB_ALL          all of these
  */
 #ifndef LB_SHAPE_H
@@ -26,6 +27,7 @@
 #define LB_DIRECT
 #define LB_IPV6
 #define LB_VLAN
+#define LB_FENCE
 #endif
 
 enum lb_features {
@@ -57,6 +59,11 @@ enum lb_features {
 	LB_HAS_VLAN = 0
 #ifdef LB_VLAN
 		      + 1
+#endif
+	,
+	LB_HAS_FENCE = 0
+#ifdef LB_FENCE
+		       + 1
 #endif
 };
 

@@ -4,6 +4,7 @@
 #define LB_WHICH_H
 
 #include "context.h"
+#include "fence.h"
 #include "index.h"
 #include "nat.h"
 
@@ -22,29 +23,37 @@ static inline int lb_find_port(struct lb_ctx *c)
 	return c->gw->ifindex[port] == ifindex;
 }
 
-/* That of a virtual router which is ours on this interface (RFC 9568, 7.3)? */
-static inline int lb_mac_is_virtual(const struct lb_port *port, const __u8 *mac)
-{
-	__u8 vrid = mac[5];
-
-	if (mac[0] || mac[1] || mac[2] != 0x5e || mac[3])
-		return 0;
-	if (mac[4] == 1)
-		return port->vrids4[vrid >> 3] >> (vrid & 7) & 1;
-	if (mac[4] == 2)
-		return port->vrids6[vrid >> 3] >> (vrid & 7) & 1;
-	return 0;
-}
-
 /* Is the frame for us? Its first eight bytes are the destination and two to be cut off. */
 static inline int lb_mac_is_ours(const struct lb_ctx *c)
 {
 	const struct lb_eth *eth = c->packet.eth;
-	__u32 port = c->port;
 
-	if ((*(const __u64 *)eth << 16 | c->packet.vlan) == c->gw->mac[port])
-		return 1;
-	return lb_mac_is_virtual(&c->gw->port[port], (const __u8 *)eth->dest);
+	return (*(const __u64 *)eth << 16 | c->packet.vlan) == c->gw->mac[c->port];
+}
+
+/* Another way to be ours: the MAC of a virtual router that is ours now. */
+static inline enum lb_verdict lb_virtual_mac(const struct lb_ctx *c)
+{
+	const struct lb_fence *fence = lb_leases(0);
+	__u32 router = 0;
+
+	if (fence)
+		router = lb_router_of_mac(fence, c->gw->device[c->port & (LB_PORTS - 1)],
+					  (const __u8 *)c->packet.eth->dest);
+	if (!router)
+		return LB_PASS_FOREIGN_MAC;
+	return lb_lease_past(fence, router, bpf_jiffies64()) ? LB_DROP_FENCED : LB_FORWARD;
+}
+
+/* May we not serve this listen? Asked for each packet; few get past the first comparison. */
+static inline int lb_may_not_serve(const struct lb_ctx *c, const struct lb_listen *listen, int v6)
+{
+	const struct lb_fence *fence = lb_leases(0);
+	__u64 now = bpf_jiffies64();
+
+	if (!fence || lb_likely(fence->clear_until > now))
+		return 0;
+	return lb_fenced(fence, listen->addr.w, v6, c->xdp->ingress_ifindex, now);
 }
 
 static inline __u64 lb_key(const __u32 *address, __u16 port, __u8 proto, int v6)

@@ -89,4 +89,4 @@ def _open(
 ) -> DataPlane:
     if datapath is Datapath.IPVS:
         return IpvsPlane(intent, pair=bool(config.routers))
-    return XdpPlane(config.gateway, pins, netlink)
+    return XdpPlane(config.gateway, pins, netlink, fenced=bool(config.routers))

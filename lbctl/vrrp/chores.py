@@ -44,6 +44,26 @@ class Save(Chore, frozen=True, tag="save"):
     text: str
 
 
+class PutUp(Chore, frozen=True, tag="put_up"):
+    """Load the fence, and put it on these interfaces."""
+
+    pins: str
+    interfaces: tuple[str, ...]
+
+
+class TakeDown(Chore, frozen=True, tag="take_down"):
+    """Take the fence off these interfaces."""
+
+    interfaces: tuple[str, ...]
+
+
+class Fenced(Chore, frozen=True, tag="fenced"):
+    """The fence is on these interfaces; or why it is not."""
+
+    interfaces: tuple[str, ...]
+    trouble: str = ""
+
+
 class Found(Chore, frozen=True, tag="found"):
     """What a tracker came to."""
 
@@ -59,7 +79,7 @@ class Failed(Chore, frozen=True, tag="failed"):
     text: str
 
 
-AnyChore = Log | Watch | Call | Rules | Save | Found | Failed
+AnyChore = Log | Watch | Call | Rules | Save | PutUp | TakeDown | Fenced | Found | Failed
 encode = msgspec.json.Encoder().encode
 _DECODER: msgspec.json.Decoder[AnyChore] = msgspec.json.Decoder(AnyChore)
 LIMIT = 1 << 17  # bytes of one packet

@@ -20,8 +20,8 @@ class Drop:
 
 @dataclass(frozen=True, slots=True)
 class Send:
-    """Send `advert`. lease: until when the peers will wait for the next one (seconds on
-    the caller's clock), counted from before the sending; 0 ends it."""
+    """Send `advert`. lease: seconds for which the peers will wait for the next one, counted
+    from before the sending."""
 
     advert: Advert
     form: ChecksumForm
@@ -51,6 +51,7 @@ class Notice(StrEnum):
     ADDRESSES = "address_list"
     PRIORITY = "priority"
     HAND_OVER = "hand_over"
+    UNFENCED = "unfenced"
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,12 +5,13 @@ clock read for its lease before the advert leaves.
 """
 
 import selectors
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import assert_never
 
+from lbctl.ha.fence import Fence, Guarded
 from lbctl.model import Address, Family, Router, Tracker, TrackerKind
 from lbctl.vrrp import places
 from lbctl.vrrp.addresses import Addresses, sweep
@@ -54,8 +55,9 @@ class Gear:
 
 
 class Host:
-    """tell: hears what operators may hear. lease: called before each advert leaves, with
-    the router's name and until when the peers will wait for the next (CLOCK_MONOTONIC)."""
+    """tell: hears what operators may hear. fence: renewed before each advert leaves, for as
+    long as the peers will wait for the next; None: there is none (yet). moved: interfaces
+    that are new since somebody looked."""
 
     def __init__(
         self,
@@ -63,10 +65,12 @@ class Host:
         clock: Callable[[], float],
         record: Path,
         tell: Telling,
-        lease: Callable[[str, float], None] | None = None,
     ) -> None:
         self.node = Node()
-        self._selector, self._clock, self._tell, self._lease = selector, clock, tell, lease
+        self.moved: set[str] = set()
+        self._selector, self._clock, self._tell = selector, clock, tell
+        self._fence: Fence | None = None
+        self._refence = False
         self._kernel, self._news = Netlink(), News()
         self._errands = Errands()
         self._sysctls = Sysctls(record)
@@ -135,6 +139,16 @@ class Host:
             self.carry(self.node.hinder(name, "scheduler", reason if slow else None, now))
         self._look(now)
 
+    def indexes(self, interfaces: Iterable[str]) -> dict[str, int]:
+        """Those of `interfaces` that there are."""
+        links = {name: self._picture.link(name) for name in interfaces}
+        return {name: link.index for name, link in links.items() if link is not None}
+
+    def put_up(self, fence: Fence) -> None:
+        """From now on what is not ours is fenced, and what is renews its lease."""
+        self._fence, self._refence = fence, True
+        self._guard()
+
     def strays(self, name: str) -> int:
         """VRRP packets on the interface that are not this router's."""
         gear = self._gear.get(name)
@@ -144,6 +158,8 @@ class Host:
         """Leave nothing in the kernel."""
         for name in list(self._gear):
             self._strip(name)
+        if self._fence is not None:
+            self._fence.close()
         self._errands.close()
         self._sysctls.restore()
         self._selector.unregister(self._news)
@@ -170,6 +186,8 @@ class Host:
                 case Drop():
                     if gear is not None:
                         gear.addresses.drop()
+                    if self._fence is not None:
+                        self._fence.end(name)
                 case Send():
                     self._send(name, gear, effect)
                 case Announce():
@@ -201,9 +219,9 @@ class Host:
     def _send(self, name: str, gear: Gear | None, send: Send) -> None:
         router = self.node.routers.get(name)
         at = self._clock()
-        if self._lease is not None:
-            self._lease(name, at + send.lease)
         try:
+            if self._fence is not None:  # without a lease no advert: the peers act on silence
+                self._fence.renew(name, send.lease)
             if gear is None:
                 raise OSError("no socket")
             gear.wire.send(send.advert, send.form)
@@ -273,10 +291,11 @@ class Host:
         self, interface: str, family: Family, owned: frozenset[Address], now: float
     ) -> None:
         link = self._picture.link(interface)
-        if link is None:
-            self._parents.pop(interface, None)
-        else:
+        before = self._parents.pop(interface, None)
+        if link is not None:
             self._parents[interface] = link
+            if before is None or before.index != link.index:
+                self.moved.add(interface)
         place = places.place(self._picture, interface, family, owned)
         if place != self.node.place(interface, family):
             self.carry(self.node.locate(interface, family, place, now))
@@ -303,6 +322,16 @@ class Host:
             if gear is None or not gear.fits(router, parent):
                 self._outfit(name, router, parent, gear)
                 self._keep_pace()
+        self._guard()
+
+    def _guard(self) -> None:
+        """Have the fence know every router and where it is."""
+        if self._fence is None or not self._refence:
+            return
+        self._refence = False
+        self._fence.guard(
+            {n: Guarded(gear.router.settings, gear.parent.index) for n, gear in self._gear.items()}
+        )
 
     def _outfit(self, name: str, router: VirtualRouter, parent: Link, old: Gear | None) -> None:
         """Addresses stay where they are; only the sockets are made anew."""
@@ -321,10 +350,12 @@ class Host:
         if old is not None:
             self._unwire(old)
         self._gear[name] = Gear(router, parent, addresses, wire)
+        self._refence = True
         self._selector.register(wire, selectors.EVENT_READ, partial(self._receive, name))
 
     def _strip(self, name: str) -> None:
         gear = self._gear.pop(name)
+        self._refence = True
         self._unwire(gear)
         gear.addresses.close()
 

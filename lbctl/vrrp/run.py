@@ -10,7 +10,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -20,6 +20,7 @@ from typing import assert_never
 import msgspec
 
 from lbctl.errors import InvalidConfig, LbctlError
+from lbctl.ha.fence import LEASES, PARENTS, Fence, jiffy, too_short
 from lbctl.messages import (
     AnyMessage,
     Ask,
@@ -46,20 +47,21 @@ from lbctl.messages import (
 from lbctl.model import Router, TrackerKind
 from lbctl.vrrp import chores, realtime
 from lbctl.vrrp.control import PATH, Server
-from lbctl.vrrp.effects import Change, Tell
+from lbctl.vrrp.effects import Change, Notice, Tell
 from lbctl.vrrp.explain import explain
 from lbctl.vrrp.helper import Helper
 from lbctl.vrrp.host import Host
 from lbctl.vrrp.node import Fact
 from lbctl.vrrp.notify import arguments
 from lbctl.vrrp.receive import Count, Dropped
-from lbctl.vrrp.router import VirtualRouter
+from lbctl.vrrp.router import LEASE, VirtualRouter
 from lbctl.vrrp.rules import accept_rules
 from lbctl.vrrp.seldom import Seldom
 from lbctl.vrrp.settings import clashes, from_message, to_message
 
 STATE = Path("/var/lib/lbctl")
 RUNTIME = Path("/run/lbctl")
+PINS = Path("/sys/fs/bpf/lbctl")
 PRIORITY = 50
 MESSAGES = 8  # read per wake-up and client
 HELPER_PAUSE = 1.0  # seconds until a helper that died is started again
@@ -74,11 +76,14 @@ class Saved(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True)
 class Options:
+    """pins: where the fence's maps and programs are; None: no fence."""
+
     settings: Path | None = None
     control: Path = PATH
     state: Path = STATE
     runtime: Path = RUNTIME
     priority: int = PRIORITY
+    pins: Path | None = None
 
 
 class Process:
@@ -100,6 +105,10 @@ class Process:
         self._node = self._host.node
         self._seldom = Seldom()
         self._saved = Saved()
+        self._fence: Fence | None = None
+        self._fenced: dict[str, int] = {}  # interfaces that it is on, or cannot be put on
+        self._unfenced = ""  # why there is none
+        self._pending: Routers | None = None  # until the fence is up
         self._stopping = False
         self._rules = ""
         self._real_time = realtime.real_time()
@@ -131,6 +140,8 @@ class Process:
         self._host.close()
         self._server.close()
         if self._helper is not None:
+            if self._fence is not None:
+                self._helper.send(chores.TakeDown(tuple(self._fenced)))
             if self._rules:
                 self._helper.send(chores.Rules(accept_rules([])))
             self._helper.close()
@@ -146,6 +157,9 @@ class Process:
 
     def _tick(self) -> None:
         self._host.tick()
+        if self._host.moved:
+            self._host.moved.clear()
+            self._put_up_fence()
         if self._helper_at is not None and self._helper_at <= time.monotonic():
             self._helper_at = None
             self._start_helper()
@@ -167,22 +181,66 @@ class Process:
         path = self._options.state / "vrrp.json"
         with suppress(FileNotFoundError, msgspec.MsgspecError):
             self._saved = msgspec.json.decode(path.read_bytes(), type=Saved)
-        standing_by = self._saved.standing_by
         if self._options.settings is not None:
             self._configure(read_settings(self._options.settings))
         elif self._saved.routers:
             with suppress(LbctlError):
                 self._configure(Routers(self._saved.routers))
-        now = time.monotonic()
-        for name in standing_by.keys() & self._node.routers.keys():
-            self._host.carry(self._node.stand_by(name, standing_by[name], now))
+        self._stand_aside()
 
     def _configure(self, message: Routers) -> None:
         """Raises InvalidConfig, and changes nothing then."""
-        routers = validated(message)
-        self._host.configure(routers, self._real_time)
+        routers = validated(message, self._options.pins is not None)
         self._save(Saved(message.routers, self._saved.standing_by))
+        if self._put_up_fence(message):
+            self._pending = message
+            return
+        self._pending = None
+        self._host.configure(routers, self._real_time)
         self._employ()
+
+    # --- the fence ----------------------------------------------------------------------
+
+    def _put_up_fence(self, message: Routers | None = None) -> bool:
+        """Have it on every interface of the routers (of `message`, which are to run), and
+        say whether that is still to come."""
+        pins = self._options.pins
+        if pins is None or self._helper is None:
+            return False
+        names = {one.interface for one in (message or Routers(self._saved.routers)).routers}
+        found = self._host.indexes(names)
+        lacking = {name: index for name, index in found.items() if self._fenced.get(name) != index}
+        if lacking:
+            self._helper.send(chores.PutUp(str(pins), tuple(sorted(lacking))))
+        return bool(lacking)
+
+    def _hear_of_fence(self, fenced: chores.Fenced) -> None:
+        """It is up; or it cannot be, and the routers run without, which is told."""
+        self._unfenced = fenced.trouble
+        self._fenced |= self._host.indexes(fenced.interfaces)
+        pins = self._options.pins
+        if not fenced.trouble and self._fence is None and pins is not None:
+            try:
+                self._fence = Fence(pins)
+            except (LbctlError, OSError) as error:
+                self._unfenced = str(error)
+            else:
+                self._host.put_up(self._fence)
+        if self._unfenced:
+            text = f"not fenced: {self._unfenced}"
+            self.log(text)
+            for router in (self._pending or Routers(self._saved.routers)).routers:
+                self._publish(Event(router.name, Notice.UNFENCED, text, time.monotonic()))
+        if self._pending is not None:
+            with suppress(InvalidConfig):  # it was valid when it came
+                self._configure(self._pending)
+            self._stand_aside()
+
+    def _stand_aside(self) -> None:
+        """Those that were told to stand by before they ran."""
+        now, standing_by = time.monotonic(), self._saved.standing_by
+        for name in standing_by.keys() & self._node.routers.keys():
+            self._host.carry(self._node.stand_by(name, standing_by[name], now))
 
     def _save(self, saved: Saved) -> None:
         if saved == self._saved:
@@ -211,6 +269,8 @@ class Process:
         rules = accept_rules(routers)
         if self._helper is not None:
             self._helper.send(chores.Watch(tuple(sorted(wanted, key=_subject))))
+            if self._pending is not None:
+                self._put_up_fence(self._pending)
             if rules != self._rules:
                 self._helper.send(chores.Rules(rules or accept_rules([])))
         self._rules = rules
@@ -231,8 +291,12 @@ class Process:
                     self._host.carry(self._node.learn(key, fact, time.monotonic()))
                 case chores.Failed(text):
                     self.log(text)
+                case chores.Fenced():
+                    self._hear_of_fence(chore)
                 case chores.Log() | chores.Watch() | chores.Call() | chores.Rules() | chores.Save():
                     pass  # these go the other way
+                case chores.PutUp() | chores.TakeDown():
+                    pass
                 case _:
                     assert_never(chore)
 
@@ -357,11 +421,14 @@ class Process:
             router.role,
             router.priority,
             str(router.peer.address) if router.peer else "",
-            (*explain(self._node, name, now), *self._lacks),
+            (*explain(self._node, name, now), *self._lacks, *self._fenceless()),
             counts,
             to_message(router.settings),
             router.leaving is not None,
         )
+
+    def _fenceless(self) -> tuple[str, ...]:
+        return (f"not fenced: {self._unfenced}",) if self._unfenced else ()
 
     def _publish(self, message: AnyMessage) -> None:
         for client in list(self._server.clients.values()):
@@ -382,7 +449,7 @@ def _subject(tracker: TrackerSettings) -> tuple[str, str]:
     return tracker.type, tracker.subject
 
 
-def validated(message: Routers) -> dict[str, Router]:
+def validated(message: Routers, fenced: bool = False) -> dict[str, Router]:
     """The routers by name. Raises InvalidConfig with everything that is wrong."""
     faults: list[str] = []
     routers: dict[str, Router] = {}
@@ -392,9 +459,25 @@ def validated(message: Routers) -> dict[str, Router]:
         except InvalidConfig as invalid:
             faults += invalid.faults
     faults += [f"{name}: {text}" for name, text in clashes(routers.values())]
+    if fenced:
+        faults += unfenceable(routers)
     if faults:
         raise InvalidConfig(faults)
     return routers
+
+
+def unfenceable(routers: Mapping[str, Router]) -> list[str]:
+    """What the fence has no room or no clock for."""
+    found = []
+    if len(routers) > LEASES:
+        found.append(f"{len(routers)} virtual routers: at most {LEASES}")
+    if len({router.interface for router in routers.values()}) > PARENTS:
+        found.append(f"virtual routers on more than {PARENTS} interfaces")
+    tick = jiffy()
+    for name, router in routers.items():
+        if fault := too_short(LEASE * router.interval, tick):
+            found.append(f"{name}: {fault}")
+    return found
 
 
 def read_settings(path: Path) -> Routers:
@@ -433,6 +516,8 @@ def _options(argv: list[str] | None) -> Options:
     parser.add_argument("--control", type=Path, default=PATH, help="the socket for clients")
     parser.add_argument("--state", type=Path, default=STATE, help="what outlives a reboot")
     parser.add_argument("--runtime", type=Path, default=RUNTIME, help="what does not")
+    parser.add_argument("--pins", type=Path, default=PINS, help="the daemon's; for the fence")
+    parser.add_argument("--unfenced", action="store_const", const=None, dest="pins")
     parser.add_argument("--priority", type=int, default=PRIORITY, help="of SCHED_FIFO")
     return Options(**vars(parser.parse_args(argv)))
 

@@ -24,16 +24,20 @@ from lbctl.vrrp.chores import (
     AnyChore,
     Call,
     Failed,
+    Fenced,
     Found,
     Log,
+    PutUp,
     Rules,
     Save,
+    TakeDown,
     Watch,
     decode,
     encode,
 )
 from lbctl.vrrp.netlink import Netlink
 
+FENCE_SECONDS = 300.0  # compiling, on a slow machine
 OUTPUT = 200  # characters of a script's output that become evidence
 
 
@@ -64,6 +68,7 @@ class Watcher:
         self._link = link
         self._calls: asyncio.Queue[Call] = asyncio.Queue()
         self._watched: dict[TrackerSettings, asyncio.Task[None]] = {}
+        self._fencing: asyncio.Task[None] | None = None
 
     async def run(self) -> None:
         """Until the other side is gone."""
@@ -89,7 +94,11 @@ class Watcher:
                 await self._apply(chore.text)
             case Save():
                 await self._save(Path(chore.path), chore.text)
-            case Found() | Failed():
+            case PutUp():
+                self._fencing = asyncio.create_task(self._put_up(chore))
+            case TakeDown(interfaces):
+                await _run(_fence("--off", *interfaces), "", FENCE_SECONDS)
+            case Found() | Failed() | Fenced():
                 pass  # these go the other way
             case _:
                 assert_never(chore)
@@ -132,8 +141,18 @@ class Watcher:
         except OSError as error:
             await self._tell(Failed(f"{path}: cannot save what is to run: {error.strerror}"))
 
+    async def _put_up(self, chore: PutUp) -> None:
+        """Beside everything else: compiling takes seconds."""
+        code, output = await _run(_fence(chore.pins, *chore.interfaces), "", FENCE_SECONDS)
+        trouble = "" if code == 0 else output.strip()[-OUTPUT:] or _ending(code, output)
+        await self._tell(Fenced(chore.interfaces, trouble))
+
     async def _tell(self, chore: AnyChore) -> None:
         await asyncio.get_running_loop().sock_sendall(self._link, encode(chore))
+
+
+def _fence(*words: str) -> tuple[str, ...]:
+    return (sys.executable, "-m", "lbctl.ha.loader", *words)
 
 
 async def _run_script(tracker: TrackerSettings) -> tuple[bool, str]:

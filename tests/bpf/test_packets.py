@@ -32,7 +32,6 @@ pytestmark = pytest.mark.kernel
 
 WEB, DNS, RR = "192.0.2.10:80/tcp", "192.0.2.10:53/udp", "192.0.2.11:80/tcp"
 SHARED, EMPTY = "192.0.2.12:80/tcp", "192.0.2.13:80/tcp"
-VRID_MAC = "00:00:5e:00:01:07"
 
 
 def service(scheduler: str, *endpoints: str) -> VirtualService:
@@ -56,7 +55,6 @@ def gateway(shared_pins: Path) -> Iterator[PacketGateway]:
     settings = Gateway("front", ("back",), direct=(ip_network("203.0.113.0/24"),))
     gateway = PacketGateway(settings, shared_pins)
     assert not converge(gateway.plane, TABLE).refused
-    gateway.plane._maps.gateway.port[0].vrids4[0] |= 1 << 7
     yield gateway
     gateway.close()
 
@@ -178,11 +176,6 @@ CASES = [
         "udp, empty",
         client() / UDP(sport=40000, dport=53),
         to_server(12) / UDP(sport=40000, dport=5353),
-    ),
-    forward(
-        "a virtual router's mac that is ours",
-        client(mac=VRID_MAC) / tcp(),
-        to_server(11) / at(tcp(), 8080),
     ),
     forward(
         "ethernet padding stays",

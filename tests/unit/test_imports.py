@@ -77,6 +77,7 @@ LAYERS: dict[str, set[str]] = {
         "lbctl.gslb.sockets",
         "lbctl.gslb.worker",
         "lbctl.health.files",  # what probes read
+        "lbctl.ha.*",  # the fence's maps, programs and hooks
         "lbctl.health.privileges",  # capabilities
         "lbctl.health.probes.*",  # sockets of probes
         "lbctl.health.reactor",  # epoll and the probe worker's clock

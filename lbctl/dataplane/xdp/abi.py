@@ -14,7 +14,7 @@ from typing import ClassVar
 
 from lbctl.model import Address
 
-ABI = 4
+ABI = 5
 PORTS = 8
 PORT_PLACES = 64
 LISTENS = 2048
@@ -79,8 +79,11 @@ VERDICTS = (
     "drop_return_full",
     "drop_broken",
     "drop_unknown",
+    "drop_fenced",
 )
 VERDICT_ROOM = 64
+ROUTERS = 64  # virtual routers; number 0 is nobody
+FENCE_KEYS = 4096
 
 
 class SchedulerCode(IntEnum):
@@ -126,15 +129,6 @@ class Addr(Structure):
     _fields_: ClassVar[Sequence[Field]] = [("w", c_uint32 * 4)]
 
 
-class Port(Structure):
-    vrids4: Array[c_uint8]
-    vrids6: Array[c_uint8]
-    _fields_: ClassVar[Sequence[Field]] = [
-        ("vrids4", c_uint8 * 32),
-        ("vrids6", c_uint8 * 32),
-    ]
-
-
 class Gateway(Structure):
     key: Array[c_uint64]
     ifindex: Array[c_uint32]
@@ -148,7 +142,6 @@ class Gateway(Structure):
     port_multiplier: int
     pad: int
     device: Array[c_uint32]
-    port: Array[Port]
     _fields_: ClassVar[Sequence[Field]] = [
         ("key", c_uint64 * 4),
         ("ifindex", c_uint32 * PORTS),
@@ -162,7 +155,6 @@ class Gateway(Structure):
         ("port_multiplier", c_uint32),
         ("pad", c_uint32),
         ("device", c_uint32 * PORTS),
-        ("port", Port * PORTS),
     ]
 
 
@@ -367,6 +359,43 @@ WANTED_CHECK = 0  # a family that is none: a server is meant, and `ifindex` is i
 
 
 class Wanted(Structure):
+    addr: Addr
+    ifindex: int
+    family: int
+    _fields_: ClassVar[Sequence[Field]] = [
+        ("addr", Addr),
+        ("ifindex", c_uint32),
+        ("family", c_uint32),
+    ]
+
+
+class FencePort(Structure):
+    ifindex: int
+    pad: int
+    router4: Array[c_uint8]
+    router6: Array[c_uint8]
+    _fields_: ClassVar[Sequence[Field]] = [
+        ("ifindex", c_uint32),
+        ("pad", c_uint32),
+        ("router4", c_uint8 * 256),
+        ("router6", c_uint8 * 256),
+    ]
+
+
+class Fence(Structure):
+    now: int
+    clear_until: int
+    until: Array[c_uint64]
+    port: Array[FencePort]
+    _fields_: ClassVar[Sequence[Field]] = [
+        ("now", c_uint64),
+        ("clear_until", c_uint64),
+        ("until", c_uint64 * ROUTERS),
+        ("port", FencePort * PORTS),
+    ]
+
+
+class FenceKey(Structure):
     addr: Addr
     ifindex: int
     family: int

@@ -41,6 +41,13 @@ class MapType(IntEnum):
     RINGBUF = 27
 
 
+class ProgramKind(IntEnum):
+    """BPF_PROG_TYPE_*."""
+
+    CLASSIFIER = 3  # SCHED_CLS: a filter of a clsact hook
+    XDP = 6
+
+
 class MapFlag(IntFlag):
     NONE = 0
     NO_PREALLOC = 1
@@ -156,32 +163,33 @@ def map_memory(map_: Descriptor, size: int, offset: int = 0) -> mmap.mmap:
     return mmap.mmap(map_.fd, pages, offset=offset)
 
 
-_XDP = 6  # the type of program
 _LICENCE = b"GPL\0"
 _LOG_SIZE = 1 << 24
 
 
-def load_xdp(code: bytes, name: str) -> Descriptor:
+def load(code: bytes, name: str, kind: ProgramKind) -> Descriptor:
     """A program from its instructions. Raises OSError: why_not() says more."""
-    return Descriptor(_load(code, name, None))
+    return Descriptor(_load(code, name, kind, None))
 
 
-def why_not(code: bytes, name: str) -> str:
+def why_not(code: bytes, name: str, kind: ProgramKind) -> str:
     """What the verifier says about a program that it refuses."""
     log = ctypes.create_string_buffer(_LOG_SIZE)
     try:
-        os.close(_load(code, name, log))
+        os.close(_load(code, name, kind, log))
     except OSError:
         return log.value.decode(errors="replace")
     return ""
 
 
-def _load(code: bytes, name: str, log: ctypes.Array[ctypes.c_char] | None) -> int:
+def _load(
+    code: bytes, name: str, kind: ProgramKind, log: ctypes.Array[ctypes.c_char] | None
+) -> int:
     instructions = ctypes.create_string_buffer(code, len(code))
     licence = ctypes.create_string_buffer(_LICENCE)
     attr = struct.pack(
         "=IIQQIIQII16sII",
-        _XDP,
+        kind,
         len(code) // 8,
         _address(instructions),
         _address(licence),
@@ -208,10 +216,20 @@ class Run:
 
 def run_program(program: Descriptor, data: bytes, *, repeat: int = 1, ifindex: int = 0) -> Run:
     """Run an XDP program on `data`. ifindex: the interface it seems to come in on."""
+    context = struct.pack("=IIIIII", 0, len(data), 0, ifindex, 0, 0) if ifindex else b""
+    return run_with(program, data, context, repeat)
+
+
+def run_classifier(program: Descriptor, data: bytes, ifindex: int) -> Run:
+    """Run a program of a clsact hook on a frame. ifindex: the hook's interface."""
+    return run_with(program, data, struct.pack("=40xI", ifindex))  # of struct __sk_buff
+
+
+def run_with(program: Descriptor, data: bytes, given: bytes = b"", repeat: int = 1) -> Run:
+    """given: the program's context, as far as it matters."""
     source = ctypes.create_string_buffer(data, len(data))
     target = ctypes.create_string_buffer(len(data) + 256)
-    context = ctypes.create_string_buffer(struct.pack("=IIIIII", 0, len(data), 0, ifindex, 0, 0))
-    size = 24 if ifindex else 0
+    context, size = ctypes.create_string_buffer(given), len(given)
     attr = ctypes.create_string_buffer(
         struct.pack(
             "=IIIIQQIIIIQQ",

@@ -16,7 +16,7 @@ from errno import ENOLINK
 from pathlib import Path
 
 from lbctl.dataplane.xdp import abi, bpf, compiler
-from lbctl.dataplane.xdp.bpf import Descriptor
+from lbctl.dataplane.xdp.bpf import Descriptor, ProgramKind
 from lbctl.dataplane.xdp.maps import Maps
 from lbctl.dataplane.xdp.shape import Feature, Shape, flatten, source_directory
 from lbctl.errors import DataPlaneError
@@ -85,11 +85,22 @@ def compile_program(
     flags = [f"-D{feature}" for feature in sorted(shape.features)]
     flags.append(f"-DLB_CPUS={bpf.value_size(maps['cpu_blocks']) // sizeof(abi.CpuBlock)}")
     flags.append(f"-DLB_FLOW_SETS={bpf.value_size(maps['flows']) // sizeof(abi.FlowSet)}")
+    return compiled(text, function, ProgramKind.XDP, maps, flags)
+
+
+def compiled(
+    text: str,
+    function: str,
+    kind: ProgramKind,
+    maps: Mapping[str, Descriptor],
+    flags: Sequence[str] = (),
+) -> Descriptor:
+    """A program of any kind, loaded. Raises DataPlaneError."""
     code = compiler.linked(compiler.bytecode(text, function, maps, flags), maps)
     try:
-        return bpf.load_xdp(code, function)
+        return bpf.load(code, function, kind)
     except OSError as error:
-        log = bpf.why_not(code, function)
+        log = bpf.why_not(code, function, kind)
         sys.stderr.write(log)
         last = [line for line in log.splitlines() if not line.startswith("processed")][-1:]
         raise DataPlaneError(

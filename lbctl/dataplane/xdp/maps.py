@@ -36,6 +36,12 @@ _MMAPPED: dict[str, tuple[type[Structure], int]] = {
     "meta": (abi.Meta, 1),
 }
 
+# The fence's, which it and the packet program read, and the VRRP process writes.
+FENCE = (
+    MapSpec("leases", MapType.ARRAY, sizeof(abi.Fence), 1, flags=MapFlag.MMAPABLE),
+    MapSpec("fence_keys", MapType.HASH, 4, abi.FENCE_KEYS, key_size=sizeof(abi.FenceKey)),
+)
+
 
 def specs(flow_sets: int) -> list[MapSpec]:
     """Every map. flow_sets: a power of two."""
@@ -54,6 +60,7 @@ def specs(flow_sets: int) -> list[MapSpec]:
         MapSpec("direct4", MapType.LPM_TRIE, 4, 1024, key_size=8, flags=MapFlag.NO_PREALLOC),
         MapSpec("direct6", MapType.LPM_TRIE, 4, 1024, key_size=20, flags=MapFlag.NO_PREALLOC),
         MapSpec("wanted", MapType.RINGBUF, 0, 65536, key_size=0),
+        *FENCE,
     ]
 
 
@@ -69,16 +76,22 @@ def create(directory: Path, flow_sets: int) -> int:
     Maps that are there keep what they hold: that is how a gateway's state outlives the
     processes that wrote it.
     """
-    made = 0
-    for spec in specs(flow_sets):
-        path = directory / spec.name
-        if path.exists():
-            continue
-        descriptor = bpf.create_map(spec)
+    return sum(create_one(directory, spec) for spec in specs(flow_sets))
+
+
+def create_one(directory: Path, spec: MapSpec) -> bool:
+    """Whether it was not there yet."""
+    path = directory / spec.name
+    if path.exists():
+        return False
+    descriptor = bpf.create_map(spec)
+    try:
         descriptor.pin(path)
+    except FileExistsError:  # another process was quicker
+        return False
+    finally:
         descriptor.close()
-        made += 1
-    return made
+    return True
 
 
 class Maps:

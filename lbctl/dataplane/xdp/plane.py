@@ -8,6 +8,7 @@ import secrets
 import select
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from ctypes import sizeof
 from pathlib import Path
 from socket import IPPROTO_UDP
 from typing import assert_never
@@ -68,14 +69,18 @@ class XdpPlane:
 
     name = "xdp"
 
-    def __init__(self, gateway: Gateway, pins: Path, netlink: Netlink) -> None:
-        """Open what is pinned, or make the maps. Raises DataPlaneError, NotPermitted."""
+    def __init__(
+        self, gateway: Gateway, pins: Path, netlink: Netlink, fenced: bool = False
+    ) -> None:
+        """Open what is pinned, or make the maps. fenced: virtual routers run here. Raises
+        DataPlaneError, NotPermitted."""
         nic.check_privilege()
         nic.check_forwarding(gateway.interfaces)
         nic.ensure_bpffs(pins)
         self.writes: Counter[str] = Counter()
         self._netlink = netlink
         self._gateway = gateway
+        self._fenced = fenced
         self._hops = NextHops(netlink, gateway.interfaces)
         wires = nic.wires(self._hops.ports, netlink.links())
         for wire in wires:
@@ -488,6 +493,8 @@ class XdpPlane:
             found |= features_of(self._registry.header(number))
         if any(self._maps.servers[n].flags for _, _, n in self._registry.servers()):
             found.add(Feature.FLOWS)
+        if self._fenced or any(bpf.keys(self._maps.fds["fence_keys"], sizeof(abi.FenceKey))):
+            found.add(Feature.FENCE)
         if any(listen.address.version == 6 for listen in self._registry.listens):
             found.add(Feature.IPV6)
         return found

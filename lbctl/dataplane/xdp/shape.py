@@ -24,6 +24,7 @@ class Feature(StrEnum):
     DIRECT = "LB_DIRECT"
     IPV6 = "LB_IPV6"
     VLAN = "LB_VLAN"
+    FENCE = "LB_FENCE"
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from lbctl.lab import Host, Process, eventually
+from lbctl.lab import GatewayHost, Host, Process, eventually
 
 INTERFACE = "front"
 
@@ -119,6 +119,11 @@ class Lbctl(Running):
     def control(self) -> Path:
         return self.home / "vrrp.sock"
 
+    @property
+    def pins(self) -> Path:
+        assert isinstance(self.host, GatewayHost)
+        return self.host.pins
+
     def write(self, *specs: Spec) -> None:
         """The settings file; routers are web, web2, ..."""
         self.home.mkdir(parents=True, exist_ok=True)
@@ -153,6 +158,7 @@ class Lbctl(Running):
                 *("--control", str(self.control)),
                 *("--state", str(self.home / "state")),
                 *("--runtime", str(self.home / "run")),
+                *("--pins", str(self.pins)),
             ],
             "vrrp.log",
         )

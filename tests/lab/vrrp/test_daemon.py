@@ -39,7 +39,8 @@ class Idle(Lbctl):
 
     def begin(self) -> None:
         self.home.mkdir(parents=True, exist_ok=True)
-        places = ("--state", str(self.home / "state"), "--runtime", str(self.home / "run"))
+        places = ["--state", str(self.home / "state"), "--runtime", str(self.home / "run")]
+        places += ["--pins", str(self.pins)]
         argv = [sys.executable, "-m", "lbctl.cli.main", "vrrp", "--control", str(self.control)]
         self._run([*argv, *places], "vrrp.log")
 
