@@ -767,6 +767,7 @@ class Gateway:
     probe: tuple[Interface, ...] = ()
     api: ApiListener | None = None  # for other machines
     replication: Replication | None = None
+    flow_key: str = ""  # what hashes flows to slots: a pair's secret; "": a random one
 
     @property
     def interfaces(self) -> tuple[str, ...]:

@@ -126,6 +126,7 @@ def _gateway(section: GatewaySection) -> Gateway:
         probe=tuple(section.probe),
         api=listener(section.api),
         replication=replication(section.replication),
+        flow_key=section.flow_key,
     )
 
 

@@ -102,6 +102,8 @@ class GatewaySection(Section):
     """The API for other machines, over mutual TLS; none: this machine alone may ask."""
     replication: ReplicationSection | None = None
     """The line to the other gateway of a pair, over which connections survive a failover."""
+    flow_key: Annotated[str, Field(min_length=16, max_length=256)] = ""
+    """A secret by which both gateways of a pair send a flow to the same server."""
 
 
 # --- checks -----------------------------------------------------------------------------

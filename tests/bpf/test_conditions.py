@@ -12,7 +12,7 @@ import pytest
 from lbctl.dataplane.converge import converge
 from lbctl.dataplane.xdp import abi, bpf, compiler, nic
 from lbctl.dataplane.xdp.headers import VARIABLE, find_headers
-from lbctl.dataplane.xdp.plane import XdpPlane
+from lbctl.dataplane.xdp.plane import XdpPlane, _key_of
 from lbctl.errors import DataPlaneError
 from lbctl.lab.waiting import eventually
 from lbctl.model import Destination, Endpoint, Gateway, Listen, Scheduler, Table, VirtualService
@@ -70,6 +70,19 @@ def test_what_is_not_as_configured_is_remarked(pins: Path, netlink: Netlink) -> 
     larger = Gateway("front", ("back", "slow"), flow_cache=10240)
     with closing(XdpPlane(larger, pins, netlink)) as plane:
         assert [said.partition(" ")[0] for said in plane.remarks()] == ["slow:", "flow_cache:"]
+
+
+def test_a_pairs_secret_makes_one_key_and_is_not_changed_under_flows(
+    pins: Path, netlink: Netlink
+) -> None:
+    secret, other = (Gateway("front", ("back",), flow_key=letter * 16) for letter in "ab")
+    with closing(XdpPlane(secret, pins, netlink)) as plane:
+        key = [*plane._maps.gateway.key]
+        assert key == _key_of("a" * 16)
+        assert plane.remarks() == []
+    with closing(XdpPlane(other, pins, netlink)) as plane:
+        assert [*plane._maps.gateway.key] == key
+        assert [said.partition(":")[0] for said in plane.remarks()] == ["flow_key"]
 
 
 def test_lro() -> None:

@@ -4,8 +4,10 @@ Order is what keeps it hitless: a server's record is whole before a ring names i
 is whole before packets find its listen, and a server dies only when no ring names it.
 """
 
+import hashlib
 import secrets
 import select
+import struct
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from ctypes import sizeof
@@ -321,6 +323,12 @@ class XdpPlane:
             for link in self._hops.ports
             if self._gateway.xdp_mode is XdpMode.AUTO and self._generic(link.name)
         ]
+        if (key := _key_of(self._gateway.flow_key)) and [*self._maps.gateway.key] != key:
+            found.append(
+                "flow_key: another one has been in use since the maps were made, and the peer "
+                f"sends flows elsewhere: stop lbctl, `rm -r {self._maps.directory}`, start it "
+                "(connections are cut once)"
+            )
         sets, wanted = self._maps.gateway.flow_mask + 1, _flow_sets(self._gateway.flow_cache)
         if sets != wanted:
             found.append(
@@ -505,7 +513,8 @@ class XdpPlane:
         """Interfaces, own addresses and clock: written only where they differ."""
         fresh = abi.Gateway.from_buffer_copy(self._maps.gateway)
         if not any(fresh.key):
-            fresh.key[:] = [secrets.randbits(64) for _ in fresh.key]
+            random = [secrets.randbits(64) for _ in fresh.key]
+            fresh.key[:] = [*(_key_of(self._gateway.flow_key) or random)]
             fresh.flow_mask = _flow_sets(self._gateway.flow_cache) - 1
         fresh.tick_shift = self._clock.shift
         fresh.timeout[:] = [*self._clock.timeouts()]
@@ -590,6 +599,11 @@ class _Batch:
         self.settle.discard(number)
         self.services.pop(number, None)
         self.dying = {(n, endpoint) for n, endpoint in self.dying if n != number}
+
+
+def _key_of(secret: str) -> list[int]:
+    """The flow hash's four words; empty without a secret."""
+    return [*struct.unpack("<4Q", hashlib.sha256(secret.encode()).digest())] if secret else []
 
 
 def _flow_sets(flows: int) -> int:

@@ -328,6 +328,7 @@ def configs(draw) -> Config:
         tuple(beside),
         draw(api_listeners),
         draw(replications),
+        draw(st.sampled_from(["", "a secret of the pair"])),
     )
     found = {name: one for name, one in drawn.items() if one is not None}
     return Config(gateway, found, draw(routers(gateway.front, tuple(found))))
