@@ -5,7 +5,7 @@ from pathlib import Path
 
 from lbctl.dataplane.capabilities import choose
 from lbctl.dataplane.ipvs.intent import IntentFile
-from lbctl.dataplane.ipvs.plane import IpvsPlane
+from lbctl.dataplane.ipvs.plane import IpvsPlane, SyncPlace
 from lbctl.dataplane.port import DataPlane, RemoveService, VipAddresses
 from lbctl.dataplane.vips import InterfaceVips
 from lbctl.dataplane.xdp.plane import XdpPlane
@@ -88,5 +88,13 @@ def _open(
     datapath: Datapath, config: Config, pins: Path, intent: Path, netlink: Netlink
 ) -> DataPlane:
     if datapath is Datapath.IPVS:
-        return IpvsPlane(intent, pair=bool(config.routers))
+        return IpvsPlane(intent, pair=bool(config.routers), sync=sync_place(config))
     return XdpPlane(config.gateway, pins, netlink, fenced=bool(config.routers))
+
+
+def sync_place(config: Config) -> SyncPlace | None:
+    """Where a pair's gateways tell each other of connections: behind, where servers are, if a
+    virtual router is there, else beside the first one."""
+    routers = [*config.routers.values()]
+    behind = [one for one in routers if one.interface in config.gateway.back]
+    return next((SyncPlace(one.interface, one.vrid) for one in behind + routers), None)

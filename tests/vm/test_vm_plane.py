@@ -14,7 +14,7 @@ from lbctl.dataplane.ipvs.codec import Command, SyncDaemon, SyncRole, Timeouts
 from lbctl.dataplane.ipvs.genl import CONTROL, message
 from lbctl.dataplane.ipvs.netlink import open_ipvs
 from lbctl.dataplane.ipvs.operation import request_of
-from lbctl.dataplane.ipvs.plane import IpvsPlane
+from lbctl.dataplane.ipvs.plane import IpvsPlane, SyncPlace
 from lbctl.dataplane.port import AddServer, AddService, RemoveServer, RemoveService, SetServer
 from lbctl.model import (
     Destination,
@@ -286,6 +286,14 @@ def test_the_sync_daemon_runs_in_both_roles_at_once(plane):
         plane.start_sync(SyncDaemon(SyncRole.BACKUP, "d0", 7))
         plane.stop_sync(SyncRole.BACKUP)
     assert plane.sync_daemons() == []
+
+
+def test_a_pair_whose_sync_daemon_cannot_run_says_so(own_namespace, intent):
+    plane = IpvsPlane(intent, pair=True, sync=SyncPlace("nowhere", 7))
+    (remark,) = plane.remarks()
+    assert "not told to the peer: " in remark
+    assert "start the sync master on nowhere" in remark
+    plane.close()
 
 
 def test_a_service_keeps_its_servers_when_its_scheduler_changes(plane):

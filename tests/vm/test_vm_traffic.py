@@ -18,8 +18,8 @@ from pathlib import Path
 import pytest
 
 from lbctl.dataplane.converge import converge
-from lbctl.dataplane.ipvs.codec import SyncDaemon, SyncRole
-from lbctl.dataplane.ipvs.plane import IpvsPlane
+from lbctl.dataplane.ipvs.codec import SyncRole
+from lbctl.dataplane.ipvs.plane import IpvsPlane, SyncPlace
 from lbctl.lab.waiting import eventually
 from lbctl.model import (
     Destination,
@@ -316,19 +316,18 @@ def test_a_full_server_takes_no_more(site, tmp_path):
 
 
 def test_a_peers_connections_are_known_here_and_go_on_here(site, tmp_path):
-    """The sync daemon, both ways at once: g1's connection goes on through g2."""
+    """The sync daemon of a pair, both ways at once: g1's connection goes on through g2."""
     site.prepare(Mode.NAT, Family.IPV4)
     with site.g1.inside():
-        first = IpvsPlane(tmp_path / "first.json", pair=True)
+        first = IpvsPlane(tmp_path / "first.json", pair=True, sync=SyncPlace("back", 7))
         balanced = Balanced(site, first, Mode.NAT, Family.IPV4)
         balanced.serve(1, 1)
-        for role in SyncRole:
-            first.start_sync(SyncDaemon(role, "back", 7))
+        assert {one.role for one in first.sync_daemons()} == {*SyncRole}
     with site.g2.inside():
-        second = IpvsPlane(tmp_path / "second.json", pair=True)
+        second = IpvsPlane(tmp_path / "second.json", pair=True, sync=SyncPlace("back", 7))
         converge(second, balanced.table(1, 1))
-        for role in SyncRole:
-            second.start_sync(SyncDaemon(role, "back", 7))
+        second.tend()  # what runs is left as it is
+        assert second.remarks() == []
     near, far, *_ = balanced.connect()
     for _ in range(5):
         echo(near, far)

@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
+from typing import NamedTuple
 
 from lbctl.dataplane.ipvs import nft
 from lbctl.dataplane.ipvs.codec import (
@@ -69,19 +70,29 @@ WRITES = {
 }
 
 
+class SyncPlace(NamedTuple):
+    """id: only gateways with the same one hear each other."""
+
+    interface: str
+    id: int
+
+
 class IpvsPlane:
     """IPVS in the network namespace of the thread that opens it.
 
     intent: the file that says which entries are ours. pair: a virtual router can bring us
-    a peer's connections. Opening raises Unsupported where the kernel has no IPVS and
-    NotPermitted where we may not use it.
+    a peer's connections. sync: where they are told to the peer, and the peer's are heard.
+    Opening raises Unsupported where the kernel has no IPVS and NotPermitted where we may
+    not use it.
     """
 
     name = "ipvs"
 
-    def __init__(self, intent: Path, pair: bool = False) -> None:
+    def __init__(self, intent: Path, pair: bool = False, sync: SyncPlace | None = None) -> None:
         self._intent = IntentFile(intent)
         self._pair = pair
+        self._sync = sync
+        self._unsynced = ""
         self._foreign = Table()
         self._routed: set[Family] = set()
         self._translated: frozenset[Frontend] = frozenset()
@@ -151,8 +162,18 @@ class IpvsPlane:
 
     def tend(self) -> None:
         """Keep the switches as they must be: whoever turns one back loses flows. One that
-        cannot be set shows in `switches()`."""
+        cannot be set shows in `switches()`. Keep the sync daemon at work, in both roles."""
         enforce(self._wanted())
+        if self._sync is not None:
+            try:
+                self._keep_sync(self._sync)
+            except DataPlaneError as error:
+                self._unsynced = f"connections are not told to the peer: {error}"
+            else:
+                self._unsynced = ""
+
+    def remarks(self) -> list[str]:
+        return [self._unsynced] if self._unsynced else []
 
     def close(self) -> None:
         self._netlink.close()
@@ -189,6 +210,13 @@ class IpvsPlane:
     def sync_daemons(self) -> list[SyncDaemon]:
         with explained("read the sync daemon"):
             return [sync_daemon(one) for one in self._netlink.dump(Command.GET_DAEMON)]
+
+    def _keep_sync(self, place: SyncPlace) -> None:
+        """A role that somebody else has started, wherever, is left to them."""
+        running = {one.role for one in self.sync_daemons()}
+        for role in SyncRole:
+            if role not in running:
+                self.start_sync(SyncDaemon(role, *place))
 
     def start_sync(self, daemon: SyncDaemon) -> None:
         attempt = f"start the sync {daemon.role} on {daemon.interface}"
