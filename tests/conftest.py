@@ -24,6 +24,8 @@ TOOLS = ("ip", "nsenter", "ethtool", "nginx", "curl", "wrk", "bpftool")
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     missing = _what_is_missing()
     for item in items:
+        if item.get_closest_marker("ipvs"):
+            continue  # the virtual machine's, in a group of its own (tests/vm/guest.py)
         if any(item.get_closest_marker(name) for name in SERIAL):
             # With `--dist loadgroup` one worker runs all of these, in order, while the
             # others run unit tests.
