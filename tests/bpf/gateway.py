@@ -65,10 +65,15 @@ def make_links(own: str = "198.51.100.1", servers: Iterable[int] = range(11, 19)
     """front and back, with their peers, and a client and servers as neighbours.
 
     own: the gateway's address on back. servers: last bytes of their addresses."""
-    lines = [
-        "link set lo up",
+    _ip(
         "link add front type veth peer name front-peer",
         "link add back type veth peer name back-peer",
+    )
+    for peer in ("front-peer", "back-peer"):
+        # Their stacks would report multicast groups to ours, seconds later: MLD (RFC 3810).
+        Path(f"/proc/sys/net/ipv6/conf/{peer}/disable_ipv6").write_text("1")
+    _ip(
+        "link set lo up",
         f"link set front address {FRONT_MAC}",
         f"link set back address {BACK_MAC}",
         # Without link-local addresses nobody solicits anything: only our packets are counted.
@@ -82,10 +87,13 @@ def make_links(own: str = "198.51.100.1", servers: Iterable[int] = range(11, 19)
         *(f"neighbour add 2001:db8:1::{n} lladdr {SERVER_MAC.format(n)} dev back" for n in servers),
         f"neighbour add {CLIENT} lladdr {CLIENT_MAC} dev front",
         *(f"neighbour add 198.51.100.{n} lladdr {SERVER_MAC.format(n)} dev back" for n in servers),
-    ]
-    subprocess.run(["ip", "-batch", "-"], input="\n".join(lines), text=True, check=True)
+    )
     Path("/proc/sys/net/ipv4/ip_forward").write_text("1")
     Path("/proc/sys/net/ipv6/conf/all/forwarding").write_text("1")
+
+
+def _ip(*lines: str) -> None:
+    subprocess.run(["ip", "-batch", "-"], input="\n".join(lines), text=True, check=True)
 
 
 @dataclass(frozen=True)
