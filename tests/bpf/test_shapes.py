@@ -27,6 +27,7 @@ SHAPES = [
     frozenset({F.IPV6}),
     frozenset({F.VLAN}),
     frozenset({F.DIRECT}),
+    frozenset({F.FENCE}),
 ]
 
 
