@@ -12,7 +12,7 @@ from lbctl.messages import Ask, HandOver, Standing
 from lbctl.vrrp.control import Client
 from tests.lab.vrrp.spaces import inside
 
-VIP, PORT = "192.0.2.10", 80
+VIP, PORT = "192.0.2.10", 7070  # a lab's servers have nginx at 80
 FILE = """
 apiVersion: lbctl/v1
 gateway: {front: front, back: back, datapath: xdp, flow_key: only for this very lab}
@@ -26,7 +26,7 @@ virtual_routers:
      priority: {lb1: 200, lb2: 100}}
 services:
   web:
-    listen: 192.0.2.10:80/tcp
+    listen: 192.0.2.10:7070/tcp
     scheduler: mh
     check: none
     servers: {app1: 198.51.100.11, app2: 198.51.100.12, app3: 198.51.100.13}

@@ -5,6 +5,7 @@ import signal
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -117,7 +118,7 @@ def test_what_it_left_in_the_kernel_goes_with_a_stop_in_peace(stand: Stand) -> N
 
 
 def test_without_a_compiler_it_runs_unfenced_and_says_so(
-    stand: Stand, monkeypatch: pytest.MonkeyPatch
+    stand: Stand, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     stand.one.start(HIGH)
     stand.expect(stand.one, "active")
@@ -125,6 +126,7 @@ def test_without_a_compiler_it_runs_unfenced_and_says_so(
     for pin in stand.one.pins.glob("fence_*"):
         pin.unlink()
     monkeypatch.setenv("BCC_KERNEL_SOURCE", "/nonexistent")
+    monkeypatch.setenv("LBCTL_PROGRAMS", str(tmp_path))  # nothing was compiled before
     stand.one.start(HIGH)
     standing = stand.expect(stand.one, "active", within=20)
     assert any("not fenced" in line and "no kernel headers" in line for line in standing.why)
