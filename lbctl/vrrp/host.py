@@ -133,6 +133,7 @@ class Host:
         for name in [name for name in routers if name not in there]:
             self.carry(self.node.add(name, routers[name], self._clock()))
             self._keep_pace()
+        now = self._clock()  # not before the routers that have just begun
         for name, running in list(self.node.routers.items()):
             slow = running.settings.interval < FAST and not real_time
             reason = "adverts faster than 100 ms need SCHED_FIFO, which is not granted"

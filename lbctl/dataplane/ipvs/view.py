@@ -1,7 +1,6 @@
 """What the kernel holds, ready for JSON: the words of `GET /v1/ipvs`. Pure."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import astuple
 from typing import Any
 
 from lbctl.dataplane.ipvs.codec import (
@@ -12,6 +11,7 @@ from lbctl.dataplane.ipvs.codec import (
     Timeouts,
     flag_names,
 )
+from lbctl.dataplane.port import Counters
 from lbctl.model import FirewallMark, Frontend
 
 Json = dict[str, Any]
@@ -46,10 +46,21 @@ def _service(entry: ServiceEntry, servers: Sequence[ServerEntry]) -> Json:
             "engine": persistence.engine,
         },
         "oneshot": service.oneshot,
-        "counters": astuple(entry.counters),
+        "counters": _numbers(entry.counters),
         "rates": entry.rates,
         "servers": [_server(one) for one in servers],
     }
+
+
+def _numbers(counters: Counters) -> tuple[int, ...]:
+    """In ipvsadm's order."""
+    return (
+        counters.connections,
+        counters.packets_in,
+        counters.packets_out,
+        counters.bytes_in,
+        counters.bytes_out,
+    )
 
 
 def _frontend(frontend: Frontend) -> Json:
@@ -80,7 +91,7 @@ def _server(entry: ServerEntry) -> Json:
         "active": entry.active,
         "inactive": entry.inactive,
         "persistent": entry.persistent,
-        "counters": astuple(entry.counters),
+        "counters": _numbers(entry.counters),
         "rates": entry.rates,
     }
 

@@ -71,7 +71,7 @@ class Stand:
 
     def has(self, speaker: Lbctl, routers: int) -> bool:
         """Whether it runs so many routers."""
-        return len(self.ask(speaker, Ask())) == routers
+        return sum(isinstance(one, Standing) for one in self.ask(speaker, Ask())) == routers
 
     def crash(self, speaker: Lbctl) -> None:
         for pid in speaker.kill():
