@@ -1,6 +1,7 @@
 """A gateway in a network namespace of its own, filled by the product's own data plane, and
 the programs that are measured on it, all behind one wrapper (wrapper.c)."""
 
+import ctypes
 import secrets
 import socket
 import struct
@@ -22,6 +23,7 @@ from lbctl.dataplane.xdp.loader import compile_program
 from lbctl.dataplane.xdp.maps import Maps, possible_cpus
 from lbctl.dataplane.xdp.plane import XdpPlane
 from lbctl.dataplane.xdp.shape import Feature, Shape, flatten, source_directory
+from lbctl.ha.fence import FOR_EVER
 from lbctl.model import Destination, Endpoint, Gateway, Listen, Scheduler, Table, VirtualService
 from lbctl.netlink import Netlink
 
@@ -151,8 +153,17 @@ class Stand:
         self._cache = FlowCache(self._maps, self._maps.gateway.flow_mask + 1)
         self._fresh = 0  # number of the next flow that no packet has had yet
         self.candidates: dict[str, int] = {}
+        self._hold_leases(pins)
         self._compile()
         self._fill_textbook()
+
+    @staticmethod
+    def _hold_leases(pins: Path) -> None:
+        """As the VRRP process of an Active leaves the fence: no lease is past."""
+        leases = bpf.pinned(pins / "leases")
+        memory = bpf.map_memory(leases, ctypes.sizeof(abi.Fence))
+        abi.Fence.from_buffer(memory).clear_until = FOR_EVER
+        leases.close()
 
     def _compile(self) -> None:
         self._add("nothing", self._wrapper.load_func("nothing", BPF.XDP).fd)
