@@ -18,19 +18,71 @@ from lbctl.gslb.worker import Report, Settings
 AGAIN = 1.0  # seconds from one start of a worker to the next, at least
 
 
-@dataclass(slots=True)
-class Tally:
-    """What all workers have answered. answers: by (name, site, reason)."""
+Key = tuple[str, str, str]  # of a counter: name, site, reason
 
-    answers: Counter[tuple[str, str, str]] = field(default_factory=Counter)
-    events: Counter[str] = field(default_factory=Counter)
-    restarts: int = 0
+
+@dataclass(slots=True)
+class Ledger:
+    """What one worker's library counted, by number: adding up names would cost more than
+    its queries can wait for, where both share a core. named: what the numbers stand for."""
+
+    named: dict[int, Key] = field(default_factory=dict)
+    moved: dict[int, int] = field(default_factory=dict)
 
     def take(self, report: Report) -> None:
+        """Raises KeyError for a number that was never named."""
+        for number, (label, reason) in report.named.items():
+            self.named[number] = _key(label, reason)
+        moved = self.moved
+        for number, count in report.counters():
+            moved[number] = moved.get(number, 0) + count
+
+    def empty(self) -> dict[Key, int]:
+        """What has moved since the last time."""
+        moved, self.moved = self.moved, {}
+        return {self.named[number]: count for number, count in moved.items()}
+
+
+@dataclass(slots=True)
+class Tally:
+    """What all workers have answered."""
+
+    events: Counter[str] = field(default_factory=Counter)
+    restarts: int = 0
+    _answers: Counter[Key] = field(default_factory=Counter)
+    _ledgers: list[Ledger] = field(default_factory=list)
+
+    @property
+    def answers(self) -> Counter[Key]:
+        for ledger in self._ledgers:
+            self._answers.update(ledger.empty())
+        return self._answers
+
+    def open(self) -> Ledger:
+        """For a worker that begins."""
+        self._ledgers.append(Ledger())
+        return self._ledgers[-1]
+
+    def close(self, ledger: Ledger) -> None:
+        """The worker has ended, or its numbers begin anew."""
+        self._answers.update(ledger.empty())
+        self._ledgers.remove(ledger)
+
+    def take(self, report: Report, ledger: Ledger) -> Ledger:
+        """Add a report; the ledger for the worker's next."""
+        if report.anew:
+            self.close(ledger)
+            ledger = self.open()
+        ledger.take(report)
         for label, reason, count in report.answers:
-            name, _, site = label.partition("\t")
-            self.answers[name, site, reason] += count
+            self._answers[_key(label, reason)] += count
         self.events.update(report.events)
+        return ledger
+
+
+def _key(label: str, reason: str) -> Key:
+    name, _, site = label.partition("\t")
+    return name, site, reason
 
 
 @asynccontextmanager
@@ -89,10 +141,13 @@ async def _once(
 
 async def _listen(reader: asyncio.StreamReader, tally: Tally) -> None:
     """Take a worker's reports until it ends."""
-    while True:
-        try:
+    ledger = tally.open()
+    try:
+        while True:
             (length,) = struct.unpack("!I", await reader.readexactly(4))
             message = await reader.readexactly(length)
-        except (asyncio.IncompleteReadError, ConnectionResetError):
-            return
-        tally.take(msgspec.msgpack.decode(message, type=Report))
+            ledger = tally.take(msgspec.msgpack.decode(message, type=Report), ledger)
+    except (asyncio.IncompleteReadError, ConnectionResetError):
+        return
+    finally:
+        tally.close(ledger)

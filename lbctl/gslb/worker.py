@@ -2,7 +2,8 @@
 
     python -m lbctl.gslb.worker DIRECTORY SETTINGS_FD REPORT_FD SOCKET_FD...
 
-It looks at the board before each batch, answers, and reports its counters in small parts.
+It looks at the board before each batch, answers, and reports its counters in numbers whose
+names it tells once: a report is in some query's way.
 It ends when its parent does (PR_SET_PDEATHSIG) or on SIGTERM.
 """
 
@@ -14,7 +15,8 @@ import socket
 import struct
 import sys
 import time
-from collections.abc import Sequence
+from array import array
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -29,8 +31,7 @@ from lbctl.gslb.responder import Responder
 from lbctl.gslb.rrl import RateLimit, Ruling, Window
 
 PR_SET_PDEATHSIG = 1
-PERIOD = 0.02  # seconds between reports
-PART = 128  # counters that one report takes from the library: a report must not be felt
+PERIOD = 1.0  # seconds between reports
 PATIENCE = 0.01  # seconds of batches without a look at the clock or the board
 
 
@@ -44,10 +45,25 @@ class Settings(msgspec.Struct, frozen=True):
 
 
 class Report(msgspec.Struct, frozen=True):
-    """What a worker did. answers: (name TAB site, reason, count)."""
+    """What a worker did since its last. answers: (name TAB site, reason, count), of what
+    Python answered. numbers, counts: the library's counters, as `Native.harvest` has them.
+    named: what (name TAB site, reason) a number stands for, where no report has said so;
+    anew: what they said is void."""
 
     answers: list[tuple[str, str, int]]
     events: dict[str, int]
+    numbers: bytes = b""
+    counts: bytes = b""
+    named: dict[int, tuple[str, str]] = {}
+    anew: bool = False
+
+    @property
+    def empty(self) -> bool:
+        return not (self.answers or self.events or self.numbers)
+
+    def counters(self) -> Iterator[tuple[int, int]]:
+        """(number, by how much it moved)."""
+        return zip(array("I", self.numbers), array("Q", self.counts), strict=True)
 
 
 class MeteredWindow(Window):
@@ -75,7 +91,8 @@ class Worker:
             self.responder.window = MeteredWindow(settings.limit, self.native)
         self._have = Numbers(0, 0, 0)
         self._answers: Answers | None = None
-        self._labels: dict[int, str] = {}  # of choices
+        self._named: set[int] = set()  # counters whose names the parent knows
+        self._anew = False
         self._next_report = 0.0
         self._second = -1
 
@@ -88,7 +105,8 @@ class Worker:
         try:
             answers = Answers(self.reader.open("answers", numbers.answers))
             if self.native is not None:
-                self._take_counts(self.native)
+                while self.report():  # the numbers of counters change
+                    pass
                 names_path, networks_path, answers_path = (
                     self.reader.path(part, number)
                     for part, number in zip(PARTS, numbers, strict=True)
@@ -109,7 +127,8 @@ class Worker:
         if self.native is not None:
             self.native.seen(self.reader.seen)
         self._answers = answers
-        self._labels.clear()
+        self._named.clear()
+        self._anew = True
         gc.collect()
         gc.freeze()  # a collection would walk every slot: milliseconds in some query's way
 
@@ -132,26 +151,32 @@ class Worker:
             self._next_report = now + PERIOD
             self.report()
 
-    def _take_counts(self, native: Native, most: int = 0) -> None:
-        """Add what the library counted to what Python did: all, or the next `most`."""
-        if self._answers is not None:
-            for choice, reason, count in native.harvest(most):
-                label = self._labels.get(choice)
-                if label is None:
-                    label = self._labels[choice] = self._answers.label(choice)
-                self.responder.count(label, REASONS[reason], count)
-            self.responder.events["limited"] += native.dropped
-
-    def report(self) -> None:
-        if self.native is not None:
-            self._take_counts(self.native, PART)
+    def _gather(self) -> Report:
+        """What was done since the last time."""
+        numbers = counts = b""
+        named: dict[int, tuple[str, str]] = {}
+        if self.native is not None and self._answers is not None:
+            numbers, counts = self.native.harvest()
+            for number in set(array("I", numbers)) - self._named:
+                choice, reason = divmod(number, 16)
+                named[number] = self._answers.label(choice), REASONS[reason]
+            self._named.update(named)
+            if dropped := self.native.dropped:
+                self.responder.events["limited"] += dropped
         counted, events = self.responder.harvest()
-        if not counted and not events:
-            return
-        lines = [(label, reason, count) for (label, reason), count in counted.items()]
-        message = msgspec.msgpack.encode(Report(lines, events))
-        # The parent reads in its own time; a stream, so that size does not matter.
+        answers = [(label, reason, count) for (label, reason), count in counted.items()]
+        return Report(answers, events, numbers, counts, named, self._anew)
+
+    def report(self) -> bool:
+        """Tell the parent, which reads in its own time; a stream, so that size does not
+        matter. Was there anything to tell?"""
+        report = self._gather()
+        if report.empty:
+            return False
+        self._anew = False
+        message = msgspec.msgpack.encode(report)
         self._report_to.sendall(struct.pack("!I", len(message)) + message)
+        return True
 
     def _serve(self, group: Datagrams, patience: float = 0.0) -> None:
         if self.native is None:

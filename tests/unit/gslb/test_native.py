@@ -13,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from lbctl.gslb.answers import REASONS, Answers
 from lbctl.gslb.native import (
     ASK,
     DROP,
@@ -25,6 +26,7 @@ from lbctl.gslb.native import (
     build_in,
 )
 from lbctl.gslb.rrl import RateLimit, Ruling, Window
+from lbctl.gslb.worker import Report
 from tests.unit.gslb.scene import MUTATIONS, Server, ecs, mutated, opt, query
 from tests.unit.gslb.test_responder import careful, queries
 
@@ -161,8 +163,6 @@ def test_what_is_over_the_limit_slips(library, tmp_path) -> None:
 
 
 def test_counts_are_by_name_site_and_reason(library, tmp_path) -> None:
-    from lbctl.gslb.answers import REASONS, Answers
-
     server = Server()
     native = Native(library, OPEN, SECRET)
     load(server, native, tmp_path)
@@ -170,11 +170,11 @@ def test_counts_are_by_name_site_and_reason(library, tmp_path) -> None:
         native.reply(query("geo.gslb.example"), b"\xc6\x13\0\1")
     answers = Answers(memoryview(server.compiler.answers(_fine())))
     found = {
-        (answers.label(choice), REASONS[reason]): count
-        for choice, reason, count in native.harvest()
+        (answers.label(number // 16), REASONS[number % 16]): count
+        for number, count in Report([], {}, *native.harvest()).counters()
     }
     assert found == {("geo.gslb.example.\tfrankfurt", "continent"): 3}
-    assert list(native.harvest()) == []
+    assert native.harvest() == (b"", b"")
     native.close()
 
 
