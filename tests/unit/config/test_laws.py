@@ -226,11 +226,17 @@ def may_go_through(check: Check, forwarding: Forwarding, listen: Frontend) -> bo
 
 
 @st.composite
-def services(draw, used: set, reach: set[Family]) -> Service | None:
+def services(draw, used: set, owners: dict, reach: set[Family]) -> Service | None:
+    """used: frontends of earlier ones. owners: of their addresses, one each."""
     family, forwarding = draw(st.sampled_from(Family)), draw(forwardings)
-    scheduler = draw(schedulers)
+    scheduler, owner = draw(schedulers), draw(st.sampled_from(VipOwner))
     listens = draw(st.lists(frontends(family), min_size=1, max_size=3, unique=True))
-    listens = tuple(listen for listen in listens if listen not in used)
+    listens = tuple(
+        one
+        for one in listens
+        if one not in used
+        and (not isinstance(one, Listen) or owners.setdefault(one.address, owner) is owner)
+    )
     if not listens:
         return None
     used.update(listens)
@@ -260,7 +266,7 @@ def services(draw, used: set, reach: set[Family]) -> Service | None:
             )
         ),
         draw(st.booleans()) if udp else False,
-        draw(st.sampled_from(VipOwner)),
+        owner,
         Drain(draw(durations(0, 604800)), draw(durations(0, 86400))),
         draw(st.sampled_from(LastResort))
         if sorry
@@ -311,7 +317,7 @@ def configs(draw) -> Config:
     used: set = set()
     beside = draw(st.lists(st.sampled_from(BESIDE), max_size=2, unique=True))
     reach = {family_of(one.ip) for one in beside}
-    drawn = draw(st.dictionaries(names, services(used, reach), max_size=3))
+    drawn = draw(st.dictionaries(names, services(used, {}, reach), max_size=3))
     gateway = Gateway(
         draw(interfaces),
         tuple(draw(st.lists(interfaces, max_size=2))),
