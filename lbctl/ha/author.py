@@ -55,6 +55,7 @@ class Author:
         self._flights: deque[Flight] = deque()
         self._copying = 0  # pending keys that the full copy still needs
         self._begin = True
+        self._unsaid = True  # no batch yet on this line, or of this copy
 
     def change(self, puts: Mapping[bytes, bytes], gone: Iterable[bytes], now: float) -> None:
         """The state is now another one. What did not change costs nothing."""
@@ -68,6 +69,7 @@ class Author:
 
     def start(self, held: Hello, now: float) -> None:
         """A new line, and what the peer holds: go on after that, or begin a full copy."""
+        self._unsaid = True
         if held.epoch != self.epoch or not self._rewind(held):
             self.copy(now)
 
@@ -77,7 +79,7 @@ class Author:
         self._sent, self._digest, self._seq = {}, 0, 0
         self._acked = (0, 0, False)
         self._flights.clear()
-        self._begin = True
+        self._begin = self._unsaid = True
         self.copies += 1
 
     def acknowledged(self, ack: Ack) -> list[float]:
@@ -97,8 +99,8 @@ class Author:
         if self._begin:
             self._begin, self._copying = False, len(self._pending)
             return Begin(self.epoch)
-        first = self._seq == 0  # also an empty state has to be known to be whole
-        if len(self._flights) >= WINDOW or not (self._pending or first):
+        # Also an empty state has to be known to be whole, and one that did not change.
+        if len(self._flights) >= WINDOW or not (self._pending or self._unsaid):
             return None
         return self._batch()
 
@@ -134,6 +136,7 @@ class Author:
                 self._note(key, fingerprint(key, value))
             size += len(key) + len(value or b"")
         self._seq += 1
+        self._unsaid = False
         whole = self._copying == 0
         self._flights.append(Flight(self._seq, tuple(before), since, self._digest, whole))
         return Batch(self.epoch, self._seq, tuple(puts), tuple(gone), self._digest, whole)

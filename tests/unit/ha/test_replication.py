@@ -96,6 +96,15 @@ def test_a_cut_line_goes_on_where_it_ended() -> None:
     assert line.author.copies == 1
 
 
+def test_after_a_cut_in_which_nothing_changed_the_replica_is_whole_again() -> None:
+    line = full(3)
+    line.cut()
+    assert not line.replica.whole
+    line.quiet()
+    assert line.replica.whole
+    assert line.author.copies == 1
+
+
 def test_an_hour_without_a_line_costs_each_key_once() -> None:
     line = full(10)
     line.replica.cut()
