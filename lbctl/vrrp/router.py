@@ -19,7 +19,7 @@ from collections import Counter
 from dataclasses import dataclass, replace
 
 from lbctl.messages import Role
-from lbctl.model import Address, ChecksumForm, Preempt, Router
+from lbctl.model import Address, ChecksumForm, Mac, Preempt, Router
 from lbctl.vrrp.effects import Announce, Change, Drop, Effect, Notice, Send, Take, Tell
 from lbctl.vrrp.packet import Advert
 from lbctl.vrrp.receive import Count, Heard
@@ -325,12 +325,18 @@ class VirtualRouter:
         if self.leaving:
             return [] if advert.priority == 0 else self._succeed(self.leaving, heard, now)
         if advert.priority == 0:
-            return self._prompt(now)
+            return self._remind(now)  # it was active too: hosts may know its MAC
         if self._outranked(heard):
             self._adopt(advert, now)
             reason = f"{heard.source} is active with priority {advert.priority}"
-            return self._fall(Role.BACKUP, reason, now)
+            return [*self._last_word(now), *self._fall(Role.BACKUP, reason, now)]
         return self._assert(heard, now)
+
+    def _last_word(self, now: float) -> list[Effect]:
+        """Who goes on may not have heard us, and hosts may have learnt our MAC: one more
+        advert makes it announce its own. A virtual MAC needs none of that, its adverts teach
+        the bridges; ours would teach them wrong."""
+        return self._send(self.priority, now) if self.settings.mac is Mac.OWN else []
 
     def _outranked(self, heard: Heard) -> bool:
         """Higher priority, or the same and the greater address (6.4.3)."""
@@ -349,8 +355,13 @@ class VirtualRouter:
             if self._contest_at is None:
                 effects.append(Tell(Notice.TWO_ACTIVES, self._contest(heard)))
             self._contest_at = now
-        if prompt := self._prompt(now):
-            effects += [*prompt, self._announce(now)]
+        return effects + self._remind(now)
+
+    def _remind(self, now: float) -> list[Effect]:
+        """Of who is active, as often as a prompt advert may be sent, and once more later."""
+        effects = self._prompt(now)
+        if effects:
+            effects.append(self._announce(now))
         healed = now + max(ANNOUNCE_HEALED, self.settings.interval)
         self._announce_at = min(healed, self._announce_at or healed)
         return effects

@@ -6,7 +6,7 @@ from ipaddress import ip_address
 import pytest
 
 from lbctl.messages import Role
-from lbctl.model import Address, ChecksumForm, Preempt, Router
+from lbctl.model import Address, ChecksumForm, Mac, Preempt, Router
 from lbctl.vrrp.effects import Change, Effect, Notice, Send, Tell
 from lbctl.vrrp.packet import Advert
 from lbctl.vrrp.receive import Count, Heard
@@ -216,7 +216,7 @@ def test_active_advertises_on_a_grid() -> None:
 @covers("9568 6.4.3-3")
 def test_active_answers_a_resignation() -> None:
     one = active()
-    assert kinds(one.receive(heard(0), 0.7)) == ["send 128"]
+    assert kinds(one.receive(heard(0), 0.7)) == ["send 128", "announce"]
     assert one.deadline == 1.7
 
 
@@ -225,6 +225,12 @@ def test_active_gives_way_to_a_higher_priority() -> None:
     one = active()
     assert kinds(one.receive(heard(129, LOW, interval=2.0), 0.5)) == ["drop", "backup"]
     assert one.deadline == 0.5 + 6.0 + 1.0
+
+
+def test_with_its_own_mac_it_says_so_before_it_gives_way() -> None:
+    """Who goes on may not have heard it yet, and hosts may have learnt its MAC."""
+    one = active(replace(SETTINGS, mac=Mac.OWN))
+    assert kinds(one.receive(heard(129, LOW), 0.5)) == ["send 128", "drop", "backup"]
 
 
 @covers("9568 6.4.3-5")
@@ -275,7 +281,7 @@ def test_the_last_advert_of_who_was_preempted_is_answered_at_once() -> None:
 
 
 def test_the_last_resignation_of_who_handed_over_is_answered_at_once() -> None:
-    assert kinds(active().receive(heard(0), 0.001)) == ["send 128"]
+    assert kinds(active().receive(heard(0), 0.001)) == ["send 128", "announce"]
 
 
 @covers("9568 7.1-8")
