@@ -6,7 +6,8 @@
 A server answers every line with its name. A caller holds LONG connections that ask every
 second or so, IDLE that ask only when they are opened and at the end, and opens
 RATE new ones a second, each for one question. It prints a line of
-JSON for every connection that broke, and on TERM one with what it counted. Times are
+JSON for every connection that broke, and on TERM one with what it counted. On USR1 all that
+are not idle ask at once, and a line tells when the last was answered or broke. Times are
 monotonic seconds, which all hosts of a lab share.
 """
 
@@ -44,12 +45,16 @@ async def serve(name: str, port: int) -> None:
 class Caller:
     def __init__(self, address: str, port: int, long: int, rate: float, idle: int = 0) -> None:
         self.to, self.long, self.rate, self.idle = (address, port), long, rate, idle
-        self.stopped = asyncio.Event()
+        self.stopped, self.bell = asyncio.Event(), asyncio.Event()
+        self.rounds = 0
+        self.held: set[socket.socket] = set()  # of those that ask
+        self.awaited: set[socket.socket] = set()  # of those, who have yet to ask in this round
         self.count = {"new": 0, "asked": 0, "long": 0, "open": 0}
 
     async def run(self) -> None:
         loop = asyncio.get_running_loop()
-        loop.add_signal_handler(signal.SIGTERM, self.stopped.set)
+        loop.add_signal_handler(signal.SIGTERM, self.stop)
+        loop.add_signal_handler(signal.SIGUSR1, self.ring)
         started = time.monotonic()
         tasks = set()
         for number in range(self.long + self.idle):
@@ -72,6 +77,24 @@ class Caller:
         await asyncio.gather(*tasks)
         print(json.dumps({"counted": self.count}), flush=True)
 
+    def stop(self) -> None:
+        self.stopped.set()
+        self.bell.set()
+
+    def ring(self) -> None:
+        """A round begins."""
+        self.rounds += 1
+        self.awaited = set(self.held)
+        bell, self.bell = self.bell, asyncio.Event()
+        bell.set()
+
+    def through(self, connection: socket.socket) -> None:
+        """It was answered, or broke; who is the last one says so."""
+        if connection in self.awaited:
+            self.awaited.remove(connection)
+            if not self.awaited:
+                print(json.dumps({"round": self.rounds}), flush=True)
+
     async def hold(self, idle: bool = False) -> None:
         """A connection for as long as there is time; the next one when it breaks."""
         while not self.stopped.is_set():
@@ -90,12 +113,22 @@ class Caller:
                     await asyncio.sleep(0.1)
 
     async def go_on(self, connection: socket.socket, server: str) -> None:
-        while not self.stopped.is_set():
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self.stopped.wait(), random.uniform(0.5, 2.5))
-            self.count["asked"] += 1
-            if (other := await self.ask(connection)) != server:
-                raise OSError(f"{other} answers instead of {server}")
+        self.held.add(connection)
+        asked = self.rounds
+        try:
+            while not self.stopped.is_set():
+                if asked == self.rounds:
+                    with suppress(TimeoutError):
+                        await asyncio.wait_for(self.bell.wait(), random.uniform(0.5, 2.5))
+                asked = self.rounds
+                self.count["asked"] += 1
+                if (other := await self.ask(connection)) != server:
+                    raise OSError(f"{other} answers instead of {server}")
+                if asked == self.rounds:
+                    self.through(connection)
+        finally:
+            self.held.discard(connection)
+            self.through(connection)
 
     async def sleep_on(self, connection: socket.socket, server: str) -> None:
         await self.stopped.wait()

@@ -1,9 +1,12 @@
 """Two whole gateways on the XDP data path that replicate, and hundreds of connections."""
 
 import json
+import os
 import signal
+import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,7 +14,7 @@ from typing import Any
 import trustme
 
 from lbctl.errors import Unreachable
-from lbctl.lab import GatewayHost, Lab, Process, eventually
+from lbctl.lab import GatewayHost, Lab, Process, eventually, kernel
 from lbctl.lab.kernel import NETNS, SWITCH, namespace
 from lbctl.messages import Ask, Standing
 from lbctl.vrrp.control import Client
@@ -20,9 +23,12 @@ from tests.lab.vrrp.spaces import inside
 
 TALK = Path(__file__).parents[1] / "talk.py"
 VIP, PORT = "192.0.2.10", 9000
-CROSSED, OTHER_PORT = "192.0.2.20", 9001  # of the second gateway, where both are Active
+CROSSED = "192.0.2.20"  # of the second gateway, where both are Active
 BACK = "198.51.100."
+VIRTUAL = {"front": (VIP, CROSSED), "back": (f"{BACK}1", f"{BACK}4")}
 NAMES = ("lb1", "lb2")
+LINE = 7400  # the port of replication
+LOOK = 0.05  # seconds between two looks of a daemon at what it is to tell its peer
 
 
 class Gateway:
@@ -42,9 +48,10 @@ class Gateway:
         self.running["daemon"] = self.host.daemon(*words)
 
     def start_vrrp(self) -> None:
-        places = ("--state", str(self.host.home / "vrrp"), "--runtime", str(self.host.home / "run"))
+        home = self.host.home
+        places = ("--state", home / "vrrp", "--runtime", home / "run", "--pins", self.host.pins)
         argv = [sys.executable, "-m", "lbctl.cli.main", "vrrp", "--control", self.control]
-        self.running["vrrp"] = self.host.start([*argv, *places], log="vrrp.log")
+        self.running["vrrp"] = self.host.start([*map(str, (*argv, *places))], log="vrrp.log")
 
     def crash(self) -> None:
         """As when the power goes: no packet, no process, no map, no address of ours."""
@@ -55,9 +62,24 @@ class Gateway:
         self.running.clear()
         for one in sorted(self.host.pins.rglob("*"), reverse=True):
             one.rmdir() if one.is_dir() else one.unlink()
-        for interface, vip in (("front", VIP), ("front", CROSSED), ("back", f"{BACK}1")):
-            self.host.run(["ip", "address", "del", f"{vip}/32", "dev", interface], check=False)
-            self.host.run(["ip", "address", "del", f"{vip}/24", "dev", interface], check=False)
+        for link in self._macvlans():
+            self.host.run(["ip", "link", "delete", link])
+        for interface, vips in VIRTUAL.items():
+            for address in (f"{vip}/{length}" for vip in vips for length in (24, 32)):
+                self.host.run(["ip", "address", "del", address, "dev", interface], check=False)
+            self.host.run(["tc", "qdisc", "del", "dev", interface, "clsact"], check=False)
+
+    def _macvlans(self) -> list[str]:
+        found = json.loads(self.host.run(["ip", "-j", "link", "show", "type", "macvlan"]).stdout)
+        return [one["ifname"] for one in found]
+
+    def kill(self, how: signal.Signals = signal.SIGKILL) -> None:
+        """All that is ours dies, or stands still, and the rest of the machine goes on."""
+        for one in self.host.processes():
+            os.kill(one.pid, how)
+        if how is signal.SIGKILL:
+            while self.running:
+                self.running.popitem()[1].wait()
 
     def come_back(self) -> None:
         self.plug(True)
@@ -74,6 +96,24 @@ class Gateway:
             link = self.pair.switch.link(f"{self.host.name}-{segment}")
             assert link is not None
             self.pair.switch.do(set_up(link.index, up))
+
+    def part(self, apart: bool) -> None:
+        """Nobody hears it any more, and its links stay up all the same."""
+        space = namespace(self.pair.lab.name, SWITCH)
+        for segment in ("front", "back"):
+            where = ["nomaster"] if apart else ["master", segment]
+            words = ["ip", "link", "set", f"{self.host.name}-{segment}", *where]
+            subprocess.run(kernel.inside(space, words), check=True)
+
+    def deafen(self, deaf: bool) -> None:
+        """It hears nothing of the other gateway."""
+        drop = "add rule inet deaf in"
+        rules = (
+            "add table inet deaf; add chain inet deaf in { type filter hook prerouting "
+            f"priority -300 ; }} ; {drop} meta l4proto vrrp drop; {drop} tcp sport {LINE} drop; "
+            f"{drop} tcp dport {LINE} drop"
+        )
+        self.host.run(["nft", rules if deaf else "delete table inet deaf"])
 
     # --- looking ------------------------------------------------------------------------
 
@@ -111,13 +151,25 @@ class Gateway:
         wanted = sorted(listens or [f"{VIP}:{PORT}/tcp"])
         eventually(lambda: self.peer()["own"] == wanted, 30)
 
-    def synced(self, listen: str = f"{VIP}:{PORT}/tcp") -> None:
-        """Until it holds all that the other one remembers."""
+    def told(self) -> None:
+        """Until the other one holds all that happened here before now."""
+        since = time.monotonic()
+
+        def reached() -> bool:
+            found, waited = self.peer(), time.monotonic() - since
+            assert found["connected"], f"{found}\n{self.log()}"
+            return bool(found["lag"] < waited - 2 * LOOK)
+
+        eventually(reached, 20)
+
+    def synced(self, *listens: str) -> None:
+        """Until it holds all that the other one remembers, who is their author."""
+        wanted = sorted(listens or [f"{VIP}:{PORT}/tcp"])
 
         def reached() -> bool:
             found = self.peer()
             assert found["synced"], f"{found}\n{self.log()}"
-            assert found["theirs"] == [listen], f"{found}\n{self.log()}"
+            assert found["theirs"] == wanted, f"{found}\n{self.log()}"
             assert found["same_table"], f"{found}\n{self.log()}"
             return True
 
@@ -125,14 +177,20 @@ class Gateway:
 
 
 class Pair:
-    """weights: of the servers in the file. more: settings of both gateways. crossed: each
-    gateway is Active for a service of its own."""
+    """weights: of the servers in the file. more: settings of both gateways. mac: of the
+    virtual routers. track: a service without which they are at fault."""
 
     def __init__(
-        self, lab: Lab, scheduler: str, home: Path, more: str = "", crossed: bool = False
+        self,
+        lab: Lab,
+        scheduler: str,
+        home: Path,
+        more: str = "",
+        mac: str = "own",
+        track: str = "",
     ) -> None:
         self.lab, self.scheduler, self.home, self.more = lab, scheduler, home, more
-        self.crossed = crossed
+        self.mac, self.track = mac, track
         self.weights = {host.name: 1 for host in lab.servers}
         self.switch = inside(NETNS / namespace(lab.name, SWITCH), Netlink)
         self.one, self.two = (Gateway(self, host) for host in lab.gateways)
@@ -148,55 +206,71 @@ class Pair:
         for name, mine, other in (("lb1", 2, 3), ("lb2", 3, 2)):
             peer = "lb2" if name == "lb1" else "lb1"
             lines.append(
-                f"  {name}: {{replication: {{listen: '{BACK}{mine}:7400', "
-                f"peer: '{BACK}{other}:7400', name: {peer}.example, "
+                f"  {name}: {{replication: {{listen: '{BACK}{mine}:{LINE}', "
+                f"peer: '{BACK}{other}:{LINE}', name: {peer}.example, "
                 f"certificate: {self.home}/{name}.pem, key: {self.home}/{name}.pem, "
                 f"ca: {self.home}/ca.pem}}}}"
             )
-        common = "interval: 100ms, mac: own, preempt: when-synced"
-        mine, other = "priority: {lb1: 200, lb2: 100}", "priority: {lb1: 100, lb2: 200}"
-        front, back = "interface: front, group: pair", "interface: back, group: pair"
-        lines += ["services:", *self._service("web", VIP, PORT)]
-        if self.crossed:
-            lines += self._service("shop", CROSSED, OTHER_PORT)
-        lines += [
-            "virtual_routers:",
-            f"  front: {{vrid: 7, addresses: {VIP}, {front}, {common}, {mine}}}",
-            f"  back: {{vrid: 8, addresses: {BACK}1, {back}, {common}, {mine}}}",
-        ]
-        if self.crossed:
-            where = f"vrid: 9, addresses: {CROSSED}, interface: front"
-            lines.append(f"  cross: {{{where}, {common}, {other}}}")
+        lines += ["services:", *self.services(), "virtual_routers:", *self.routers()]
         return "\n".join([*lines, ""])
 
-    def _service(self, name: str, vip: str, port: int) -> list[str]:
+    def routers(self) -> list[str]:
+        return [
+            self.router("front", 7, VIP, "front", "pair", first=200),
+            self.router("back", 8, f"{BACK}1", "back", "pair", first=200),
+        ]
+
+    def router(self, name: str, vrid: int, vip: str, interface: str, group: str, first: int) -> str:
+        """first: the priority at the first gateway, of 300 that they have together."""
+        where = f"vrid: {vrid}, addresses: {vip}, interface: {interface}, group: {group}"
+        how = f"interval: 100ms, mac: {self.mac}, preempt: when-synced"
+        if self.track:
+            how += f", track: [{{service: {self.track}}}]"
+        return f"  {name}: {{{where}, {how}, priority: {{lb1: {first}, lb2: {300 - first}}}}}"
+
+    def services(self) -> list[str]:
+        return self.service("web", f"{VIP}:{PORT}/tcp", PORT, self.weights)
+
+    def service(
+        self, name: str, listen: str, port: int | None, weights: Mapping[str, int]
+    ) -> list[str]:
+        """port: of its servers; None: of each listen."""
+        at = "" if port is None else f":{port}"
         return [
             f"  {name}:",
-            f"    listen: {vip}:{port}/tcp",
+            f"    listen: {listen}",
             f"    scheduler: {self.scheduler}",
             "    check: {type: tcp, interval: 500ms, timeout: 450ms, fall: 3, rise: 1}",
             "    servers:",
             *(
-                f"      {name}: {{address: '{self.lab.host(name).address}:{port}', weight: {w}}}"
-                for name, w in self.weights.items()
+                f"      {name}: {{address: '{self.lab.host(name).address}{at}', weight: {w}}}"
+                for name, w in weights.items()
             ),
         ]
 
     def start(self) -> None:
-        for host in self.lab.servers:
-            for port in (PORT, OTHER_PORT) if self.crossed else (PORT,):
-                host.start([sys.executable, TALK, "serve", host.name, str(port)], log="talk.log")
+        self.serve(PORT)
         self.one.start()
         self.one.expect("active")
         self.two.start()
-        if self.crossed:
-            self.two.expect("active", "cross")
-            self.one.author()
-            self.two.author(f"{CROSSED}:{OTHER_PORT}/tcp")
-            self.one.synced(f"{CROSSED}:{OTHER_PORT}/tcp")
-        else:
-            self.two.expect("backup")
-            self.one.author()
+        self.two.expect("backup")
+        self.one.author()
+        self.two.synced()
+
+    def serve(self, port: int) -> None:
+        for host in self.lab.servers:
+            words = [sys.executable, TALK, "serve", host.name, str(port)]
+            host.start(words, log=f"talk-{port}.log")
+
+    def taken_over(self) -> None:
+        """Until the second is Active, and knows it."""
+        self.two.expect("active")
+        self.two.author()
+
+    def taken_back(self) -> None:
+        """Until the first is Active again, and the second holds what it remembers."""
+        self.one.expect("active")
+        self.one.author()
         self.two.synced()
 
     def apply(self, **weights: int) -> None:
@@ -235,7 +309,13 @@ class Caller:
     """Who holds the connections."""
 
     def __init__(self, process: Process) -> None:
-        self.process = process
+        self.process, self.rounds = process, 0
+
+    def round(self) -> None:
+        """Every connection that is not idle asks; until each was answered, or broke."""
+        self.rounds += 1
+        self.process.kill(signal.SIGUSR1)
+        eventually(lambda: f'"round": {self.rounds}}}' in self.process.output(), 20)
 
     def lost(self) -> list[dict[str, Any]]:
         """Connections that had been answered, and broke."""
