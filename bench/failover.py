@@ -9,14 +9,13 @@ be run alone, and its results replace that part's in the file:
 """
 
 import argparse
-import json
 import signal
 import sys
 from collections.abc import Callable
 from functools import partial
 
 from bench.control import failover, failover_false
-from bench.report import OUT, Report
+from bench.report import Report, write_parts
 
 NAME = "failover"
 PARTS: dict[str, Callable[[Report], None]] = {
@@ -30,28 +29,6 @@ PARTS: dict[str, Callable[[Report], None]] = {
 }
 
 
-def run(part: str) -> int:
-    """The number of targets that it missed."""
-    report = Report(NAME)
-    PARTS[part](report)
-    print(report.table())
-    path = OUT / f"{NAME}.json"
-    parts = json.loads(path.read_text()).get("parts", {}) if path.exists() else {}
-    parts[part] = report.as_json()
-    OUT.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(merged(parts), indent=1) + "\n")
-    return sum(not target.met for target in report.targets)
-
-
-def merged(parts: dict[str, dict[str, object]]) -> dict[str, object]:
-    """One report of all parts that there are, whenever each was run."""
-    whole: dict[str, object] = {"name": NAME}
-    ordered = [parts[part] for part in PARTS if part in parts]
-    for key in ("cases", "targets", "ahead"):
-        whole[key] = [one for part in ordered for one in part[key]]  # type: ignore[attr-defined]
-    return {**whole, "parts": {part: parts[part] for part in PARTS if part in parts}}
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("parts", nargs="*", metavar="PART", help="default: all")
@@ -63,11 +40,7 @@ def main() -> int:
     if unknown := set(options.parts) - PARTS.keys():
         parser.error(f"{', '.join(unknown)}: none of {' '.join(PARTS)}")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # `timeout`: take all down first
-    missed = 0
-    for part in options.parts or PARTS:
-        print(f"--- {part}", flush=True)
-        missed += run(part)
-    return int(missed > 0)
+    return int(write_parts(NAME, PARTS, options.parts or PARTS) > 0)
 
 
 if __name__ == "__main__":

@@ -22,10 +22,11 @@ import os
 import platform
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import quantiles
+from typing import Any
 
 OUT = Path(__file__).resolve().parent / "out"
 
@@ -180,6 +181,37 @@ class Report:
             extra = ", ".join(f"{k.replace('_', ' ')} {_plain(v)}" for k, v in case.extra.items())
             rows.append([case.name, *numbers, case.unit, extra])
         return rows
+
+
+def write_parts(
+    name: str,
+    parts: Mapping[str, Callable[[Report], None]],
+    wanted: Iterable[str],
+    directory: Path = OUT,
+) -> int:
+    """Measure the parts of a long benchmark that are wanted; each replaces its own results in
+    the file of all. The number of targets that were missed."""
+    missed = 0
+    for part in wanted:
+        print(f"--- {part}", flush=True)
+        report = Report(name)
+        parts[part](report)
+        print(report.table(), flush=True)
+        path = directory / f"{name}.json"
+        done = json.loads(path.read_text()).get("parts", {}) if path.exists() else {}
+        done[part] = report.as_json()
+        directory.mkdir(parents=True, exist_ok=True)
+        whole = merged(name, {part: done[part] for part in parts if part in done})
+        path.write_text(json.dumps(whole, indent=1) + "\n")
+        missed += sum(not target.met for target in report.targets)
+    return missed
+
+
+def merged(name: str, parts: Mapping[str, Mapping[str, Any]]) -> dict[str, object]:
+    """One report of all parts that there are, whenever each was run."""
+    kinds = ("cases", "targets", "ahead")
+    whole = {kind: [one for part in parts.values() for one in part[kind]] for kind in kinds}
+    return {"name": name, **whole, "parts": dict(parts)}
 
 
 def _target(name: str, value: float, unit: str, op: str, limit: float) -> Target:

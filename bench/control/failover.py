@@ -16,12 +16,13 @@ import statistics
 import time
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 from bench.control.scene import Advert, Scene, real_time
 from bench.report import Report
-from lbctl.lab import Lab, eventually, standard
+from lbctl.lab import Host, Lab, eventually, standard
 from lbctl.lab.kernel import NETNS, SWITCH, namespace
-from tests.lab.vrrp.speakers import Spec, make
+from tests.lab.vrrp.speakers import Running, Spec, make
 
 HIGH, LOW = 200, 100
 PRODUCTS = ("lbctl", "keepalived")
@@ -48,11 +49,22 @@ class Pair:
 
     def __init__(self, lab: Lab, product: str, interval: float) -> None:
         self.lab, self.interval = lab, interval
-        self.first, self.second = (make(product, gateway) for gateway in lab.gateways)
-        spaces = [NETNS / namespace(lab.name, host.name) for host in (lab.client, *lab.gateways)]
-        switch = NETNS / namespace(lab.name, SWITCH)
-        self.scene = Scene(spaces[0], spaces[1:], switch, "front", VIP)
+        self.first, self.second = self._speakers(product)
+        self.scene = self._scene()
         self._own = {str(gateway.address): gateway for gateway in lab.gateways}
+
+    def _speakers(self, product: str) -> list[Running]:
+        return [make(product, gateway) for gateway in self.lab.gateways]
+
+    def _scene(self) -> Scene:
+        client, *gateways = map(self._space, (self.lab.client, *self.lab.gateways))
+        return Scene(client, gateways, self._switch(), "front", VIP)
+
+    def _space(self, host: Host) -> Path:
+        return NETNS / namespace(self.lab.name, host.name)
+
+    def _switch(self) -> Path:
+        return NETNS / namespace(self.lab.name, SWITCH)
 
     @property
     def down(self) -> float:

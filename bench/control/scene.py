@@ -24,7 +24,7 @@ PORT = 7007
 PERIOD = 0.001
 REAL_TIME = 45
 _IP_FREEBIND = 15
-_ETH_P_IP = 0x0800
+_ETH_P_ALL = 3  # nothing less sees a bridge's port
 
 
 @dataclass(frozen=True)
@@ -64,10 +64,11 @@ class Record:
 
 
 class Scene:
-    """client, gateways, switch: namespaces; bridge: the interface to listen on."""
+    """client, switch: namespaces; echoes: those whose `echo` (else `vip`) answers. listen: the
+    switch's interface, a bridge or one of its ports, where adverts are heard."""
 
     def __init__(
-        self, client: Path, gateways: list[Path], switch: Path, bridge: str, vip: str
+        self, client: Path, echoes: list[Path], switch: Path, listen: str, vip: str, echo: str = ""
     ) -> None:
         self.record = Record()
         self._vip = vip
@@ -75,8 +76,8 @@ class Scene:
         self._timer = Timer()
         self._next = 0.0
         self._client = inside(client, lambda: _client(vip))
-        self._echoes = [inside(space, lambda: _echo(vip)) for space in gateways]
-        self._tap = inside(switch, lambda: _tap(bridge))
+        self._echoes = [inside(space, lambda: _echo(echo or vip)) for space in echoes]
+        self._tap = inside(switch, lambda: _tap(listen))
         self._switch = inside(switch, Netlink)
         for one in (self._timer, self._client, self._tap, *self._echoes):
             self._poll.register(one.fileno(), select.EPOLLIN)
@@ -170,14 +171,14 @@ def _echo(vip: str) -> socket.socket:
     return one
 
 
-def _tap(bridge: str) -> socket.socket:
-    """VRRP adverts among the bridge's frames: the filter drops the probes in the kernel."""
+def _tap(interface: str) -> socket.socket:
+    """VRRP adverts among an interface's frames: the filter drops the probes in the kernel."""
     one = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, 0)
     code = [(0x30, 0, 0, 23), (0x15, 0, 1, 112), (0x06, 0, 0, 0xFFFF), (0x06, 0, 0, 0)]
     program = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *c) for c in code))
     fprog = struct.pack("@HP", len(code), ctypes.addressof(program))
     one.setsockopt(socket.SOL_SOCKET, 26, fprog)
-    one.bind((bridge, _ETH_P_IP))
+    one.bind((interface, _ETH_P_ALL))
     return one
 
 
