@@ -212,36 +212,57 @@ static inline __u32 lb_unremembered(const struct lb_ctx *c, const struct lb_slot
 	return lb_unrecorded(c, slot->old, slot->server, tick);
 }
 
+#define LB_STRANGER (~0U) /* in place of a server: nobody remembers the packet's flow */
+
 /*
- * Schedulers with memory. What is in the middle of a flow and not remembered was placed by
- * the ring, and so is what is new and finds no room.
+ * The server of a flow that is remembered. Else LB_STRANGER, and place->way is not NULL if
+ * what is remembered is a younger flow of the same tuple.
+ */
+static inline __u32 lb_known_flow(const struct lb_ctx *c, const struct lb_listen *listen,
+				  struct lb_place *place, __u64 hash, __u32 tick)
+{
+	__u32 server, state;
+
+	lb_flow_find(c->gw, hash, tick, place);
+	if (!place->way)
+		return LB_STRANGER;
+	state = lb_way_state(place->word);
+	server = lb_way_server(place->word);
+	if (!lb_alive(server) || (lb_is_syn(c) && state == LB_FLOW_CLOSED)) {
+		lb_flow_drop(place);
+		return LB_STRANGER;
+	}
+	if (lb_undeceives(c, place))
+		return server;
+	if (!lb_continues(c, place))
+		return LB_STRANGER;
+	lb_advance(listen, place, lb_state_after(state, lb_tcp_flags(&c->packet)), tick);
+	return server;
+}
+
+/*
+ * Schedulers with memory; hash: not mixed yet. What is in the middle of a flow and not
+ * remembered was placed by the ring, and so is what is new and finds no room. Most packets
+ * never look at the ring.
  */
 static inline __u32 lb_remembered(struct lb_ctx *c, const struct lb_listen *listen, __u32 index,
-				  __u64 hash, const struct lb_slot *slot, int v6)
+				  __u64 hash, int v6)
 {
-	__u32 tick = lb_tick(c->gw);
+	__u32 tick = lb_tick(c->gw), server, state;
+	__u64 mixed = lb_mix(hash);
 	struct lb_place place;
-	__u32 server, state;
+	struct lb_slot slot;
 	int syn = lb_is_syn(c);
 
 	c->fresh = 0;
 	c->held = 0;
-	lb_flow_find(c->gw, hash, tick, &place);
-	if (place.way) {
-		state = lb_way_state(place.word);
-		server = lb_way_server(place.word);
-		if (!lb_alive(server) || (syn && state == LB_FLOW_CLOSED)) {
-			lb_flow_drop(&place);
-		} else {
-			if (lb_undeceives(c, &place))
-				return server;
-			if (!lb_continues(c, &place))
-				return lb_unremembered(c, slot, tick);
-			lb_advance(listen, &place, lb_state_after(state, lb_tcp_flags(&c->packet)),
-				   tick);
-			return server;
-		}
-	}
+	server = lb_known_flow(c, listen, &place, mixed, tick);
+	if (lb_likely(server != LB_STRANGER))
+		return server;
+	if (!lb_find_slot(listen, hash, &slot))
+		return 0;
+	if (place.way)
+		return lb_unremembered(c, &slot, tick);
 	/*
 	 * A server that does not know the flow would answer RST. While this gateway has just
 	 * taken over, silence is better: the client sends again.
@@ -251,18 +272,18 @@ static inline __u32 lb_remembered(struct lb_ctx *c, const struct lb_listen *list
 		return 0;
 	}
 	if (c->packet.proto == IPPROTO_TCP && (!syn || lb_has_payload(c)))
-		return lb_unremembered(c, slot, tick);
+		return lb_unremembered(c, &slot, tick);
 	c->fresh = 1;
-	server = lb_place_new(c, listen, index, hash, slot, tick, v6);
+	server = lb_place_new(c, listen, index, mixed, &slot, tick, v6);
 	if (!server)
 		return 0;
 	state = syn ? LB_FLOW_EMBRYONIC : LB_FLOW_UDP;
-	if (lb_flow_put(c->gw, &place, lb_way_make(hash, server, state, tick), lb_seq(c), tick)) {
+	if (lb_flow_put(c->gw, &place, lb_way_make(mixed, server, state, tick), lb_seq(c), tick)) {
 		if (LB_HAS_LOADS)
 			lb_count_load(listen, server, 1);
 		return server;
 	}
-	return lb_unremembered(c, slot, tick);
+	return lb_unremembered(c, &slot, tick);
 }
 
 /* Does the packet begin a flow? A scheduler with memory knows; elsewhere a SYN does. */
@@ -278,10 +299,10 @@ static inline __u32 lb_choose(struct lb_ctx *c, const struct lb_listen *listen, 
 	__u64 hash = lb_hash_of(c, listen, c->packet.l4->ports, c->packet.proto);
 	struct lb_slot slot;
 
+	if (LB_HAS_FLOWS && listen->flags & LB_LISTEN_MEMORY)
+		return lb_remembered(c, listen, index, hash, v6);
 	if (!lb_find_slot(listen, hash, &slot))
 		return 0;
-	if (LB_HAS_FLOWS && listen->flags & LB_LISTEN_MEMORY)
-		return lb_remembered(c, listen, index, lb_mix(hash), &slot, v6);
 	c->fresh = lb_is_syn(c);
 	if (lb_unlikely(slot.old))
 		return lb_changing(c, index, lb_mix(hash), slot.server, slot.old);
