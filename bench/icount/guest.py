@@ -31,7 +31,7 @@ from lbctl.model import (
 )
 from tests.vm.namespaces import Host
 
-COUNT = 20_000
+COUNT, TIMES = 4_000, 5
 WARM = 500  # the flow's first packets: conntrack and neighbours are made then
 SERVER, VIP = "198.51.100.2", "192.0.2.10"
 PORT = 8080
@@ -78,8 +78,12 @@ class Scene:
                 Path(f"/proc/thread-self/net/pktgen/{name}").write_text(f"{line}\n")
 
     def cost(self, target):
-        """Virtual nanoseconds per packet to `target`; all of them arrive."""
+        """Virtual nanoseconds per packet to `target`: of several times the least, as the
+        guest's own work, which comes between, only adds."""
         self.send(target, WARM)
+        return min(self._once(target) for _ in range(TIMES))
+
+    def _once(self, target):
         before = self.arrived()
         took = self.send(target, COUNT)
         arrived = self.arrived() - before
