@@ -25,6 +25,7 @@ from lbctl.gslb.wire import name_to_wire
 from lbctl.gslb.zonefile import read_zone
 from lbctl.model import HttpProbe, TcpProbe, Timing
 
+LONGEST_NAME = 255  # octets of a name on the wire (RFC 1035 section 2.3.4)
 ReadFile = Callable[[str], str]  # a path as the file has it -> text; raises OSError
 
 
@@ -154,6 +155,8 @@ def _names(apex: bytes, section: ZoneSection) -> Iterator[model.Name]:
 
 def _name(name: str, section: NameSection, apex: bytes) -> model.Name:
     wire = apex if name == "@" else name_to_wire(name)[:-1] + apex
+    if len(wire) > LONGEST_NAME:
+        raise ValueError(f"names.{name}: {len(wire)} octets with its zone (at most {LONGEST_NAME})")
     members = tuple(_member(site, one) for site, one in section.members.items())
     return model.Name(wire, section.policy, members, section.ttl)
 

@@ -49,6 +49,7 @@ SINGLE: Mapping[str, Step] = {
     "sticky": Sticky(),
 }
 STEPS = [*SINGLE, "first", *Attribute]
+SMALLEST, LARGEST = 1e-6, 1e6  # of a step's numbers
 Raw = Any
 
 
@@ -98,8 +99,11 @@ def _with(word: str, settings: dict[str, Raw]) -> Step:
     for key, value in settings.items():
         if key not in known:
             raise ValueError(f"{word} has no '{key}' (known: {', '.join(sorted(known)) or 'none'})")
-        if not _number(value) or value <= 0:
-            raise ValueError(f"{word}.{key}: {show(value)} is not a positive number")
+        if not _number(value) or not SMALLEST <= value <= LARGEST:
+            text = f"{word}.{key}: {show(value)} is not a positive number"
+            raise ValueError(f"{text} ({SMALLEST:g} to {LARGEST:g})")
+        if kind is Sticky and not isinstance(value, int):
+            raise ValueError(f"{word}.{key}: {show(value)} is not a whole number of bits")
     made: Step = kind(**settings)
     if isinstance(made, Spill) and made.low >= made.high:
         raise ValueError(f"spill: low {made.low:g} is not under high {made.high:g}")

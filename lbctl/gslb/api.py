@@ -31,7 +31,7 @@ from lbctl.gslb.eyes import Eyes
 from lbctl.gslb.looks import server_context
 from lbctl.gslb.metrics import exposition
 from lbctl.gslb.model import SiteApi
-from lbctl.gslb.reports import DrainOrder, SiteReport, encode
+from lbctl.gslb.reports import DrainOrder, Load, SiteReport, Times, check_times, encode
 
 STATUS = {Exit.INVALID: 422, Exit.REFUSED: 409, Exit.USAGE: 400}
 
@@ -39,8 +39,8 @@ STATUS = {Exit.INVALID: 422, Exit.REFUSED: 409, Exit.USAGE: 400}
 class Feed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """load: share of the site's capacity. times: seconds to client networks."""
 
-    load: float | None = None
-    times: dict[str, float] | None = None
+    load: Load | None = None
+    times: Times | None = None
 
 
 class SiteView(msgspec.Struct, frozen=True):
@@ -212,8 +212,7 @@ class Operators:
 
     async def feed(self, request: web.Request) -> web.Response:
         feed = msgspec.json.decode(await request.read(), type=Feed)
-        for network in feed.times or {}:
-            ip_network(network)
+        check_times(feed.times or {})
         fed = self._eyes.fed
         self._eyes.fed = SiteReport(
             fed.name,

@@ -1,17 +1,18 @@
 """The control process's heart: facts in, blobs out.
 
 Level-triggered: whatever changes calls `mark`; one loop looks at the facts as they are and
-publishes what follows. Databases and configuration make `Knowledge` (slow, in a thread),
-the state of the sites makes answers (milliseconds).
+publishes what follows. Databases and configuration make `Knowledge` (slow: in a thread, one
+at a time, while answers go on following the sites with what was known before), the state of
+the sites makes answers (milliseconds). All is made before any of it is taken, so what cannot
+be made leaves everything as it was.
 """
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from lbctl.errors import LbctlError
 from lbctl.gslb import geo
 from lbctl.gslb.answers import Answers, read_names
 from lbctl.gslb.board import Board
@@ -54,6 +55,8 @@ class Control:
     _maps: list[RegionMap] = field(default_factory=list)
     _stamps: dict[str, tuple[int, int, int]] = field(default_factory=dict)
     _dirty: asyncio.Event = field(default_factory=asyncio.Event)
+    _stale: asyncio.Event = field(default_factory=asyncio.Event)  # other networks are measured
+    _learner: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @property
     def known(self) -> Knowledge:
@@ -75,36 +78,56 @@ class Control:
 
     async def run(self) -> None:
         """Publish what follows from the facts, for ever."""
-        last_watch = time.monotonic()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._watching())
+            while True:
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._dirty.wait(), LOOK)
+                self._dirty.clear()
+                self.turns += 1
+                await self._told("answers", self._follow())
+
+    async def _watching(self) -> None:
         while True:
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._dirty.wait(), LOOK)
-            self._dirty.clear()
-            self.turns += 1
-            if time.monotonic() - last_watch >= WATCH:
-                last_watch = time.monotonic()
-                await self._watch()
-            await self._follow()
+                await asyncio.wait_for(self._stale.wait(), WATCH)
+            self._stale.clear()
+            await self._told("databases", self._watch())
+            await self._told("measured", self._remeasure())
+
+    async def _told(self, what: str, work: Awaitable[None]) -> None:
+        """Do a part of the work. Whatever goes wrong in it is told, and what was published
+        stays: a server that ended would leave every query unanswered."""
+        try:
+            await work
+        except Exception as error:
+            self.errors[what] = str(error) or type(error).__name__
 
     async def reload(self) -> None:
         """Read the configuration again. Raises LbctlError; what runs stays."""
-        gslb = self.load()
-        self._stamps = self._stat(gslb)
-        await self._learn(gslb, self.known.databases)
+        async with self._learner:
+            gslb = await asyncio.to_thread(self.load)
+            stamps = self._stat(gslb)
+            await self._learn(gslb, self.known.databases)
+            # A file that was replaced a moment ago is still to be read: the watch sees it.
+            self._stamps = {path: self._stamps.get(path, new) for path, new in stamps.items()}
         self.mark()
 
     async def _watch(self) -> None:
         """Take databases that were replaced."""
-        stamps = self._stat()
-        if stamps == self._stamps:
-            return
-        self._stamps = stamps
-        try:
-            await self._learn(self.gslb, self.known.databases, again=True)
-        except LbctlError as error:
-            self.errors["databases"] = str(error)
-        else:
-            self.errors.pop("databases", None)
+        async with self._learner:
+            stamps = self._stat()
+            if stamps != self._stamps:
+                self._stamps = stamps
+                await self._learn(self.gslb, self.known.databases, again=True)
+                self.errors.pop("databases", None)
+
+    async def _remeasure(self) -> None:
+        """Tell apart the networks that are newly measured."""
+        async with self._learner:
+            if _measured(self.gslb, self.weather) != self.known.measured:
+                await self._learn(self.gslb, self.known.databases)
+                self.errors.pop("measured", None)
 
     def _stat(self, gslb: Gslb | None = None) -> dict[str, tuple[int, int, int]]:
         stamps = {}
@@ -129,37 +152,35 @@ class Control:
         compiler = known.compiler()
         if self._compiler is not None:
             compiler.adopt(self._compiler)
+        weather = replace(self.overview, gslb=gslb).weather(time.monotonic())
+        answers = compiler.answers(weather)
+        names, maps = read_names(memoryview(known.names)), read_regions(memoryview(known.networks))
+        self.board.put({"names": known.names, "networks": known.networks, "answers": answers})
+        if gslb.databases != self.gslb.databases:
+            self.errors.pop("databases", None)
         self.gslb, self.overview.gslb = gslb, gslb
-        self._known, self._compiler = known, compiler
-        self.weather = self.overview.weather(time.monotonic())
-        answers = compiler.answers(self.weather)
-        self._publish({"names": known.names, "networks": known.networks, "answers": answers})
+        self._known, self._compiler, self._maps = known, compiler, maps
+        self.weather, self._answers = weather, answers
+        self.responder.load(names, Answers(memoryview(answers)), maps)
+        self.errors.pop("answers", None)
+        self.changes += 1
 
     async def _follow(self) -> None:
         """Publish the answers that follow from the weather, if they are others."""
         weather = self.overview.weather(time.monotonic())
-        if _measured(self.gslb, weather) != self.known.measured:
-            self.weather = weather
-            await self._learn(self.gslb, self.known.databases)
-            return
         if weather == self.weather:
             return
-        self.weather = weather
         assert self._compiler is not None
+        self.weather = weather  # before what may fail: the same weather would fail again
+        if _measured(self.gslb, weather) != self.known.measured:
+            self._stale.set()
         answers = self._compiler.answers(weather)
+        self.errors.pop("answers", None)
         if answers != self._answers:
-            self._publish({"answers": answers})
-
-    def _publish(self, blobs: dict[str, bytes]) -> None:
-        self.board.put(blobs)
-        self.changes += 1
-        self._answers = blobs["answers"]
-        answers = Answers(memoryview(self._answers))
-        if "networks" in blobs:
-            self._maps = read_regions(memoryview(blobs["networks"]))
-            self.responder.load(read_names(memoryview(blobs["names"])), answers, self._maps)
-        else:
-            self.responder.swap(answers)
+            self.board.put({"answers": answers})
+            self._answers = answers
+            self.responder.swap(Answers(memoryview(answers)))
+            self.changes += 1
 
     def standing(self, site: str) -> Standing:
         return self.weather.standings.get((site, ""), Standing())

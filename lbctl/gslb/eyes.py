@@ -3,8 +3,9 @@
 import asyncio
 import ssl
 import time
-from collections.abc import AsyncIterator, Coroutine
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from lbctl.gslb.looks import (
     probe_vips,
 )
 from lbctl.gslb.measure import EVERY, WAIT, Smoothed
-from lbctl.gslb.model import Api, Site
+from lbctl.gslb.model import Api, ExternalCheck, Site
 from lbctl.gslb.overview import SITE_TIMING
 from lbctl.gslb.reports import SiteReport, Unintelligible, decode
 from lbctl.model import Endpoint, Network
@@ -45,50 +46,57 @@ class Eyes:
     def tasks(self) -> list[Coroutine[Any, Any, None]]:
         """What has to run: one task per site and per observer."""
         gslb = self.control.gslb
-        tasks: list[Coroutine[Any, Any, None]] = []
+        tasks = []
         for name, site in gslb.sites.items():
             if site.check is not None and not site.apis:
-                tasks.append(self._external(name, site))
+                look = partial(self._external, name, site.check)
+                tasks.append(self._beat(f"look at {name}", site.check.timing.interval, look))
             elif site.apis or site.vips:
-                tasks.append(self._site(name, site))
-        tasks += [self._peer(name, api) for name, api in gslb.observers.peers.items()]
+                look = partial(self._site, name, site)
+                tasks.append(self._beat(f"look at {name}", BEAT, look))
+        for name, api in gslb.observers.peers.items():
+            tasks.append(self._beat(f"ask {name}", BEAT, partial(self._peer, name, api)))
         if self._daemon:
-            tasks.append(self._local())
-        tasks.append(self._own())
-        tasks += [self._measure(*one) for one in gslb.measure.items()]
+            tasks.append(self._beat("ask the daemon", BEAT, self._local))
+        tasks.append(self._beat("own report", BEAT, self._own))
+        for network, target in gslb.measure.items():
+            measure = partial(self._measure, network, target)
+            tasks.append(self._beat(f"measure {network}", EVERY, measure))
         return tasks
 
-    async def _external(self, name: str, site: Site) -> None:
-        assert site.check is not None
-        timing = site.check.timing
+    async def _beat(self, what: str, every: float, look: Callable[[], Awaitable[None]]) -> None:
+        """Look every so many seconds, for ever: a fault in one look is told, and is not the
+        last of the looks."""
         while True:
             started = time.monotonic()
             try:
-                passed, why = True, await probe_external(self._session, site.check)
-            except Silent as error:
-                passed, why = False, str(error)
-            now = time.monotonic()
-            self.control.overview.looked(name, passed, why, timing, now)
+                await look()
+            except Exception as error:
+                self.control.errors[what] = f"{type(error).__name__}: {error}"
+            else:
+                self.control.errors.pop(what, None)
             self.control.mark()
-            await asyncio.sleep(max(0.05, timing.interval - (now - started)))
+            await asyncio.sleep(max(0.05, every - (time.monotonic() - started)))
+
+    async def _external(self, name: str, check: ExternalCheck) -> None:
+        try:
+            passed, why = True, await probe_external(self._session, check)
+        except Silent as error:
+            passed, why = False, str(error)
+        self.control.overview.looked(name, passed, why, check.timing, time.monotonic())
 
     async def _site(self, name: str, site: Site) -> None:
         """Ask all gateways; one that answers is enough. All silent: try the VIPs."""
-        while True:
-            started = time.monotonic()
-            answers = await asyncio.gather(
-                *(self._gateway(name, number, api) for number, api in enumerate(site.apis))
-            )
-            passed, why = True, "its API answers"
-            if not any(answer == "" for answer in answers):
-                try:
-                    why = await probe_vips(site.vips, SITE_TIMING.timeout)
-                except Silent as error:
-                    passed, why = False, "; ".join([*answers, str(error)])
-            now = time.monotonic()
-            self.control.overview.looked(name, passed, why, SITE_TIMING, now)
-            self.control.mark()
-            await asyncio.sleep(max(0.05, BEAT - (now - started)))
+        answers = await asyncio.gather(
+            *(self._gateway(name, number, api) for number, api in enumerate(site.apis))
+        )
+        passed, why = True, "its API answers"
+        if not any(answer == "" for answer in answers):
+            try:
+                why = await probe_vips(site.vips, SITE_TIMING.timeout)
+            except Silent as error:
+                passed, why = False, "; ".join([*answers, str(error)])
+        self.control.overview.looked(name, passed, why, SITE_TIMING, time.monotonic())
 
     async def _gateway(self, site: str, number: int, api: Api) -> str:
         """Ask one gateway; "" if it answered, else why not."""
@@ -102,40 +110,27 @@ class Eyes:
         return ""
 
     async def _peer(self, name: str, api: Api) -> None:
-        while True:
-            if self._context is not None:
-                try:
-                    report = await ask(self._session, api, self._context, SITE_TIMING.timeout)
-                except Silent:
-                    pass  # its silence is what the verdict sees
-                else:
-                    self.control.overview.heard(name, report, time.monotonic())
-                    self.control.mark()
-            await asyncio.sleep(BEAT)
+        if self._context is not None:
+            with suppress(Silent):  # its silence is what the verdict sees
+                report = await ask(self._session, api, self._context, SITE_TIMING.timeout)
+                self.control.overview.heard(name, report, time.monotonic())
 
     async def _local(self) -> None:
         """What our own gateway's daemon says, for our report to others."""
-        while True:
-            try:
-                self._gateway_here = await local_report(Path(self._daemon))
-            except (OSError, Unintelligible, aiohttp.ClientError, TimeoutError):
-                self._gateway_here = SiteReport("")
-            await asyncio.sleep(BEAT)
+        try:
+            self._gateway_here = await local_report(Path(self._daemon))
+        except (OSError, Unintelligible, aiohttp.ClientError, TimeoutError):
+            self._gateway_here = SiteReport("")
 
     async def _own(self) -> None:
         """What agents told us counts here as it does for those who hear it from us."""
-        while True:
-            overview = self.control.overview
-            overview.fed(overview.gslb.observers.me, self.report(), time.monotonic())
-            self.control.mark()
-            await asyncio.sleep(BEAT)
+        overview = self.control.overview
+        overview.fed(overview.gslb.observers.me, self.report(), time.monotonic())
 
     async def _measure(self, network: Network, target: Endpoint) -> None:
         """How far it is from here to `network`."""
-        while True:
-            seen = await handshake(target, WAIT)
-            self._times[network] = self._times.get(network, Smoothed()).after(seen)
-            await asyncio.sleep(EVERY)
+        seen = await handshake(target, WAIT)
+        self._times[network] = self._times.get(network, Smoothed()).after(seen)
 
     def _measured(self) -> dict[str, float]:
         """What we measured, and over it what agents did."""

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import maxminddb
 
@@ -26,6 +26,9 @@ from lbctl.errors import LbctlError
 from lbctl.gslb.layers import Layer
 from lbctl.gslb.model import NOWHERE, Location, Place
 from lbctl.gslb.networks import BITS, Building
+
+# What a file raises that is well-formed and yet another thing than its kind promises.
+MISSHAPEN = (ValueError, TypeError, AttributeError, LookupError, ArithmeticError)
 
 
 class Kind(StrEnum):
@@ -57,7 +60,7 @@ def load(path: str, kind: Kind, not_before: int = 0) -> Database:
             _check(path, kind, reader.metadata(), not_before)
             layer, networks = _layer(path, reader, kind)
             return Database(path, kind, reader.metadata().build_epoch, networks, layer)
-    except (OSError, maxminddb.InvalidDatabaseError, ValueError) as error:
+    except (OSError, maxminddb.InvalidDatabaseError, *MISSHAPEN) as error:
         hint = "the database in use stays; fetch this one again"
         raise BadDatabase(f"{path}: cannot read the {kind} database: {error}", hint) from None
 
@@ -87,7 +90,7 @@ def _layer(path: str, reader: maxminddb.Reader, kind: Kind) -> tuple[Layer, int]
             if number is None:
                 address = IPv4Address(start) if version == 4 else IPv6Address(start << 64)
                 record = reader.get(address)
-                place = _READERS[kind](record) if isinstance(record, dict) else NOWHERE
+                place = _READERS[kind](_mapping("a record", record))
                 number = numbers[pointer] = places.setdefault(place, len(places))
             networks += number > 0
             made.say(start, number)
@@ -174,22 +177,55 @@ def _numbers(columns: list[bytes]) -> "array[int]":
 
 
 def _read_geo(record: Mapping[str, Any]) -> Place:
-    country = record.get("country") or record.get("registered_country") or {}
-    place = record.get("location") or {}
-    latitude, longitude = place.get("latitude"), place.get("longitude")
+    country = _map(record, "country") or _map(record, "registered_country")
+    place = _map(record, "location")
+    latitude, longitude = _degrees(place, "latitude", 90), _degrees(place, "longitude", 180)
     location = None
     if latitude is not None and longitude is not None:
         location = Location(latitude, longitude)
     return Place(
-        country=country.get("iso_code", "") or record.get("country_code", ""),
-        continent=(record.get("continent") or {}).get("code", ""),
-        city=((record.get("city") or {}).get("names") or {}).get("en", ""),
+        country=_text(country, "iso_code") or _text(record, "country_code"),
+        continent=_text(_map(record, "continent"), "code"),
+        city=_text(_map(_map(record, "city"), "names"), "en"),
         location=location,
     )
 
 
 def _read_asn(record: Mapping[str, Any]) -> Place:
-    return Place(asn=record.get("autonomous_system_number", 0))
+    number = record.get("autonomous_system_number", 0)
+    if not isinstance(number, int) or not 0 <= number < 1 << 32:
+        _odd("autonomous_system_number", number)
+    return Place(asn=number)
+
+
+def _map(record: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    value = record.get(key)
+    return {} if value is None else _mapping(key, value)
+
+
+def _mapping(what: str, value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, dict) else _odd(what, value)
+
+
+def _text(record: Mapping[str, Any], key: str) -> str:
+    value = record.get(key)
+    if value is None:
+        return ""
+    return value if isinstance(value, str) else _odd(key, value)
+
+
+def _degrees(record: Mapping[str, Any], key: str, most: int) -> float | None:
+    value = record.get(key)
+    if value is None:
+        return None
+    if not isinstance(value, int | float) or not -most <= value <= most:
+        _odd(key, value)
+    return float(value)
+
+
+def _odd(what: str, value: object) -> NoReturn:
+    """A record of another shape than MaxMind's."""
+    raise ValueError(f"{what} is {value!r:.60}, which is not what MaxMind's format has there")
 
 
 _READERS: Mapping[Kind, Callable[[Mapping[str, Any]], Place]] = {

@@ -8,13 +8,22 @@ measured; so one connection per pair carries everything.
 
 from dataclasses import replace
 from ipaddress import ip_network
+from typing import Annotated
 
 import msgspec
 
 from lbctl.gslb.model import Member
+from lbctl.gslb.networks import key_of
 from lbctl.gslb.policy import Standing
 from lbctl.health.judge import Health
 from lbctl.model import Network
+
+LONGEST = 60.0  # seconds; no round trip is longer, and what says so is no measurement
+MOST_TIMES = 1024  # client networks in one report
+
+Load = Annotated[float, msgspec.Meta(ge=0, le=1000)]
+Count = Annotated[int, msgspec.Meta(ge=0, lt=1 << 53)]
+Times = Annotated[dict[str, float], msgspec.Meta(max_length=MOST_TIMES)]
 
 
 class ServiceState(msgspec.Struct, frozen=True):
@@ -22,8 +31,8 @@ class ServiceState(msgspec.Struct, frozen=True):
     say; a share of what they can."""
 
     up: bool
-    connections: int = 0
-    load: float = 0.0
+    connections: Count = 0
+    load: Load = 0.0
 
 
 class Sighting(msgspec.Struct, frozen=True):
@@ -37,7 +46,7 @@ class DrainOrder(msgspec.Struct, frozen=True):
     """Whether a site drains. at: Unix seconds of the order; the latest wins everywhere."""
 
     draining: bool
-    at: float
+    at: Annotated[float, msgspec.Meta(ge=0, le=1 << 40)]
     reason: str = ""
 
 
@@ -47,10 +56,10 @@ class SiteReport(msgspec.Struct, frozen=True):
 
     name: str
     services: dict[str, ServiceState] = {}
-    load: float = 0.0
+    load: Load = 0.0
     sites: dict[str, Sighting] = {}
     drains: dict[str, DrainOrder] = {}
-    times: dict[str, float] = {}
+    times: Times = {}
 
     @property
     def connections(self) -> int:
@@ -69,11 +78,18 @@ def decode(data: bytes) -> SiteReport:
     """Raises Unintelligible, and nothing else."""
     try:
         report = msgspec.json.decode(data, type=SiteReport)
-        for network in report.times:
-            ip_network(network)
+        check_times(report.times)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise Unintelligible(str(error)) from None
     return report
+
+
+def check_times(times: dict[str, float]) -> None:
+    """Raises ValueError: a network that no table can hold, or a time that is none."""
+    for text, seconds in times.items():
+        key_of(ip_network(text))
+        if not 0 < seconds <= LONGEST:
+            raise ValueError(f"{text}: {seconds:g} s is no round trip (0 to {LONGEST:g} s)")
 
 
 def newer(one: dict[str, DrainOrder], two: dict[str, DrainOrder]) -> dict[str, DrainOrder]:

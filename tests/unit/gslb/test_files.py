@@ -119,6 +119,10 @@ def test_the_section_becomes_the_model() -> None:
         ("AS4766: seoul", "AS4766: soul", "asn 4766: no site 'soul' (known: seoul, cdn)"),
         ("KR/Busan", "Busan", "city: 'Busan' has no country (write KR/Busan)"),
         ("198.51.100.0/24", "198.51.100.1/24", "has host bits set"),
+        ("{prefix4: 20}", "{prefix4: 20.5}", "prefix4: 20.5 is not a whole number of bits"),
+        ("{band: 50}", "{band: .nan}", "nearest.band: nan is not a positive number"),
+        ("{band: 50}", "{band: 1.0e-300}", "is not a positive number (1e-06 to 1e+06)"),
+        ("        www:", f"        {'.'.join(['x' * 63] * 3)}.{'y' * 52}:", "(at most 255)"),
         ("        - first: 2", "        - weighted", "exclude each other (keep one)"),
         ("ttl: 20", "ttl: 0", "f:24:33: gslb.zones.\"gslb.example\".names.www.ttl: 0 is too small"),
         ("ttl: 20", "ttl: 315360000", "315360000 is too large (at most 604800)"),
@@ -225,6 +229,37 @@ def test_a_corrupt_database_is_refused(tmp_path: Path) -> None:
         path.write_bytes(bad)
         with pytest.raises(BadDatabase, match="the database in use stays"):
             geo.load(str(path), Kind.CITY)
+
+
+def of_record(path: Path, kind: str, record: object) -> str:
+    writer = MMDBWriter(4, kind)
+    writer.insert_network(IPSet([IPNetwork("198.18.0.0/24")]), record)
+    writer.to_db_file(str(path))
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("record", "said"),
+    [
+        ({"country": "KR"}, "country is 'KR'"),
+        ({"country": {"iso_code": {"a": "b"}}}, "iso_code is {'a': 'b'}"),
+        ({"country_code": 410}, "country_code is 410"),
+        ({"city": {"names": "Seoul"}}, "names is 'Seoul'"),
+        ({"location": {"latitude": "37.5", "longitude": "127"}}, r"latitude is '37.5'"),
+        ({"location": {"latitude": 97.5, "longitude": 127.0}}, r"latitude is 97.5"),
+        ("KR", "a record is 'KR'"),
+    ],
+)
+def test_a_database_of_another_shape_is_refused(tmp_path: Path, record, said) -> None:
+    path = of_record(tmp_path / "flat.mmdb", "GeoLite2-City", record)
+    with pytest.raises(BadDatabase, match=f"cannot read the city database: {said}"):
+        geo.load(path, Kind.CITY)
+
+
+def test_a_provider_that_is_no_number_is_refused(tmp_path: Path) -> None:
+    path = of_record(tmp_path / "asn.mmdb", "x-ASN", {"autonomous_system_number": "AS4766"})
+    with pytest.raises(BadDatabase, match="autonomous_system_number is 'AS4766'"):
+        geo.load(path, Kind.ASN)
 
 
 def test_a_loop_in_the_tree_is_refused(tmp_path: Path) -> None:

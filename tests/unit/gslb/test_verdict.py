@@ -159,6 +159,25 @@ def test_reports_survive_the_wire_and_garbage_does_not() -> None:
 
 
 @pytest.mark.parametrize(
+    ("said", "why"),
+    [
+        ('"times": {"2001:db8::1/128": 0.02}', "longer than a /64"),
+        ('"times": {"198.18.0.0/15": 1e308}', "is no round trip"),
+        ('"times": {"198.18.0.0/15": -0.1}', "is no round trip"),
+        ('"times": {"198.18.0.0/15": 0}', "is no round trip"),
+        ('"load": -0.5', ">= 0.0"),
+        ('"load": 1e300', "<= 1000.0"),
+        ('"services": {"web": {"up": true, "connections": 1%s}}' % ("0" * 400), "number|int"),
+        ('"services": {"web": {"up": true, "connections": -1}}', ">= 0"),
+        ('"drains": {"tokyo": {"draining": true, "at": 1e300}}', "<= "),
+    ],
+)
+def test_a_report_with_values_that_nobody_measured_is_refused(said, why) -> None:
+    with pytest.raises(Unintelligible, match=why):
+        decode(f'{{"name": "x", {said}}}'.encode())
+
+
+@pytest.mark.parametrize(
     ("now", "answered", "connections", "left", "empty"),
     [
         (100.0, True, 9, 31.0, False),
