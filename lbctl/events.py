@@ -187,6 +187,15 @@ class RouterNotice(Event, frozen=True, tag="router_notice"):
     text: str
 
 
+class Drilled(Event, frozen=True, tag="drilled"):
+    """A hand-over was tried and measured; text: `lbctl.ha.drill.tell`."""
+
+    router: str
+    text: str
+    unhurt: bool
+    by: str = ""
+
+
 # --- processes --------------------------------------------------------------------------
 
 
@@ -246,6 +255,7 @@ AnyEvent = (
     | Trouble
     | RouterRole
     | RouterNotice
+    | Drilled
     | PeerMet
     | PeerCut
     | DaemonStarted
@@ -294,6 +304,8 @@ def render(event: AnyEvent) -> str:
             return f"peer {peer}: no line: {because}"
         case RouterNotice(router, _, text):
             return f"{router}: {text}"
+        case Drilled(router, text, _, by):
+            return f"{router}: {text}{_by(by)}"
         case DatapathRetired(what):
             return f"data path: took down {what}"
         case DaemonStarted() | DaemonStopping() | WorkerStarted() | WorkerLost():

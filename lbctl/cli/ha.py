@@ -6,16 +6,20 @@ It asks the VRRP process itself, which knows, and which outlives the daemon.
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import msgspec
 
 from lbctl.cli.output import show_json
-from lbctl.cli.shared import Context, json_option, pass_context
-from lbctl.errors import LbctlError, NotFound, Refused
+from lbctl.cli.shared import DURATION, Context, Misuse, json_option, pass_context
+from lbctl.errors import Exit, LbctlError, NotFound, Refused
+from lbctl.ha.drill import Drill, tell
 from lbctl.messages import Ask, HandOver, Resume, Role, StandBy, Standing
 from lbctl.vrrp.control import PATH, Client
+
+if TYPE_CHECKING:
+    from lbctl.cli.drill import Plan
 
 PAUSE = 0.05  # seconds between two looks at a hand-over
 
@@ -113,14 +117,41 @@ def _listed(names: list[str]) -> str:
 @control_option
 @json_option
 @pass_context
+@click.option("--drill", is_flag=True, help="Measure it from a client, and keep the record.")
+@click.option("--via", default="", help="Drill: words that run a command on a client: 'ssh HOST'.")
+@click.option("--back", is_flag=True, help="Drill: take the addresses back afterwards.")
+@click.option("--every", type=DURATION, default="10ms", help="Drill: between two probes (10ms).")
+@click.option("--held", type=click.IntRange(0, 1000), default=50, help="Drill: connections (50).")
+@click.option("--timeout", type=DURATION, default="30s", help="Drill: for each hand-over (30s).")
 def failover(
-    context: Context, router: str, reason: str, force: bool, dry_run: bool, control: Path
+    context: Context,
+    router: str,
+    reason: str,
+    force: bool,
+    dry_run: bool,
+    control: Path,
+    drill: bool,
+    via: str,
+    back: bool,
+    every: float,
+    held: int,
+    timeout: float,
 ) -> None:
     """Hand over to the peer, and leave it there while the peer lives.
 
     Ends when the peer has taken over. Without one this gateway goes on, and the exit status
-    is 1.
+    is 1. With --drill also where anything was lost; `lbctl ha drills` shows the records.
     """
+    if drill:
+        if not via:
+            why = "--drill: what a gateway sends to its own addresses never leaves it"
+            raise Misuse(why, "--via 'ssh CLIENT' names a machine that reaches them as clients do")
+        from lbctl.cli.drill import Plan  # and what it needs: of no other verb
+
+        plan = Plan(router, via, reason, max(every, 0.001), held, back, timeout, force)
+        return _drill(context, control, plan, dry_run)
+    if via or back:
+        raise Misuse("--via and --back are of --drill")
     with Client(control) as client:
         _refuse_alone(client, router, force)
         if dry_run:
@@ -132,6 +163,41 @@ def failover(
     return _done(
         context, f"{router}: {left.peer} is active; `lbctl ha resume {router}` lifts the order"
     )
+
+
+def _drill(context: Context, control: Path, plan: "Plan", dry_run: bool) -> None:
+    from lbctl.cli.drill import check, run
+
+    if dry_run:
+        with Client(control) as client:
+            check(context.client, client, plan)
+            return _would(context, client, plan.router, f"would hand over, seen by {plan.via}")
+    record = run(context.client, control, plan)
+    if context.json:
+        show_json(msgspec.to_builtins(record))
+    else:
+        click.echo(f"{record.router}: {tell(record)}")
+        if record.back is None and not record.failed:
+            click.echo(f"`lbctl ha resume {record.router}` lifts the order")
+    if not record.unhurt:
+        raise SystemExit(Exit.FAILED)
+    return None
+
+
+@ha.command()
+@json_option
+@pass_context
+def drills(context: Context) -> None:
+    """Hand-overs that were tried and measured, oldest first."""
+    found = context.client.get("drills")
+    if context.json:
+        show_json(found)
+        return
+    if not found:
+        click.echo("no drill yet (lbctl ha failover ROUTER --drill)")
+    for one in msgspec.convert(found, list[Drill]):
+        when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(one.at))
+        click.echo(f"{when}  {one.router}: {tell(one)} (by {one.by}, via {one.via})")
 
 
 @ha.command()

@@ -29,6 +29,7 @@ from lbctl.daemon.requests import (
     decode,
 )
 from lbctl.errors import InvalidConfig, LbctlError
+from lbctl.ha.drill import Drill
 
 SETTLE = 30.0  # seconds that a change waits for the data path to be asked
 
@@ -52,6 +53,7 @@ class Changing:
             web.post("/v1/orders", self.order),
             web.post("/v1/overrides", self.override),
             web.delete("/v1/overrides/{id}", self.drop_override),
+            web.post("/v1/drills", self.note_drill),
             web.post("/v1/servers/{service}/{server}/check", self.check),
         ]
 
@@ -109,6 +111,17 @@ class Changing:
         body = decode(await request.read(), PlainRequest)
         manner = body.manner(_by(request), self._parts.clock.now())
         return await self._settled(self._parts.control.drop_override(int(text), manner))
+
+    async def note_drill(self, request: web.Request) -> web.Response:
+        """Remember what `lbctl ha failover --drill` measured; answers the record."""
+        try:
+            drill = msgspec.json.decode(await request.read(), type=Drill)
+        except msgspec.MsgspecError as error:
+            raise BadRequest(f"request body: {error}", "docs/api.md has its shape") from None
+        at = self._parts.clock.wall()
+        drill = msgspec.structs.replace(drill, by=_by(request), at=at)
+        self._parts.control.note_drill(drill)
+        return answer(drill)
 
     async def check(self, request: web.Request) -> web.Response:
         """Probe a server now, and ask its agent; answers a list of `ProbeView`."""

@@ -42,12 +42,14 @@ from lbctl.events import (
     AnyEvent,
     ConfigRefused,
     ConfigTaken,
+    Drilled,
     HealthChanged,
     Ordered,
     OverrideDropped,
     OverrideSet,
     Trouble,
 )
+from lbctl.ha.drill import KEPT, Drill, tell
 from lbctl.health.judge import Health
 from lbctl.health.report import Report
 from lbctl.model import Endpoint, Frontend, ServerName
@@ -162,6 +164,18 @@ class Control:
     @property
     def origins(self) -> dict[int, str]:
         return dict(self._standing.saved.origins)
+
+    @property
+    def drills(self) -> tuple[Drill, ...]:
+        """The last ones, oldest first."""
+        return self._standing.saved.drills
+
+    def note_drill(self, drill: Drill) -> None:
+        saved = self._standing.saved
+        kept = (*saved.drills, drill)[-KEPT:]
+        self._standing.saved = msgspec.structs.replace(saved, drills=kept)
+        self._unsaved = True
+        self._journal.tell(Drilled(drill.router, tell(drill), drill.unhurt, drill.by))
 
     # --- changes of the file ------------------------------------------------------------
 

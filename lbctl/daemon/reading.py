@@ -33,6 +33,7 @@ class Reading:
             web.get("/v1/status", self.status),
             web.get("/v1/site", self.site),
             web.get("/v1/replication", self.replication),
+            web.get("/v1/drills", self.drills),
             web.get("/v1/services", self.services),
             web.get("/v1/services/{service}", self.service),
             web.get("/v1/servers", self.servers),
@@ -56,6 +57,10 @@ class Reading:
     async def replication(self, request: web.Request) -> web.Response:
         """The line to the other gateway of a pair."""
         return answer(self._parts.replicator.view())
+
+    async def drills(self, request: web.Request) -> web.Response:
+        """Hand-overs that were tried and measured, oldest first."""
+        return answer(list(self._parts.control.drills))
 
     async def services(self, request: web.Request) -> web.Response:
         return answer(list(self._parts.show().services()))

@@ -215,6 +215,7 @@ class Replicator:
             node=self.peer_node if peer is not None else "",
             connected=peer is not None,
             synced=self.synced,
+            copied=peer is not None and share.author.copied,
             lag=share.author.lag(share.clock.now()) if peer is not None else None,
             lag_p99=lags[int(len(lags) * 0.99)] if lags else None,
             behind=share.author.behind,

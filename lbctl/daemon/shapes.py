@@ -234,8 +234,9 @@ class StatusView(msgspec.Struct, frozen=True):
 class ReplicationView(msgspec.Struct, frozen=True):
     """The line to the other gateway of a pair, and what each holds of the other.
 
-    lag: seconds for which the peer has not had all there is; lag_p99: of the last batches,
-    until they were acknowledged. behind: keys that it may not have as they are. entries,
+    synced: all that the peer remembers is in place here; copied: it holds a copy of all that
+    is ours. lag: seconds for which the peer has not had all there is; lag_p99: of the last
+    batches, until they were acknowledged. behind: keys that it may not have as they are. entries,
     flows: ours; held, held_flows: the peer's. own, theirs: the listens of each author.
     differ: servers whose checks see otherwise there. resyncs: full copies that the peer asked
     for; faults: what it got wrong, by kind; cuts: lines lost, by reason.
@@ -246,6 +247,7 @@ class ReplicationView(msgspec.Struct, frozen=True):
     node: str
     connected: bool
     synced: bool
+    copied: bool
     lag: float | None
     lag_p99: float | None
     behind: int

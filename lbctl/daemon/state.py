@@ -23,6 +23,7 @@ from lbctl.daemon.clock import Clock
 from lbctl.daemon.hooks import Key, Past
 from lbctl.daemon.overrides import Override
 from lbctl.errors import LbctlError, NotFound, NotPermitted
+from lbctl.ha.drill import Drill
 from lbctl.load import Pool
 from lbctl.model import AnyProbe, Endpoint, Server, ServerName, Trigger, Via
 from lbctl.world import Leaving, Order, Sighting, Target, World
@@ -73,6 +74,7 @@ class Saved(msgspec.Struct, frozen=True):
     newcomers: tuple[str, ...] = ()
     pools: Mapping[str, Pool] = {}
     hooks: tuple[SavedHook, ...] = ()
+    drills: tuple[Drill, ...] = ()
 
 
 def with_facts(saved: Saved, world: World, clock: Clock) -> Saved:

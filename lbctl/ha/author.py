@@ -111,6 +111,11 @@ class Author:
         return max(0.0, now - min(waiting)) if waiting else 0.0
 
     @property
+    def copied(self) -> bool:
+        """Whether the peer holds a full copy, at most a moment old."""
+        return self._acked[2] and self._copying == 0
+
+    @property
     def behind(self) -> int:
         """Keys that the peer may not have as they are."""
         return len(self._pending) + sum(len(flight.before) for flight in self._flights)

@@ -77,7 +77,9 @@ LAYERS: dict[str, set[str]] = {
         "lbctl.gslb.sockets",
         "lbctl.gslb.worker",
         "lbctl.health.files",  # what probes read
-        "lbctl.ha.*",  # the fence's maps, programs and hooks
+        "lbctl.ha.fence",  # the fence's maps
+        "lbctl.ha.loader",  # its programs and hooks
+        "lbctl.ha.probe",  # a client, during a drill
         "lbctl.health.privileges",  # capabilities
         "lbctl.health.probes.*",  # sockets of probes
         "lbctl.health.reactor",  # epoll and the probe worker's clock
@@ -128,8 +130,9 @@ CLI_MAY = {
 # Verbs that are not questions to the daemon, with the only program each may know.
 VERBS = {
     "lbctl.cli.daemon": {"lbctl.daemon.run"},
+    "lbctl.cli.drill": {"lbctl.vrrp.control", "lbctl.ha.drill"},
     "lbctl.cli.gslb": {"lbctl.gslb.run"},
-    "lbctl.cli.ha": {"lbctl.vrrp.control"},
+    "lbctl.cli.ha": {"lbctl.vrrp.control", "lbctl.ha.drill"},
     "lbctl.cli.lab": {"lbctl.lab.*"},
     "lbctl.cli.vrrp": {"lbctl.vrrp.run"},
 }

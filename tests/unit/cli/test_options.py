@@ -13,7 +13,7 @@ NO_JSON = {"daemon", "vrrp", "gslb serve", "ipvsadm", "lab exec", "lab demo"}
 NO_DRY_RUN = NO_JSON | {"gslb reload", "agent cert"}
 ASKS = {
     *("validate", "diff", "export", "describe", "why", "check", "stats", "monitor", "trace"),
-    *("ha status", "ha peer", "agent status", "lab status"),
+    *("ha status", "ha peer", "ha drills", "agent status", "lab status"),
     *("gslb validate", "gslb status", "gslb explain", "gslb simulate"),
 }
 

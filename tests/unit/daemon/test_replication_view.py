@@ -12,6 +12,7 @@ VIEW = ReplicationView(
     node="gw2",
     connected=True,
     synced=True,
+    copied=True,
     lag=0.012,
     lag_p99=0.06,
     behind=3,
