@@ -46,13 +46,14 @@ def validate(
 ) -> None:
     """Check FILE, whole; needs neither a daemon nor root."""
     from lbctl.config import json_schema, parse
+    from lbctl.vrrp.realtime import jiffy
 
     if schema:
         return show_json(json_schema())
     if file is None:
         raise click.UsageError("name a FILE, or --schema")
     data = read_file(file, LARGEST)
-    parsed = parse(data, str(file), node=node, datapath=Datapath(datapath))
+    parsed = parse(data, str(file), node=node, datapath=Datapath(datapath), tick=jiffy())
     services = parsed.config.services
     servers = sum(len(service.servers) for service in services.values())
     if context.json:

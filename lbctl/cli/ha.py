@@ -71,7 +71,7 @@ def status(context: Context, router: str | None, control: Path) -> None:
 @json_option
 @pass_context
 def peer(context: Context) -> None:
-    """The line to the other gateway: who is author of what, and how far behind it is."""
+    """The line to the other gateway: who owns what, and how far behind it is."""
     found = context.client.get("replication")
     if context.json:
         show_json(found)
@@ -83,6 +83,7 @@ def peer_lines(found: dict[str, Any]) -> Iterator[str]:
     """What `lbctl ha peer` prints."""
     if not found["configured"]:
         yield "no replication (gateway.replication in the file)"
+        yield from (f"  {line}" for line in owner_lines(found))
         return
     if found["connected"]:
         synced = "in sync" if found["synced"] else "its copy is not complete"
@@ -94,6 +95,7 @@ def peer_lines(found: dict[str, Any]) -> Iterator[str]:
     yield f"  ours: {_listed(found['own'])}: {found['entries']} entries, {found['flows']} flows"
     theirs = _listed(found["theirs"])
     yield f"  theirs: {theirs}: {found['held']} entries, {found['held_flows']} flows"
+    yield from (f"  {line}" for line in owner_lines(found))
     for what in ("file", "table"):
         if found[f"same_{what}"] is False:
             yield f"  the {what} is not the same on both gateways"
@@ -103,6 +105,18 @@ def peer_lines(found: dict[str, Any]) -> Iterator[str]:
     counted = [f"full copies {found['copies']}", f"resyncs {found['resyncs']}"]
     counted += [f"{reason} {number}" for reason, number in found["faults"].items()]
     yield f"  {', '.join(counted)}"
+
+
+def owner_lines(found: dict[str, Any]) -> Iterator[str]:
+    """Who owns each virtual router, with what is on it."""
+    whose = {"here": "here", "there": f"at {found['node'] or 'the peer'}", "": "nobody known"}
+    for one in found["owners"]:
+        group = f", group {one['group']}" if one["group"] else ""
+        serves = ", ".join(one["listens"]) or "the servers' way back"
+        yield (
+            f"{one['router']} ({', '.join(one['addresses'])}{group}): "
+            f"{whose[one['owner']]}, {one['role'] or 'unheard'} here: {serves}"
+        )
 
 
 def _listed(names: list[str]) -> str:

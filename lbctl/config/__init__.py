@@ -37,13 +37,15 @@ def parse(
     node: str | None = None,
     patches: Sequence[Patch] = (),
     datapath: Datapath | None = None,
+    tick: float | None = None,
 ) -> Parsed:
     """The configuration in `text` (YAML or JSON, UTF-8, at most MAX_BYTES).
 
     name: the file's name in messages. node: which of `gateways` this one is; not needed
     where there is only one. patches: laid over the file, in order, before validation.
     datapath: what this one cannot do is a fault, too; `auto` asks the one that the file
-    names.
+    names. tick: seconds of a jiffy where it is to run; adverts too fast for the fence's clock
+    are a fault, too.
 
     Raises InvalidConfig with every fault, in the file's order, each as
     `FILE:LINE:COLUMN: PATH: what is wrong (how to mend it)`, or with `override PATH:` in
@@ -51,7 +53,7 @@ def parse(
     """
     from lbctl.config.load import load
 
-    return Parsed(*load(text, name, node, patches, datapath))
+    return Parsed(*load(text, name, node, patches, datapath, tick))
 
 
 def json_schema() -> dict[str, Any]:

@@ -28,7 +28,8 @@ from lbctl.model import (
     TrackerKind,
     family_of,
 )
-from lbctl.vrrp.settings import clashes, faults, with_link_local
+from lbctl.vrrp.router import LEASE
+from lbctl.vrrp.settings import clashes, faults, too_short, with_link_local
 
 AT = "virtual_routers"
 Value = TypeVar("Value")
@@ -276,6 +277,13 @@ def wrong(
             yield Fault((AT, name), text, on_key=True)
     for name, text in clashes(found.values()):
         yield Fault((AT, name), text, on_key=True)
+
+
+def unfenceable(found: Mapping[str, Router], tick: float) -> Iterator[Fault]:
+    """Adverts whose lease the fence's clock cannot hold, where a jiffy takes `tick`."""
+    for name, router in found.items():
+        if text := too_short(LEASE * router.interval, tick):
+            yield Fault((AT, name, "interval"), text)
 
 
 def _unknown_gateways(at: Path, section: RouterSection, gateways: list[str]) -> Iterator[Fault]:

@@ -28,6 +28,7 @@ def load(
     node: str | None,
     patches: Sequence[Patch],
     datapath: Datapath | None = None,
+    tick: float | None = None,
 ) -> tuple[Config, tuple[Patch, ...], tuple[str, ...]]:
     """The configuration, the stale patches, and the warnings. Raises InvalidConfig."""
     try:
@@ -44,6 +45,8 @@ def load(
     faults += found
     config, found = _config(file, node, faults) if file is not None else (None, [])
     faults += [*found, *cross.overlaps(_listens(document))]
+    if config is not None and tick is not None:
+        faults += ha.unfenceable(config.routers, tick)
     if config is not None and datapath is not None and not faults:
         own = config.gateway.datapath
         lacking = unsupported(config, own if datapath is Datapath.AUTO else datapath)

@@ -264,6 +264,28 @@ class Control:
         now = self._clock.now()
         return Override(number, path, value, manner.reason, manner.by, now, manner.until)
 
+    async def follow(self, puts: Sequence[Override], gone: Set[Path]) -> None:
+        """What was changed live on the other gateway, in its order; gone: taken back there.
+        Raises InvalidConfig, and then nothing has changed."""
+        async with self._changing:
+            number, kept = self._standing.saved.last_override, self.intent.overrides
+            intent = replace(
+                self.intent, overrides=tuple(one for one in kept if one.path not in gone)
+            )
+            events = _dropped(self.intent, intent, "taken back on the other gateway")
+            for one in puts:
+                if any(one.same(held) for held in intent.overrides):
+                    continue
+                number += 1
+                new = msgspec.structs.replace(one, id=number)
+                intent = replace(intent, overrides=with_override(intent.overrides, new))
+                events.append(OverrideSet(new.id, str(new), f"{new.by} there", new.reason))
+            if intent == self.intent:
+                return
+            read = await self._read(intent.text, intent.origin, intent.overrides)
+            manner = Manner("the other gateway", force=True)
+            self._take(intent, read, manner, events, last_override=number)
+
     async def drop_override(self, number: int, manner: Manner) -> Outcome:
         """Forget one override: what the file says holds again."""
         async with self._changing:

@@ -10,11 +10,13 @@ from typing import Any
 import msgspec
 
 Path = tuple[str, ...]
+SLACK = 5.0  # seconds that two gateways' clocks may differ over one moment
 
 
 class Override(msgspec.Struct, frozen=True):
     """value None: the object at `path` is deleted. since, until: seconds of the clock that
-    never steps; None: until it is dropped."""
+    never steps; None: until it is dropped. there: it was made on the other gateway of a pair,
+    and goes when it is taken back there."""
 
     id: int
     path: Path
@@ -23,12 +25,20 @@ class Override(msgspec.Struct, frozen=True):
     by: str = ""
     since: float = 0.0
     until: float | None = None
+    there: bool = False
 
     def __str__(self) -> str:
         what = ".".join(self.path)
         if self.value is None:
             return f"delete {what}"
         return f"{what} = {msgspec.json.encode(self.value).decode()}"
+
+    def same(self, other: "Override") -> bool:
+        """Whether both say the same, whoever was told first."""
+        mine, theirs = (one.until if one.until is not None else -1.0 for one in (self, other))
+        words = (self.path, self.value, self.reason, self.by)
+        there = (other.path, other.value, other.reason, other.by)
+        return words == there and abs(mine - theirs) < SLACK
 
     def in_force(self, now: float) -> bool:
         return self.until is None or now < self.until

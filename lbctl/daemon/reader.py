@@ -8,6 +8,7 @@ from typing import NamedTuple
 from lbctl.config import Patch, parse
 from lbctl.daemon.overrides import Override
 from lbctl.model import Config
+from lbctl.vrrp.realtime import jiffy
 
 
 class Read(NamedTuple):
@@ -30,7 +31,7 @@ class ConfigReader:
 
     def _read(self, text: bytes, origin: str, overrides: Sequence[Override]) -> Read:
         patches = [Patch(one.path, one.value) for one in overrides]
-        parsed = parse(text, origin, node=self._node, patches=patches)
+        parsed = parse(text, origin, node=self._node, patches=patches, tick=jiffy())
         stale = tuple(
             one for one, patch in zip(overrides, patches, strict=True) if patch in parsed.stale
         )

@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import assert_never
 
+from lbctl.daemon.ownership import ownership
 from lbctl.daemon.paircommit import PairCommit
 from lbctl.daemon.shapes import ReplicationView
 from lbctl.daemon.share import Share
@@ -225,9 +226,12 @@ class Replicator:
             held_flows=sum(1 for key in held if key[:1] == b"f"),
             own=tuple(sorted(map(str, share.own))),
             theirs=tuple(sorted(map(str, share.theirs - share.own))),
+            owners=tuple(
+                ownership(share.control.world.config, share.routers.roles, share.own, share.theirs)
+            ),
             same_file=None if peer is None else peer.file == self.file(),
             same_table=None if peer is None else peer.table == share.table_digest(),
-            differ=tuple(sorted(share.differing_verdicts())),
+            differ=tuple(sorted(share.hearsay.differing_verdicts())),
             lines=self.counts.lines,
             copies=share.author.copies,
             resyncs=self.counts.resyncs,

@@ -231,6 +231,19 @@ class StatusView(msgspec.Struct, frozen=True):
     workers: tuple[WorkerView, ...]
 
 
+class OwnerView(msgspec.Struct, frozen=True):
+    """A virtual router. role: here; "" where the VRRP process was not heard. owner: `here`,
+    `there`, or "" where neither gateway says so. listens: `SERVICE ADDRESS:PORT/PROTO`; none:
+    it is the servers' way back."""
+
+    router: str
+    group: str
+    addresses: tuple[str, ...]
+    role: str
+    owner: str
+    listens: tuple[str, ...]
+
+
 class ReplicationView(msgspec.Struct, frozen=True):
     """The line to the other gateway of a pair, and what each holds of the other.
 
@@ -257,6 +270,7 @@ class ReplicationView(msgspec.Struct, frozen=True):
     held_flows: int
     own: tuple[str, ...]
     theirs: tuple[str, ...]
+    owners: tuple[OwnerView, ...]
     same_file: bool | None
     same_table: bool | None
     differ: tuple[str, ...]

@@ -8,11 +8,12 @@ health is a change like any other.
 
 import asyncio
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from hashlib import blake2b
 
 from lbctl.daemon.clock import Clock
 from lbctl.daemon.control import Control
+from lbctl.daemon.hearsay import Hearsay
 from lbctl.daemon.journal import Journal
 from lbctl.daemon.loop import ReconcileLoop
 from lbctl.daemon.plane import PlaneThread
@@ -25,10 +26,11 @@ from lbctl.ha.author import Author
 from lbctl.ha.replica import Replica
 from lbctl.messages import Role
 from lbctl.model import Endpoint, Frontend, Listen, ServerName
-from lbctl.world import Order, owners
+from lbctl.world import owners
 
 RINGS_EVERY = 2.0  # seconds; a change of ours is told at once
 SUBJECT = "replication"
+FACTS = b"ahlv"  # kinds of items that are all looked at each time
 
 
 @dataclass
@@ -54,7 +56,6 @@ class Share:
     replica: Replica = field(default_factory=Replica)
     own: set[Frontend] = field(default_factory=set)
     theirs: set[Frontend] = field(default_factory=set)
-    verdicts: dict[str, str] = field(default_factory=dict)
     trouble: str = ""
     offset: float = 0.0  # our clock less the peer's
     _roles: dict[str, Role] = field(default_factory=dict)
@@ -68,6 +69,9 @@ class Share:
     _rings_at: float = 0.0
     _one: asyncio.Lock = field(default_factory=asyncio.Lock)
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.hearsay = Hearsay(self.control, self.loop.touched, self._complain)
 
     @property
     def installed(self) -> bool:
@@ -108,6 +112,7 @@ class Share:
         for frontend in self.own:
             if held is not None and (service := held.table.get(frontend)) is not None:
                 yield items.listen_item(frontend, service)
+        yield from self.hearsay.changes(self.own)
         for name in {served[f] for f in self.own if f in served}:
             service_ = world.config.services[name]
             for key, server in service_.servers.items():
@@ -118,7 +123,7 @@ class Share:
                     yield items.health_item(str(full), str(seen.health))
 
     def _orders_gone(self, puts: dict[bytes, bytes]) -> list[bytes]:
-        return [key for key in self.author.state if key[:1] in b"ahl" and key not in puts]
+        return [key for key in self.author.state if key[:1] in FACTS and key not in puts]
 
     # --- the peer's, to us ----------------------------------------------------------------
 
@@ -140,8 +145,12 @@ class Share:
                     self._rings[frontend] = ring
                     self._ring_due.add(frontend)
             self._note_flows(news)
-            self._take_orders(news.orders)
-            self.verdicts |= {n: v for n, v in news.verdicts.items() if v is not None}
+            self.hearsay.take_orders(news.orders, self.theirs, self.own, self.offset)
+            held = self.replica.state.keys()
+            missed = self.hearsay.left_over(self.theirs, held) if self.replica.whole else {}
+            changes = {**missed, **news.changes}
+            await self.hearsay.take_changes(changes, self.theirs, self.own, self.offset)
+            self.hearsay.take_verdicts(news.verdicts, self.theirs, self.own)
             await self._install()
 
     async def retry(self) -> None:
@@ -158,28 +167,6 @@ class Share:
             # The peer that gives a listen away forgets its flows: we do not.
             if self._where.pop(place, None) in self.theirs - self.own:
                 self._flows_due[place] = None
-
-    def _take_orders(self, orders: dict[str, Order | None]) -> None:
-        world = self.control.world
-        for text, order in orders.items():
-            name = ServerName.parse(text)
-            service = world.config.services.get(name.service)
-            if service is None or name.server not in service.servers:
-                continue
-            if set(service.listens) & self.own:
-                continue
-            if order is None:
-                world.orders.pop(name, None)
-            else:
-                until = None if order.until is None else order.until + self.offset
-                moved = replace(
-                    order,
-                    since=order.since + self.offset,
-                    deadline=order.deadline + self.offset,
-                    until=until,
-                )
-                world.orders[name] = moved
-            self.loop.touched({name.service})
 
     async def _agree(self, key: bytes) -> None:
         """One hash key for both: that of who serves, or the smaller one."""
@@ -270,17 +257,6 @@ class Share:
         }
         every = owners(config.services)
         return {f for f in every if isinstance(f, Listen) and f.address in addresses}
-
-    def differing_verdicts(self) -> Iterable[str]:
-        """Servers whose checks see them otherwise at the peer."""
-        world = self.control.world
-        for text, there in self.verdicts.items():
-            name = ServerName.parse(text)
-            service = world.config.services.get(name.service)
-            if service is not None and (server := service.servers.get(name.server)) is not None:
-                seen = world.seen(service, server)
-                if seen is not None and str(seen.health) != there:
-                    yield f"{text}: {there} there, {seen.health} here"
 
     def table_digest(self) -> str:
         held = self.loop.reconciler.held

@@ -10,6 +10,7 @@ stop the rest (ADR 0001).
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
+from enum import IntEnum
 from typing import Protocol, runtime_checkable
 
 from lbctl.dataplane.madeup import MadeUp, Trace
@@ -159,13 +160,21 @@ class Stats:
 # --- flows ------------------------------------------------------------------------------
 
 
+class Kept(IntEnum):
+    """What is remembered: a flow; the way back of one, because listens share its server; or
+    where a client's next flow goes (persistence)."""
+
+    FLOW = 0
+    BACK = 1
+    CLIENT = 2
+
+
 @dataclass(frozen=True, slots=True)
 class Flow:
     """One remembered flow, for a peer that is to go on with it.
 
     key: opaque to all but the data path that wrote it; two gateways that replicate share
-    the hash key that it was made with. idle: seconds since its last packet. back: it is the
-    way back of one, remembered because listens share its server.
+    the hash key that it was made with. idle: seconds since its last packet.
     """
 
     frontend: Frontend
@@ -173,7 +182,7 @@ class Flow:
     server: Endpoint
     confirmed: bool
     idle: float
-    back: bool = False
+    kept: Kept = Kept.FLOW
 
     @property
     def place(self) -> bytes:

@@ -5,7 +5,6 @@ goes on to hold when this process is gone. A process that starts finds every lea
 soon past, and renews none but for a router that it made Active itself.
 """
 
-import time
 from collections.abc import Iterable
 from contextlib import ExitStack, suppress
 from ctypes import sizeof
@@ -15,28 +14,12 @@ from pathlib import Path
 from lbctl.dataplane.xdp import abi, bpf, maps
 from lbctl.errors import DataPlaneError
 from lbctl.model import Address, Family, Mac, Router
+from lbctl.vrrp.realtime import jiffy
 
 CLOCK = "fence_clock"
-CLOCK_MONOTONIC_COARSE = 6  # of linux/time.h
-LEAST = 5  # jiffies; a shorter lease would be lost to rounding
 LEASES, PARENTS = abi.ROUTERS - 1, abi.PORTS  # virtual routers and interfaces, at most
 FRAME = bytes(64)  # BPF_PROG_TEST_RUN wants one
 FOR_EVER = (1 << 64) - 1
-
-
-def jiffy() -> float:
-    """Seconds: the coarse clock's resolution."""
-    return time.clock_getres(CLOCK_MONOTONIC_COARSE)
-
-
-def too_short(lease: float, tick: float) -> str:
-    """What is wrong with a lease (seconds) where a jiffy takes `tick`, if anything."""
-    if int(lease / tick + 1e-6) >= LEAST:
-        return ""
-    return (
-        f"a lease of {lease * 1000:g} ms is under {LEAST} jiffies of this kernel "
-        f"({tick * 1000:g} ms each): use a longer interval"
-    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@
     f PLACE          a remembered flow
     a SERVICE/SERVER an order of a person
     h SERVICE/SERVER what checks say of a server
+    v PATH           a live change of the file, by the place that it changes
 
 Moments are stamped with the author's own clock, rounded so that what only gets older is not
 said all the time, and never rounded to older than it is.
@@ -22,9 +23,10 @@ from typing import Any
 
 import msgspec
 
-from lbctl.dataplane.port import PLACE, Flow, RingCopy
+from lbctl.dataplane.port import PLACE, Flow, Kept, RingCopy
 from lbctl.ha.words import Fault
-from lbctl.model import Endpoint, Frontend, VirtualService, parse_frontend
+from lbctl.health.judge import Health
+from lbctl.model import Endpoint, Frontend, ServerName, VirtualService, parse_frontend
 from lbctl.world import Order
 
 GRAIN = 64.0  # seconds
@@ -37,7 +39,7 @@ _endpoint = lru_cache(_MANY)(Endpoint.parse)
 _name = lru_cache(_MANY)(str)
 _pack = msgspec.msgpack.Encoder().encode
 _Ring = tuple[list[str], bytes]
-_Flow = tuple[bytes, bool, int, str, str, bool]
+_Flow = tuple[bytes, bool, int, str, str, Kept]
 
 
 def listen_item(frontend: Frontend, service: VirtualService) -> tuple[bytes, bytes]:
@@ -62,7 +64,7 @@ def flow_item(flow: Flow, now: float) -> tuple[bytes, bytes]:
         stamp,
         str(flow.frontend),
         str(flow.server),
-        flow.back,
+        flow.kept,
     )
     return b"f" + flow.place, _pack(value)
 
@@ -79,13 +81,35 @@ def health_item(server: str, health: str) -> tuple[bytes, bytes]:
     return b"h" + server.encode(), _pack(health)
 
 
+def change_item(change: "Change") -> tuple[bytes, bytes]:
+    return change_key(change.path), _pack(change)
+
+
+def change_key(path: tuple[str, ...]) -> bytes:
+    return b"v" + _pack(path)
+
+
 def _stamp(moment: float) -> int:
     return max(0, math.ceil(moment / GRAIN))
 
 
+class Change(msgspec.Struct, frozen=True, array_like=True):
+    """A live change of a service. number: of two, the later one has the higher. since, until:
+    on the author's clock."""
+
+    number: int
+    path: tuple[str, ...]
+    value: Any
+    reason: str
+    by: str
+    since: float
+    until: float | None
+
+
 @dataclass
 class News:
-    """What changed at the peer, in our words. weights, rings, orders, verdicts: None: gone."""
+    """What changed at the peer, in our words. weights, rings, orders, verdicts, changes: None:
+    gone."""
 
     key: bytes | None = None
     own: set[Frontend] | None = None
@@ -95,6 +119,7 @@ class News:
     gone: list[bytes] = field(default_factory=list)
     orders: dict[str, Order | None] = field(default_factory=dict)
     verdicts: dict[str, str | None] = field(default_factory=dict)
+    changes: dict[tuple[str, ...], Change | None] = field(default_factory=dict)
 
 
 def read(changed: Mapping[bytes, bytes | None], now: float) -> News:
@@ -130,9 +155,24 @@ def _read(news: News, key: bytes, value: bytes | None, now: float) -> None:
         case b"a":
             news.orders[rest.decode()] = None if value is None else _decode(value, Order)
         case b"h":
-            news.verdicts[rest.decode()] = None if value is None else _decode(value, str)
+            _health(news.verdicts, rest.decode(), value)
+        case b"v":
+            path = _decode(rest, tuple[str, ...])
+            news.changes[path] = None if value is None else _change(path, value)
         case _:
             raise ValueError("of a kind that is not known here")
+
+
+def _health(verdicts: dict[str, str | None], server: str, value: bytes | None) -> None:
+    ServerName.parse(server)
+    verdicts[server] = None if value is None else str(_decode(value, Health))
+
+
+def _change(path: tuple[str, ...], value: bytes) -> Change:
+    change: Change = _decode(value, Change)
+    if path != change.path or len(path) < 2 or path[0] != "services":
+        raise ValueError("a change of something else than a service")
+    return change
 
 
 def _weights(value: bytes) -> Iterator[tuple[Endpoint, int]]:
@@ -161,11 +201,11 @@ def _ring(value: bytes, now: float) -> RingCopy:
 
 
 def _flow(place: bytes, value: bytes, now: float) -> Flow:
-    rest, confirmed, stamp, frontend, server, back = _decode(value, _Flow)
+    rest, confirmed, stamp, frontend, server, kept = _decode(value, _Flow)
     if len(place) != PLACE:
         raise ValueError(f"a place of {len(place)} bytes")
     where, idle = _frontend(frontend), _idle(stamp, now)
-    return Flow(where, place + rest, _endpoint(server), confirmed, idle, back)
+    return Flow(where, place + rest, _endpoint(server), confirmed, idle, kept)
 
 
 def _idle(stamp: int, now: float) -> float:

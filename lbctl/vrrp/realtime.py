@@ -9,9 +9,11 @@ import ctypes
 import gc
 import os
 import resource
+import time
 from contextlib import suppress
 
 _CLOCK_MONOTONIC = 1
+_CLOCK_MONOTONIC_COARSE = 6  # of linux/time.h
 _ABSOLUTE = 1
 _NONBLOCK_CLOEXEC = os.O_NONBLOCK | os.O_CLOEXEC
 _MCL_CURRENT, _MCL_FUTURE = 1, 2
@@ -101,6 +103,11 @@ def freeze() -> None:
     """What is there now is never looked at by the garbage collector again."""
     gc.collect()
     gc.freeze()
+
+
+def jiffy() -> float:
+    """Seconds: the coarse clock's resolution."""
+    return time.clock_getres(_CLOCK_MONOTONIC_COARSE)
 
 
 def real_time() -> bool:

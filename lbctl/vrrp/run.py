@@ -20,7 +20,7 @@ from typing import assert_never
 import msgspec
 
 from lbctl.errors import InvalidConfig, LbctlError
-from lbctl.ha.fence import LEASES, PARENTS, Fence, jiffy, too_short
+from lbctl.ha.fence import LEASES, PARENTS, Fence
 from lbctl.messages import (
     AnyMessage,
     Ask,
@@ -53,11 +53,12 @@ from lbctl.vrrp.helper import Helper
 from lbctl.vrrp.host import Host
 from lbctl.vrrp.node import Fact
 from lbctl.vrrp.notify import arguments
+from lbctl.vrrp.realtime import jiffy
 from lbctl.vrrp.receive import Count, Dropped
 from lbctl.vrrp.router import LEASE, VirtualRouter
 from lbctl.vrrp.rules import accept_rules
 from lbctl.vrrp.seldom import Seldom
-from lbctl.vrrp.settings import clashes, from_message, to_message
+from lbctl.vrrp.settings import clashes, from_message, to_message, too_short
 
 STATE = Path("/var/lib/lbctl")
 RUNTIME = Path("/run/lbctl")

@@ -21,6 +21,7 @@ from lbctl.model import (
     family_of,
 )
 
+LEAST = 5  # jiffies; a shorter lease would be lost to rounding
 FAST = 0.1  # seconds; adverts closer than this need a real-time scheduler
 MAC_PREFIX = {Family.IPV4: "00:00:5e:00:01", Family.IPV6: "00:00:5e:00:02"}
 
@@ -71,6 +72,16 @@ def _interval_faults(router: Router) -> list[str]:
     if not 1 <= round(hundredths) <= 4095 or abs(hundredths - round(hundredths)) > 1e-6:
         return [f"interval {router.interval:g} s: 0.01 to 40.95 in steps of 0.01"]
     return []
+
+
+def too_short(lease: float, tick: float) -> str:
+    """What is wrong with a lease (seconds) where a jiffy takes `tick`, if anything."""
+    if int(lease / tick + 1e-6) >= LEAST:
+        return ""
+    return (
+        f"a lease of {lease * 1000:g} ms is under {LEAST} jiffies of this kernel "
+        f"({tick * 1000:g} ms each): use a longer interval"
+    )
 
 
 def clashes(routers: Iterable[Router]) -> list[tuple[str, str]]:

@@ -14,7 +14,7 @@ from scapy.packet import Packet, raw
 
 from lbctl.dataplane.converge import converge
 from lbctl.dataplane.xdp import bpf
-from lbctl.ha.fence import Fence, Guarded, too_short
+from lbctl.ha.fence import Fence, Guarded
 from lbctl.ha.loader import attach, detach
 from lbctl.model import (
     Destination,
@@ -190,13 +190,6 @@ def test_a_process_that_starts_anew_starts_fenced(loaded: Path, ifindex: int) ->
 def test_a_lease_is_rounded_down_to_jiffies(fence: Fence) -> None:
     fence.renew("web", 2.9 * fence._jiffy)
     assert fence._leases.until[fence._numbers["web"]] - fence._leases.now == 2
-
-
-@pytest.mark.parametrize(("lease", "tick", "fits"), [(0.03, 0.004, True), (0.03, 0.01, False)])
-def test_a_lease_of_less_than_five_jiffies_is_refused(
-    lease: float, tick: float, fits: bool
-) -> None:
-    assert (too_short(lease, tick) == "") == fits
 
 
 def test_the_hooks_are_filled_once_and_emptied(loaded: Path) -> None:

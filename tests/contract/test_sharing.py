@@ -9,7 +9,7 @@ import pytest
 from stands import KINDS, Kind, shares
 from test_port import APP1, APP2, APP3, RR, WEB, have, web
 
-from lbctl.dataplane.port import DataPlane, Flow, Replicates, RingCopy
+from lbctl.dataplane.port import DataPlane, Flow, Kept, Replicates, RingCopy
 from lbctl.errors import DataPlaneError
 from lbctl.model import Scheduler, Table
 
@@ -92,12 +92,15 @@ def test_another_view_of_health_is_a_change_to_an_imported_ring(plane: Both) -> 
         assert old == (before if before != now else 0)
 
 
-def test_flow_changes_are_told_once(plane: Both, flow: Flow) -> None:
+@pytest.mark.parametrize("kept", Kept)
+def test_flow_changes_are_told_once(plane: Both, flow: Flow, kept: Kept) -> None:
+    """Whatever is remembered: flows, ways back, and where clients go next (persistence)."""
+    flow = replace(flow, kept=kept)
     have(plane, web(app1=1, app2=1))
     plane.flow_changes(whole=True)
     plane.import_flows([flow])
-    changes = plane.flow_changes()
-    assert [(f.place, f.server, f.confirmed) for f in changes.fresh] == [(flow.place, APP1, True)]
+    (told,) = plane.flow_changes().fresh
+    assert (told.place, told.server, told.confirmed, told.kept) == (flow.place, APP1, True, kept)
     assert (list(plane.flow_changes().fresh), list(plane.flow_changes().gone)) == ([], [])
     assert [f.place for f in plane.flow_changes(whole=True).fresh] == [flow.place]
     plane.forget_flows([flow.place])

@@ -131,6 +131,7 @@ CLI_MAY = {
 VERBS = {
     "lbctl.cli.daemon": {"lbctl.daemon.run"},
     "lbctl.cli.drill": {"lbctl.vrrp.control", "lbctl.ha.drill"},
+    "lbctl.cli.files": {"lbctl.vrrp.realtime"},
     "lbctl.cli.gslb": {"lbctl.gslb.run"},
     "lbctl.cli.ha": {"lbctl.vrrp.control", "lbctl.ha.drill"},
     "lbctl.cli.lab": {"lbctl.lab.*"},

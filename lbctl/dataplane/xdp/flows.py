@@ -45,7 +45,7 @@ PAGE = 64 * SET  # bytes that are compared at a time
 STALE = 4  # a peer hears of a flow's age once in 2^4 ticks
 _SET = struct.Struct(f"={abi.FLOW_WAYS}Q{abi.FLOW_WAYS}I4x")
 # States that mean nothing to a peer.
-_OWN = {FlowState.EMPTY, FlowState.CLOSED, FlowState.FRAGMENT, FlowState.CLIENT}
+_OWN = {FlowState.EMPTY, FlowState.CLOSED, FlowState.FRAGMENT}
 
 
 def linear_count(busy: int, slots: int) -> int:

@@ -24,6 +24,7 @@ from lbctl.dataplane.port import (
     Counters,
     Flow,
     FlowChanges,
+    Kept,
     Op,
     Refusal,
     RemoveServer,
@@ -63,6 +64,9 @@ from lbctl.model import (
 )
 from lbctl.netlink import TAG, Netlink
 
+KEPT = {FlowState.RETURN: Kept.BACK, FlowState.CLIENT: Kept.CLIENT}
+STATES = {kept: state for state, kept in KEPT.items()}
+NO_FLOWS = {*KEPT, FlowState.FRAGMENT}
 WISHES = 64  # neighbours of clients that are asked for at a time
 
 
@@ -161,7 +165,7 @@ class XdpPlane:
         return Stats(servers, active, self._maps.counters.verdicts(), writes, past, unrest)
 
     def export_flows(self) -> Iterator[Flow]:
-        yield from self._named(way for way in self._flows if way.state is not FlowState.RETURN)
+        yield from self._named(way for way in self._flows if way.state not in NO_FLOWS)
 
     def flow_changes(self, whole: bool = False) -> FlowChanges:
         fresh, gone = self._flows.changes(whole)
@@ -176,8 +180,8 @@ class XdpPlane:
                 listen, endpoint = where[way.server]
                 idle = ((tick - way.age) & (1 << abi.AGE_BITS) - 1) * self._clock.tick
                 confirmed = way.state is not FlowState.EMBRYONIC
-                back = way.state is FlowState.RETURN
-                yield Flow(listen, way.key, endpoint, confirmed, idle, back)
+                kept = KEPT.get(way.state, Kept.FLOW)
+                yield Flow(listen, way.key, endpoint, confirmed, idle, kept)
 
     def import_flows(self, flows: Iterable[Flow]) -> int:
         numbers: dict[tuple[Frontend, Endpoint], int] = {
@@ -190,7 +194,7 @@ class XdpPlane:
                 age = tick - round(flow.idle / self._clock.tick)
                 lives = FlowState.UDP if flow.frontend.proto is Proto.UDP else FlowState.ESTABLISHED
                 state = lives if flow.confirmed else FlowState.EMBRYONIC
-                state = FlowState.RETURN if flow.back else state
+                state = STATES.get(flow.kept, state)
                 taken += self._flows.put(flow.key, number, state, age & (1 << abi.AGE_BITS) - 1)
         return taken
 

@@ -3,14 +3,18 @@
 import json
 import shlex
 import signal
+import socket
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from subprocess import CompletedProcess
 
 import pytest
 
 from lbctl.lab import Lab, eventually, standard
+from lbctl.lab.kernel import NETNS, namespace
 from tests.lab.failover.pair import PORT, VIP, Gateway, Pair
+from tests.lab.vrrp.spaces import inside
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(180)]
 
@@ -32,11 +36,22 @@ def drill(gateway: Gateway, *words: str) -> CompletedProcess[str]:
     return gateway.host.lbctl(*command, *words, check=False)
 
 
+def greet(address: str) -> None:
+    """Have a gateway learn the client's MAC; nobody listens there."""
+    with socket.socket() as one:
+        one.connect_ex((address, 9))
+
+
 def test_a_drill_measures_a_hand_over_and_the_way_back(pair: Pair) -> None:
     one, two = pair.one, pair.two
     refused = drill(two)
     assert refused.returncode == 9
     assert "front: this gateway is not Active: it is backup" in refused.stderr
+
+    # Who never spoke with a client asks for its MAC first, and drops the packet meanwhile.
+    client = NETNS / namespace(pair.lab.name, pair.lab.client.name)
+    for gateway in (one, two):
+        inside(client, partial(greet, gateway.host.address))
 
     done = drill(one, "--back", "--held", "40", "-j")
     assert done.returncode == 0, done.stdout + done.stderr

@@ -189,6 +189,43 @@ def test_the_backup_serves_as_the_active_does_and_its_view_counts_once_it_is_act
     assert "drain" in two.daemon.states()["web/app1"]
 
 
+def test_live_changes_outlive_their_gateway_and_are_taken_back_where_it_is_active(
+    pair: Pair,
+) -> None:
+    pair.start()
+    one, two = pair.halves
+    pair.roles(Role.ACTIVE, Role.BACKUP)
+    pair.synced()
+    assert one.daemon.run("weight", "web/app1", "7", "--reason", "bigger").code == 0
+    assert one.daemon.run("weight", "web/app2", "3").code == 0
+    eventually(lambda: changes(two) == changes(one) != {})
+    (first, _) = two.daemon.client.get("overrides")
+    assert (first["reason"], first["value"]) == ("bigger", 7)
+
+    one.daemon.process.kill()  # type: ignore[union-attr]
+    eventually(lambda: not two.routers.heard)
+    two.routers.say(Role.ACTIVE)
+    eventually(lambda: two.peer()["own"] == ["192.0.2.10:80/tcp"])
+    assert two.weights() == {"web/app1": 7, "web/app2": 3, "web/app3": 1}
+
+    # Its author is the other one now: taken back there, it is gone here, although this
+    # gateway was away then and had made it.
+    one.routers.say(Role.BACKUP)
+    number = next(row["id"] for row in two.daemon.client.get("overrides") if row["value"] == 3)
+    assert two.daemon.run("unset", str(number)).code == 0
+    one.daemon.start()
+    eventually(lambda: one.peer()["synced"])
+    assert two.daemon.run("weight", "web/app3", "5").code == 0
+    eventually(lambda: changes(one).get("services.web.servers.app3.weight") == 5)
+    assert two.daemon.run("unset", str(two.daemon.client.get("overrides")[-1]["id"])).code == 0
+    eventually(lambda: "services.web.servers.app3.weight" not in changes(one))
+
+
+def changes(half: Half) -> dict[str, object]:
+    rows = half.daemon.client.get("overrides")
+    return {".".join(row["path"]): row["value"] for row in rows}
+
+
 def test_a_peer_with_another_file_is_shown(pair: Pair) -> None:
     pair.start()
     one, two = pair.halves

@@ -7,6 +7,7 @@ import pytest
 from lbctl.config import dump, parse
 from lbctl.errors import InvalidConfig
 from lbctl.model import Router, Tracker, TrackerKind
+from lbctl.vrrp.settings import too_short
 
 FILE = """\
 apiVersion: lbctl/v1
@@ -47,6 +48,23 @@ def test_each_gateway_reads_its_own_values() -> None:
 def test_a_router_without_a_priority_for_this_gateway_does_not_run_here() -> None:
     text = FILE.replace("{gw1: 200, gw2: 100}", "{gw1: 200}")
     assert parse(text, node="gw2").config.routers == {}
+
+
+def test_adverts_too_fast_for_the_fence_are_a_fault_where_jiffies_are_long() -> None:
+    fast = FILE.replace("interval: 100ms", "interval: 10ms")
+    assert parse(fast, node="gw1", tick=0.004).config.routers["edge"].interval == 0.01
+    with pytest.raises(InvalidConfig) as caught:
+        parse(fast, node="gw1", tick=0.01)  # HZ=100
+    (fault,) = caught.value.faults
+    assert fault.startswith("lbctl.yaml:11:15: virtual_routers.edge.interval: a lease of 30 ms is")
+    assert "under 5 jiffies of this kernel (10 ms each): use a longer interval" in fault
+
+
+@pytest.mark.parametrize(("lease", "tick", "fits"), [(0.03, 0.004, True), (0.03, 0.01, False)])
+def test_a_lease_of_less_than_five_jiffies_is_too_short(
+    lease: float, tick: float, fits: bool
+) -> None:
+    assert (too_short(lease, tick) == "") == fits
 
 
 def test_what_is_dumped_reads_back_equal() -> None:

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lbctl.dataplane.port import Flow, RingCopy
+from lbctl.dataplane.port import Flow, Kept, RingCopy
 from lbctl.ha import items
 from lbctl.ha.words import Fault
 from lbctl.model import Destination, Endpoint, Scheduler, VirtualService, parse_frontend
@@ -32,11 +32,11 @@ def test_a_ring_is_read_as_it_was_written() -> None:
 
 @given(idle=st.floats(0, 1000), later=st.floats(0, 1000))
 def test_nothing_is_older_than_it_is(idle: float, later: float) -> None:
-    flow = Flow(WEB, bytes(16), APP1, True, idle, back=True)
+    flow = Flow(WEB, bytes(16), APP1, True, idle, Kept.CLIENT)
     (found,) = read(items.flow_item(flow, 6400.0), now=6400.0 + later).flows
     assert max(0.0, idle + later - items.GRAIN) - 1e-6 <= found.idle <= idle + later + 1e-6
     assert (found.key, found.server, found.confirmed) == (flow.key, APP1, True)
-    assert found.back
+    assert found.kept is Kept.CLIENT
 
 
 def test_what_only_gets_older_is_not_said_all_the_time() -> None:
@@ -57,12 +57,19 @@ def test_orders_verdicts_key_and_ownership_go_over() -> None:
     assert (news.key, news.own) == (b"key", {WEB})
 
 
+def test_a_live_change_goes_over() -> None:
+    assert read(CHANGE).changes == {PATH: items.Change(3, PATH, 7, "bigger", "ann", 1.0, None)}
+    assert read((CHANGE[0], None)).changes == {PATH: None}
+
+
 def test_what_is_gone_is_none() -> None:
     news = read((b"l192.0.2.10:80/tcp", None), (b"f" + bytes(12), None), (b"aweb/app1", None))
     assert (news.weights, news.gone, news.orders) == ({WEB: None}, [bytes(12)], {"web/app1": None})
 
 
 PACK = msgspec.msgpack.encode
+PATH = ("services", "web", "servers", "app1", "weight")
+CHANGE = items.change_item(items.Change(3, PATH, 7, "bigger", "ann", 1.0, None))
 LIES = [
     (b"x", b""),
     (b"lnowhere", PACK([])),
@@ -71,6 +78,11 @@ LIES = [
     (b"fshort", PACK((b"", True, 0, "192.0.2.10:80/tcp", "198.51.100.1:80"))),
     (b"aweb/app1", PACK("drain")),
     (b"l\xff", PACK([])),
+    (b"hweb/app1", PACK("splendid")),
+    (b"hweb", PACK("up")),
+    (b"vnot a path", PACK([])),
+    items.change_item(items.Change(1, ("gateway", "front"), "eth9", "", "", 0.0, None)),
+    (items.change_key(("services", "web")), CHANGE[1]),
     items.ring_item(WEB, RingCopy((APP1,), (1, 2), (0, 0)), 0.0),
     items.ring_item(WEB, RingCopy((APP1,), (1, 1, 1), (0, 0, 0)), 0.0),
 ]
