@@ -112,6 +112,8 @@ class RouterLink:
     def _take(self, message: AnyMessage) -> None:
         match message:
             case RoleChange(router, role, reason, _):
+                if router not in self.roles:  # nor was it there when all were told
+                    self._send(Synced(router, self._synced))
                 if self.roles.get(router) is not role:
                     self.roles[router] = role
                     self.journal.tell(RouterRole(router, str(role), reason))

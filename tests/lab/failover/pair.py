@@ -258,9 +258,7 @@ class Pair:
         self.two.synced()
 
     def serve(self, port: int) -> None:
-        for host in self.lab.servers:
-            words = [sys.executable, TALK, "serve", host.name, str(port)]
-            host.start(words, log=f"talk-{port}.log")
+        serve(self.lab, port)
 
     def taken_over(self) -> None:
         """Until the second is Active, and knows it."""
@@ -292,17 +290,32 @@ class Pair:
     def traffic(
         self, long: int, idle: int, rate: float, vip: str = VIP, port: int = PORT
     ) -> Iterator["Caller"]:
-        words = [vip, str(port), str(long), str(rate), str(idle)]
-        process = self.lab.client.start(
-            [sys.executable, TALK, "call", *words], log=f"call-{port}.jsonl"
-        )
-        try:
-            eventually(lambda: '"ready"' in process.output(), timeout=60)
-            yield Caller(process)
-        finally:
-            if process.alive:
-                process.kill(signal.SIGTERM)
-                process.wait(30)
+        with calling(self.lab, long, idle, rate, vip, port) as caller:
+            yield caller
+
+
+def serve(lab: Lab, port: int) -> None:
+    """Every server answers there."""
+    for host in lab.servers:
+        words = [sys.executable, TALK, "serve", host.name, str(port)]
+        host.start(words, log=f"talk-{port}.log")
+
+
+@contextmanager
+def calling(
+    lab: Lab, long: int, idle: int, rate: float, vip: str = VIP, port: int = PORT
+) -> Iterator["Caller"]:
+    """The client holds `long` connections that ask and `idle` ones, and opens `rate` a second."""
+    words = [vip, str(port), str(long), str(rate), str(idle)]
+    log = f"call-{port}.jsonl"
+    process = lab.client.start([sys.executable, TALK, "call", *words], log=log)
+    try:
+        eventually(lambda: '"ready"' in process.output(), timeout=60)
+        yield Caller(process)
+    finally:
+        if process.alive:
+            process.kill(signal.SIGTERM)
+            process.wait(30)
 
 
 class Caller:

@@ -4,7 +4,7 @@ routers' process is played: it says who is Active."""
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ class PlayedRouters:
 
     def __init__(self, path: Path) -> None:
         self.path, self.heard, self._role = path, False, Role.BACKUP
+        self._there = True  # the router that it speaks of
         self._line: socket.socket | None = None
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._listener.bind(str(path))
@@ -34,23 +35,38 @@ class PlayedRouters:
         while True:
             try:
                 self._line, _ = self._listener.accept()
-                self.say(self._role)
-                while data := self._line.recv(1 << 20):
-                    message = decode(data)
-                    if isinstance(message, Synced):
-                        self.heard = message.holds
+                with self._line:
+                    if self._there:
+                        self.say(self._role)
+                    while data := self._line.recv(1 << 20):
+                        message = decode(data)
+                        if isinstance(message, Synced) and self._there:
+                            self.heard = message.holds
             except OSError:
                 return
 
     def say(self, role: Role) -> None:
+        """To the daemon; one that is not there hears it when it comes."""
         self._role = role
-        if self._line is not None:
-            self._line.send(encode(RoleChange("web", role, "played", 0.0)))
+        with suppress(OSError):
+            if self._line is not None:
+                self._line.send(encode(RoleChange("web", role, "played", 0.0)))
+
+    def restart(self) -> None:
+        """It takes its time before it has any router, and what it was told before is lost."""
+        self._there = self.heard = False
+        assert self._line is not None
+        self._line.shutdown(socket.SHUT_RDWR)
+
+    def begin(self, role: Role) -> None:
+        self._there = True
+        self.say(role)
 
     def close(self) -> None:
         for one in (self._listener, self._line):
             if one is not None:
-                one.shutdown(socket.SHUT_RDWR)
+                with suppress(OSError):
+                    one.shutdown(socket.SHUT_RDWR)
                 one.close()
 
 
@@ -189,6 +205,18 @@ def test_the_backup_serves_as_the_active_does_and_its_view_counts_once_it_is_act
     assert "drain" in two.daemon.states()["web/app1"]
 
 
+def test_a_vrrp_process_that_begins_again_hears_that_the_copy_is_whole(pair: Pair) -> None:
+    pair.start()
+    _, two = pair.halves
+    pair.roles(Role.ACTIVE, Role.BACKUP)
+    pair.synced()
+    eventually(lambda: two.routers.heard)
+    two.routers.restart()
+    eventually(lambda: "ended; it is looked for again" in two.daemon.run("get", "events").out)
+    two.routers.begin(Role.BACKUP)
+    eventually(lambda: two.routers.heard)
+
+
 def test_live_changes_outlive_their_gateway_and_are_taken_back_where_it_is_active(
     pair: Pair,
 ) -> None:
@@ -202,7 +230,7 @@ def test_live_changes_outlive_their_gateway_and_are_taken_back_where_it_is_activ
     (first, _) = two.daemon.client.get("overrides")
     assert (first["reason"], first["value"]) == ("bigger", 7)
 
-    one.daemon.process.kill()  # type: ignore[union-attr]
+    _kill(one.daemon)
     eventually(lambda: not two.routers.heard)
     two.routers.say(Role.ACTIVE)
     eventually(lambda: two.peer()["own"] == ["192.0.2.10:80/tcp"])
