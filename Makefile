@@ -19,6 +19,7 @@ help:
 	@echo 'make check      lint, types, unit tests: under a minute'
 	@echo 'make bench-X    a benchmark, bench/X'
 	@echo 'make bpf        compile bpf/ ahead of time, with plain clang'
+	@echo 'make vagrant-up, vagrant-test, vagrant-down, box: a lab of virtual machines'
 	@echo "make vm CMD='X' a command in the virtual machine that has a kernel with IPVS"
 
 setup-demo setup-test: setup-%:
@@ -62,3 +63,4 @@ clean:
 	find . -name __pycache__ -not -path './.venv/*' -exec rm -rf {} +
 
 include tests/vm/vm.mk
+include vagrant/vagrant.mk

@@ -35,7 +35,9 @@ from lbctl.cli.client import DEFAULT_SOCKET
     show_default=True,
     help="Where the data path's maps and programs are pinned.",
 )
-@click.option("--node", help="Whose values of a file for several gateways.")
+@click.option(
+    "--node", envvar="LBCTL_NODE", help="Whose values of a file for several gateways (LBCTL_NODE)."
+)
 @click.option(
     "--vrrp",
     envvar="LBCTL_VRRP_SOCKET",

@@ -10,10 +10,11 @@ from collections.abc import Callable, Sequence
 from rich.console import Console
 
 from lbctl.errors import LbctlError
+from lbctl.lab.file import SERVICE, empty_file, gateway_file
 from lbctl.lab.lab import Lab
 from lbctl.lab.load import Answer, Pace, failures, pressing, send, sending
-from lbctl.lab.stage import SERVICE, Stage
-from lbctl.lab.topology import HTTP, standard
+from lbctl.lab.stage import Stage
+from lbctl.lab.topology import standard
 from lbctl.lab.traces import Traces
 from lbctl.lab.waiting import NeverHappened, eventually
 
@@ -21,28 +22,6 @@ REQUESTS = 300
 TOLERANCE = 0.02  # of all requests
 PRESSURE = 10.5  # seconds of wrk around the daemon's death, at least
 STEADY = Pace(connections=8, per_connection=10, rate=200)
-
-GATEWAY = """\
-apiVersion: lbctl/v1
-gateway:
-  front: front
-  back: back
-  datapath: xdp
-"""
-
-
-def configuration(lab: Lab) -> str:
-    """The file that the demo applies."""
-    servers = "".join(f"      {host.name}: {host.address}:{HTTP}\n" for host in lab.servers)
-    return f"""\
-{GATEWAY}services:
-  {SERVICE}:
-    listen: {lab.topology.vip}:{HTTP}/tcp
-    scheduler: rr
-    check: {{type: http, path: /}}
-    servers:
-{servers}"""
-
 
 Step = Callable[[Stage], None]
 
@@ -60,9 +39,9 @@ def build_a_lab(stage: Stage) -> None:
 
 def apply_a_file(stage: Stage) -> None:
     """One file makes the gateway a load balancer"""
-    stage.lab.gateway.config(GATEWAY)
+    stage.lab.gateway.config(empty_file(stage.lab.topology))
     stage.start_daemon()
-    text = configuration(stage.lab)
+    text = gateway_file(stage.lab.topology)
     for line in text.splitlines():
         stage.say(f"│ {line}")
     stage.lbctl("apply", str(stage.lab.gateway.config(text)))

@@ -10,13 +10,12 @@ from rich.markup import escape
 from rich.padding import Padding
 from rich.table import Table
 
+from lbctl.lab.file import SERVICE
 from lbctl.lab.kernel import LabError
 from lbctl.lab.lab import Lab, Process
 from lbctl.lab.pins import Pinned, pinned
 from lbctl.lab.topology import HTTP
 from lbctl.lab.waiting import eventually
-
-SERVICE = "web"
 
 
 @dataclass(frozen=True, slots=True)

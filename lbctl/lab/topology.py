@@ -10,7 +10,8 @@ shells (virtual machines, say) can read the same description.
     VIP .10 - - - ┘                                   └── app3 .13
 
 With two gateways these have .2 and .3 on both sides, and .1 is theirs to share: it is
-what clients and servers route through either way.
+what clients and servers route through either way. `sync` gives them a network of their
+own, 203.0.113.0/24, with the same numbers.
 """
 
 from enum import StrEnum
@@ -87,19 +88,30 @@ class _Segment(NamedTuple):
 
 FRONT = _Segment("front", 1, "192.0.2.", "2001:db8:1::")
 BACK = _Segment("back", 2, "198.51.100.", "2001:db8:2::")
+SYNC = _Segment("sync", 3, "203.0.113.", "2001:db8:3::")
+SHARED = f"{BACK.ipv4}1"  # of a pair of gateways: what servers route through
 
 
-def standard(servers: int = 3, gateways: int = 1, ipv6: bool = False) -> Topology:
+def standard(
+    servers: int = 3,
+    gateways: int = 1,
+    ipv6: bool = False,
+    *,
+    sync: bool = False,
+    server_name: str = "app",
+) -> Topology:
     """A client, gateways with a front and a back interface, and servers behind them.
 
     servers: up to 80. gateways: 1 or 2. ipv6: every interface gets an IPv6 address too;
-    without, IPv6 is off in the whole lab, and so is its chatter.
+    without, IPv6 is off in the whole lab, and so is its chatter. sync: gateways have a
+    network of their own. server_name: servers' names, without their numbers.
     """
     numbers = range(1, 2) if gateways == 1 else range(2, 2 + gateways)
+    between = (FRONT, BACK, SYNC) if sync else (FRONT, BACK)
     hosts = [_client(ipv6)]
-    hosts += [_gateway(f"lb{i}", number, ipv6) for i, number in enumerate(numbers, 1)]
-    hosts += [_server(f"app{i}", 10 + i, ipv6) for i in range(1, servers + 1)]
-    return Topology((FRONT.name, BACK.name), tuple(hosts))
+    hosts += [_gateway(f"lb{i}", number, between, ipv6) for i, number in enumerate(numbers, 1)]
+    hosts += [_server(f"{server_name}{i}", 10 + i, ipv6) for i in range(1, servers + 1)]
+    return Topology(tuple(segment.name for segment in between), tuple(hosts))
 
 
 def _client(ipv6: bool) -> Host:
@@ -109,8 +121,9 @@ def _client(ipv6: bool) -> Host:
     return Host("client", Role.CLIENT, (_nic(FRONT, 100, ipv6),), tuple(routes))
 
 
-def _gateway(name: str, number: int, ipv6: bool) -> Host:
-    return Host(name, Role.GATEWAY, (_nic(FRONT, number, ipv6), _nic(BACK, number, ipv6)))
+def _gateway(name: str, number: int, between: tuple[_Segment, ...], ipv6: bool) -> Host:
+    nics = tuple(_nic(segment, number, ipv6) for segment in between)
+    return Host(name, Role.GATEWAY, nics)
 
 
 def _server(name: str, number: int, ipv6: bool) -> Host:

@@ -82,10 +82,15 @@ def compile_program(
     text: str, function: str, maps: Mapping[str, Descriptor], shape: Shape
 ) -> Descriptor:
     """An XDP program from C. The maps exist: they come as descriptors."""
-    flags = [f"-D{feature}" for feature in sorted(shape.features)]
-    flags.append(f"-DLB_CPUS={bpf.value_size(maps['cpu_blocks']) // sizeof(abi.CpuBlock)}")
-    flags.append(f"-DLB_FLOW_SETS={bpf.value_size(maps['flows']) // sizeof(abi.FlowSet)}")
+    blocks = bpf.value_size(maps["cpu_blocks"]) // sizeof(abi.CpuBlock)
+    flags = flags_of(shape, blocks, bpf.value_size(maps["flows"]) // sizeof(abi.FlowSet))
     return compiled(text, function, ProgramKind.XDP, maps, flags)
+
+
+def flags_of(shape: Shape, cpu_blocks: int, flow_sets: int) -> list[str]:
+    """What the compiler is told of a shape and of the sizes of maps."""
+    features = [f"-D{feature}" for feature in sorted(shape.features)]
+    return [*features, f"-DLB_CPUS={cpu_blocks}", f"-DLB_FLOW_SETS={flow_sets}"]
 
 
 def compiled(

@@ -64,6 +64,12 @@ def specs(flow_sets: int) -> list[MapSpec]:
     ]
 
 
+def sets_for(flows: int) -> int:
+    """A power of two of sets that holds at least `flows`, and one sweep's worth."""
+    sets = max(abi.SWEEP_SETS, -(-flows // abi.FLOW_WAYS))
+    return 1 << (sets - 1).bit_length()
+
+
 def _of_this_machine(flow_sets: int) -> dict[str, tuple[type[Structure], int]]:
     """The program cuts a number to a power of two, so that is how many there are."""
     blocks = max(LEAST_CPUS, 1 << (possible_cpus() - 1).bit_length())

@@ -93,7 +93,7 @@ class XdpPlane:
             nic.check_link(wire, bool(ethtool.lro(wire.name)))
         for port in self._hops.ports:
             nic.check_vlan(port, wires)
-        self.writes["maps"] += maps.create(pins, _flow_sets(gateway.flow_cache))
+        self.writes["maps"] += maps.create(pins, maps.sets_for(gateway.flow_cache))
         self._maps = Maps(pins)
         names = tuple(wire.name for wire in wires)
         self._program = Program(self._maps, netlink, names, gateway.xdp_mode)
@@ -333,7 +333,7 @@ class XdpPlane:
                 f"sends flows elsewhere: stop lbctl, `rm -r {self._maps.directory}`, start it "
                 "(connections are cut once)"
             )
-        sets, wanted = self._maps.gateway.flow_mask + 1, _flow_sets(self._gateway.flow_cache)
+        sets, wanted = self._maps.gateway.flow_mask + 1, maps.sets_for(self._gateway.flow_cache)
         if sets != wanted:
             found.append(
                 f"flow_cache: room for {sets * abi.FLOW_WAYS} flows as when it was made, not for "
@@ -519,10 +519,10 @@ class XdpPlane:
         if not any(fresh.key):
             random = [secrets.randbits(64) for _ in fresh.key]
             fresh.key[:] = [*(_key_of(self._gateway.flow_key) or random)]
-            fresh.flow_mask = _flow_sets(self._gateway.flow_cache) - 1
+            fresh.flow_mask = maps.sets_for(self._gateway.flow_cache) - 1
         fresh.tick_shift = self._clock.shift
         fresh.timeout[:] = [*self._clock.timeouts()]
-        fresh.udp_records = _flow_sets(self._gateway.flow_cache) * abi.FLOW_WAYS // 4
+        fresh.udp_records = maps.sets_for(self._gateway.flow_cache) * abi.FLOW_WAYS // 4
         mine = {a for a, tag in self._netlink.addresses() if tag != TAG and not a.is_loopback}
         self.writes["own"] += self._registry.set_own(mine)
         write_ports(fresh, self._hops.ports)
@@ -608,9 +608,3 @@ class _Batch:
 def _key_of(secret: str) -> list[int]:
     """The flow hash's four words; empty without a secret."""
     return [*struct.unpack("<4Q", hashlib.sha256(secret.encode()).digest())] if secret else []
-
-
-def _flow_sets(flows: int) -> int:
-    """A power of two of sets that holds at least `flows`, and one sweep's worth."""
-    sets = max(abi.SWEEP_SETS, -(-flows // abi.FLOW_WAYS))
-    return 1 << (sets - 1).bit_length()

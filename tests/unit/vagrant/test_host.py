@@ -1,0 +1,109 @@
+"""What is missing is said at once, and what is left of a lab that died is found."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from lbctl.errors import LbctlError
+from vagrant import host, settings
+from vagrant.cell import RECORD, Cell, born, init_script
+from vagrant.lab import readable, without_traces
+
+
+def chosen(**environment: str) -> settings.Settings:
+    return settings.read(environment, kvm=False, local_box=False)
+
+
+def test_missing_packages_are_named_with_what_installs_them() -> None:
+    said = next(host.missing(chosen(), which=lambda tool: None))
+    assert said.startswith("missing packages: tools/install-packages ")
+    assert "libvirt-daemon-system" in said
+    assert " vagrant" in said
+
+
+def test_a_box_that_is_not_there(tmp_path: Path) -> None:
+    found = list(host.missing(chosen(LBCTL_BOX=str(tmp_path / "no.box"))))
+    assert any("no.box: there is no such box (make box)" in one for one in found)
+
+
+def test_without_a_box_of_our_own_the_other_way_is_named() -> None:
+    assert any("cd vagrant && vagrant up" in one for one in host.missing(chosen()))
+
+
+def test_no_room(tmp_path: Path) -> None:
+    place = tmp_path / "not/there/yet"
+    assert host.no_room(place, needed=1) is None
+    said = host.no_room(place, needed=1 << 60)
+    assert said is not None
+    assert said.startswith(f"{tmp_path}: ")
+    assert "are needed" in said
+
+
+def test_no_room_is_refused_before_anything_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(host, "ROOM", 1 << 60)
+    state = tmp_path / "state"
+    with pytest.raises(LbctlError, match="GB are free"):
+        host.check(chosen(LBCTL_VAGRANT_STATE=str(state)))
+    assert not state.exists()
+
+
+def test_kvm_that_is_only_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine asked for on it ends with an error: as where nested KVM is half there."""
+    qemu = tmp_path / "qemu-system-x86_64"
+    qemu.write_text("#!/bin/sh\nread word\nexit 134\n")
+    qemu.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    (tmp_path / "kvm").write_text("")
+    assert not host.kvm_works(tmp_path / "kvm")
+    assert not host.kvm_works(tmp_path / "nothing")
+    qemu.write_text('#!/bin/sh\nread word\n[ "$word" = quit ]\n')
+    assert host.kvm_works(tmp_path / "kvm")
+
+
+# --- the cell ----------------------------------------------------------------------------
+
+
+def test_there_is_no_cell(tmp_path: Path) -> None:
+    cell = Cell(tmp_path / "state")
+    assert cell.init is None
+    with pytest.raises(LbctlError, match="does not run"):
+        cell.command(["true"])
+    assert not cell.remove()
+
+
+def test_a_number_that_another_process_has_now_is_not_the_cell(tmp_path: Path) -> None:
+    (tmp_path / RECORD).write_text(json.dumps({"pid": os.getpid(), "born": 1}))
+    assert Cell(tmp_path).init is None
+    assert not Cell(tmp_path).stop()  # or this test would end here
+    assert born(os.getpid()) is not None
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]"])
+def test_a_record_that_was_cut_is_no_cell(tmp_path: Path, text: str) -> None:
+    (tmp_path / RECORD).write_text(text)
+    assert Cell(tmp_path).init is None
+
+
+def test_an_interrupted_start_leaves_only_its_directory(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    (state / "var/lib/libvirt").mkdir(parents=True)
+    assert Cell(state).remove()
+    assert not state.exists()
+
+
+def test_everything_that_libvirt_writes_is_in_the_cells_directory() -> None:
+    script = init_script(Path("/a state"))
+    assert script.startswith("set -e\nmount -t tmpfs")
+    for place in ("/etc/libvirt", "/var/lib/libvirt", "/var/cache/libvirt", "/var/log/libvirt"):
+        assert f"mount --bind '/a state{place}' {place}\n" in script
+
+
+def test_what_vagrant_says_without_bars_and_traces() -> None:
+    said = "a\n\rProgress: 10%\rProgress: 20%\rb\n\n/x/y.rb:7:in `call'\n\tfrom /z.rb:1:in `q'\nc\n"
+    assert without_traces(readable(said)) == "a\nb\nc"
+    error = "/x.rb:7:in `create': Call failed: no CPU (Libvirt::Error)"
+    assert without_traces(error) == error

@@ -1,0 +1,1 @@
+"""The lab of virtual machines. README.md says how to use it."""

@@ -1,0 +1,63 @@
+"""From what programs printed to numbers: pure."""
+
+import json
+import re
+from collections import Counter
+from itertools import pairwise
+from typing import NamedTuple
+
+# [1700000000.123456] 64 bytes from 192.0.2.10: icmp_seq=7 ttl=64 time=1.23 ms
+_REPLY = re.compile(r"^\[(\d+\.\d+)\] .*icmp_seq=(\d+) .*time=", re.MULTILINE)
+
+
+class Silence(NamedTuple):
+    """seconds: the longest time without an answer. lost: questions in it that had none."""
+
+    seconds: float
+    lost: int
+
+
+def longest_silence(ping: str) -> Silence:
+    """From `ping -D`. Raises ValueError: fewer than two answers."""
+    replies = sorted((float(at), int(number)) for at, number in _REPLY.findall(ping))
+    if len(replies) < 2:
+        raise ValueError(f"ping had {len(replies)} answers: {ping[-300:]!r}")
+    gaps = (
+        Silence(after[0] - before[0], max(0, after[1] - before[1] - 1))
+        for before, after in pairwise(replies)
+    )
+    return max(gaps)
+
+
+class Held(NamedTuple):
+    """What hold.py says at its end."""
+
+    opened: int
+    kept: int
+    asked: int
+    broken: dict[str, int]
+
+    @property
+    def words(self) -> str:
+        why = "".join(f"; {count} x {reason}" for reason, count in self.broken.items())
+        return f"{self.kept} of {self.opened} connections kept, {self.asked} answers{why}"
+
+
+def held(text: str) -> Held:
+    """From hold.py's last line. Raises ValueError."""
+    lines = text.strip().splitlines()
+    if not lines:
+        raise ValueError("hold.py said nothing")
+    said = json.loads(lines[-1])
+    if "kept" not in said:
+        raise ValueError(f"hold.py did not end: {lines[-1]}")
+    return Held(said["opened"], said["kept"], said["asked"], said["broken"])
+
+
+def answers(curl: str) -> Counter[str]:
+    """Who answered how often: each answer is a server's name on a line."""
+    return Counter(line for line in curl.split() if line)
+
+
+def shared(counts: Counter[str]) -> str:
+    return ", ".join(f"{name} {count}" for name, count in sorted(counts.items())) or "nobody"

@@ -1,0 +1,309 @@
+"""The test: what an operator would try with two gateways, step by step. Each step is a
+method; `steps()` is the list, with the time that each may take."""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+
+from lbctl.lab.file import VRIDS
+from lbctl.lab.topology import Role
+from lbctl.lab.waiting import eventually
+from vagrant.figures import Held, Silence, answers, held, longest_silence, shared
+from vagrant.gateway import Gateway
+from vagrant.lab import VagrantLab
+from vagrant.ssh import SshError
+from vagrant.steps import Say, Step, StepFailed
+
+REQUESTS = 40
+CONNECTIONS = 20
+PING = 0.02  # seconds between questions
+HOLD = "python3 /usr/local/lib/lab/hold.py"
+
+
+class Story:
+    """figures: what is measured on the way, for the report."""
+
+    def __init__(self, lab: VagrantLab) -> None:
+        self.lab = lab
+        self.figures: dict[str, str] = {}
+        self.vip = lab.topology.vip
+        names = {role: [one.name for one in lab.topology.having(role)] for role in Role}
+        self.one, self.two = (Gateway(lab.machines[name]) for name in names[Role.GATEWAY])
+        self.servers = names[Role.SERVER]
+        self.client = lab.machines[names[Role.CLIENT][0]]
+
+    def steps(self) -> list[Step]:
+        def step(seconds: float, run: Callable[[Say], None], needed: bool = False) -> Step:
+            title = (run.__doc__ or "").strip().splitlines()[0]
+            return Step(title, seconds * self.lab.settings.patience, run, needed)
+
+        return [
+            step(30, self.machines_answer, needed=True),
+            step(40, self.gateways_agree, needed=True),
+            step(20, self.balance_by_xdp),
+            step(20, self.virtual_mac),
+            step(30, self.lose_nginx),
+            step(40, self.overload),
+            step(40, self.heal),
+            step(60, self.lose_a_gateway),
+            step(40, self.cut_a_nic),
+            step(60, self.reboot),
+            step(40, self.balance_by_ipvs),
+        ]
+
+    # --- the steps ----------------------------------------------------------------------
+
+    def machines_answer(self, say: Say) -> None:
+        """Every machine answers, each with a kernel and NICs of its own"""
+        for machine in self.lab.machines.values():
+            machine.forget()
+            kernel = machine.run("uname -r; systemd-detect-virt || true").split()
+            links = machine.run("ip -br address show").splitlines()
+            nics = [
+                " ".join(line.split()[i] for i in (0, 2) if i < len(line.split())) for line in links
+            ]
+            say(f"{machine.name}: Linux {' '.join(kernel)}; {', '.join(nics[1:])}")
+
+    def gateways_agree(self, say: Say) -> None:
+        """One gateway is Active, the other follows it, and both hold the same state"""
+        wait = self.patient(30)
+        self.one.expect_role("active", wait)
+        self.two.expect_role("backup", wait)
+        self.two.expect_line(wait)
+        self.healthy(wait)
+        for gateway in (self.one, self.two):
+            why = gateway.expect_datapath("xdp", wait)
+            say(f"{gateway.name}: {gateway.roles()}; data path xdp: {why}")
+        say(self.one.machine.run("lbctl ha peer").splitlines()[0])
+
+    def balance_by_xdp(self, say: Say) -> None:
+        """XDP: connections to the virtual address reach both servers"""
+        self.one.expect_datapath("xdp", self.patient(10))
+        links = self.one.machine.run("ip -d link show | grep -E '^[0-9]+: (front|back)|prog/xdp'")
+        for line in links.splitlines():
+            say(" ".join(line.split()))
+        native = " xdp/" in links or " xdp " in links
+        say(f"XDP mode: {'native (virtio_net)' if native else 'generic'}")
+        self.both_answer(say)
+        say(self.one.machine.run("lbctl stats | head -n 20").rstrip())
+
+    def balance_by_ipvs(self, say: Say) -> None:
+        """IPVS: the same file with `datapath: ipvs`, and back"""
+        try:
+            self.datapath("ipvs")
+            self.both_answer(say)
+            for line in self.one.machine.run("ipvsadm -Ln").splitlines():
+                say(line)
+        finally:
+            self.datapath("xdp")
+        self.both_answer(say)
+
+    def virtual_mac(self, say: Say) -> None:
+        """The switch sees the virtual MAC behind the Active gateway"""
+        for segment, vrid in VRIDS.items():
+            port = self.lab.switch_port(virtual_mac(vrid))
+            say(f"{virtual_mac(vrid)} ({segment}) is behind port {port or 'none'}")
+            expect(port == f"{self.one.name}-{segment}", f"not behind {self.one.name}-{segment}")
+
+    def lose_nginx(self, say: Say) -> None:
+        """`systemctl stop nginx`: a server that does not answer leaves"""
+        lost, *others = self.servers
+        machine = self.lab.machines[lost]
+        started = time.monotonic()
+        machine.run("systemctl stop nginx")
+        try:
+            self.one.expect_servers({lost: "down"}, self.patient(8))
+            took = time.monotonic() - started
+            say(f"{lost}: {self.one.evidence(lost)}")
+            self.figures["nginx stopped: seen as down (asked by CLI over ssh)"] = f"{took:.1f} s"
+            self.only(others, say)
+        finally:
+            machine.run("systemctl start nginx")
+        self.healthy(self.patient(15))
+        self.both_answer(say)
+
+    def overload(self, say: Say) -> None:
+        """Real load on a processor: the agent tells, and the server leaves"""
+        *others, busy = self.servers
+        machine = self.lab.machines[busy]
+        machine.run("systemd-run --quiet --collect --unit lab-load sh -c 'while :; do :; done'")
+        try:
+            self.one.expect_servers({busy: "overloaded"}, self.patient(15))
+            say(f"{busy}: {self.one.evidence(busy)}")
+            self.only(others, say)
+        finally:
+            machine.run("systemctl stop lab-load")
+        self.healthy(self.patient(15))
+        say(f"{busy}: {self.one.evidence(busy)}")
+
+    def heal(self, say: Say) -> None:
+        """A broken server: the hook `on_down` has the host restore its snapshot"""
+        broken = self.servers[0]
+        machine = self.lab.machines[broken]
+        machine.run(
+            "mv /usr/sbin/nginx /usr/sbin/nginx.gone; systemctl kill -s KILL nginx; touch /broken"
+        )
+        machine.forget()
+        started = time.monotonic()
+        self.one.expect_servers({broken: "down"}, self.patient(8))
+        say(f"{broken}: its nginx was removed and killed; the test restores nothing")
+        self.one.expect_servers({broken: "serving"}, self.patient(30))
+        took = time.monotonic() - started
+        self.figures["server broken: whole again by its hook"] = f"{took:.0f} s"
+        for line in self.one.machine.run("lbctl get hooks").splitlines():
+            say(line)
+        found = machine.run("test ! -e /broken && test -x /usr/sbin/nginx && echo restored").strip()
+        say(f"{broken}: {found}, {took:.0f} s after it broke")
+        refused = self.one.machine.call(forced(broken, f"restore {self.one.name}"), 60)
+        say(f"the same key asking for another machine: {refused.stderr.strip()}")
+        expect(refused.returncode != 0, "the key is good for another machine too")
+        self.both_answer(say)
+
+    def lose_a_gateway(self, say: Say) -> None:
+        """`vagrant halt -f` of the Active gateway: the other one takes over"""
+        with self.watched("halt -f", say):
+            self.one.machine.forget()
+            self.lab.vagrant("halt", "-f", self.one.name, seconds=self.patient(10))
+            self.two.expect_role("active", self.patient(10))
+            port = self.lab.switch_port(virtual_mac(VRIDS["front"]))
+            say(f"{virtual_mac(VRIDS['front'])} is behind port {port}")
+            expect(port == f"{self.two.name}-front", f"not behind {self.two.name}-front")
+            time.sleep(5)
+        say(f"{self.two.name} alone:")
+        self.both_answer(say)
+        with self.watched("coming back", say):
+            words = ("up", "--no-provision", self.one.name)
+            self.lab.vagrant(*words, seconds=self.patient(30))
+            self.one.expect_role("active", self.patient(40))
+            self.two.expect_role("backup", self.patient(10))
+            time.sleep(5)
+        self.settled()
+
+    def cut_a_nic(self, say: Say) -> None:
+        """The cable of the Active gateway's front NIC is pulled: takeover, and back"""
+        with self.watched("cable pulled", say):
+            self.lab.plug(self.one.name, "front", False)
+            try:
+                self.two.expect_role("active", self.patient(10))
+                for line in self.one.machine.run("lbctl ha status").splitlines()[:4]:
+                    say(f"{self.one.name}: {line}")
+                time.sleep(5)
+            finally:
+                self.lab.plug(self.one.name, "front", True)
+        self.settled()
+
+    def reboot(self, say: Say) -> None:
+        """A gateway is rebooted: it comes back by itself, and takes its address again"""
+        before = self.one.machine.run("cat /proc/sys/kernel/random/boot_id")
+        with self.watched("reboot", say):
+            with suppress(SshError):
+                self.one.machine.call("systemctl reboot", 20)
+            self.one.machine.forget()
+            self.two.expect_role("active", self.patient(15))
+            eventually(lambda: self.booted(before), self.patient(40))
+            self.one.expect_role("active", self.patient(40))
+            time.sleep(5)
+        self.settled()
+        units = self.one.machine.run("systemctl is-active lbctl lbctl-vrrp").split()
+        say(f"{self.one.name}: lbctl {units[0]}, lbctl-vrrp {units[1]}")
+
+    # --- what they have in common -------------------------------------------------------
+
+    def patient(self, seconds: float) -> float:
+        return seconds * self.lab.settings.patience
+
+    def healthy(self, seconds: float) -> None:
+        for gateway in (self.one, self.two):
+            gateway.expect_servers(dict.fromkeys(self.servers, "serving"), seconds)
+
+    def settled(self) -> None:
+        """As at the start."""
+        wait = self.patient(40)
+        self.one.expect_role("active", wait)
+        self.two.expect_role("backup", wait)
+        self.two.expect_line(wait)
+        self.healthy(wait)
+
+    def requests(self) -> Counter[str]:
+        """New connections from the client, one after another: who answered."""
+        many = f"http://{self.vip}/?[1-{REQUESTS}]"
+        said = self.client.run(
+            f"curl -sS -m 60 --connect-timeout 10 -H 'Connection: close' '{many}'",
+            self.patient(15),
+        )
+        return answers(said)
+
+    def both_answer(self, say: Say) -> None:
+        found = self.requests()
+        say(f"{REQUESTS} connections: {shared(found)}")
+        expect(sum(found.values()) == REQUESTS, f"{REQUESTS - sum(found.values())} not answered")
+        expect(set(found) == set(self.servers), f"not all of {', '.join(self.servers)} answered")
+
+    def only(self, servers: list[str], say: Say) -> None:
+        found = self.requests()
+        say(f"{REQUESTS} connections: {shared(found)}")
+        expect(sum(found.values()) == REQUESTS, f"{REQUESTS - sum(found.values())} not answered")
+        expect(set(found) == set(servers), f"answers from {shared(found)}")
+
+    def datapath(self, name: str) -> None:
+        gateways = (self.two, self.one)
+        for gateway in gateways:
+            gateway.machine.run(
+                f"install -m 600 /etc/lbctl/{name}.yaml /etc/lbctl/lbctl.yaml && "
+                "systemctl restart --no-block lbctl"
+            )
+        for gateway in gateways:
+            gateway.expect_datapath(name, self.patient(20))
+        self.settled()
+
+    def booted(self, before: str) -> bool:
+        """With another boot's number than that."""
+        try:
+            return self.one.machine.run("cat /proc/sys/kernel/random/boot_id", 30) != before
+        except SshError:
+            self.one.machine.forget()
+            return False
+
+    @contextmanager
+    def watched(self, name: str, say: Say) -> Iterator[None]:
+        """Connections are held and the VIP is pinged meanwhile; what was seen is told."""
+        self.client.run("rm -f /tmp/hold.out /tmp/ping.out")
+        start = "setsid nohup {} </dev/null >/tmp/{}.out 2>&1 & echo $!"
+        hold = self.client.run(start.format(f"{HOLD} {self.vip} {CONNECTIONS}", "hold")).strip()
+        eventually(lambda: "opened" in self.client.run("cat /tmp/hold.out"), self.patient(10))
+        ping = self.client.run(start.format(f"ping -n -D -i {PING} {self.vip}", "ping")).strip()
+        try:
+            yield
+        finally:
+            self.client.run(f"kill -INT {ping}; kill -TERM {hold}")
+        pinged = longest_silence(self.client.run("cat /tmp/ping.out"))
+        kept = eventually(self.ended, self.patient(15))
+        say(f"the longest time without an answer: {pinged.seconds:.2f} s; {kept.words}")
+        self.record(name, pinged, kept)
+
+    def ended(self) -> Held | None:
+        with suppress(ValueError):
+            return held(self.client.run("cat /tmp/hold.out"))
+        return None
+
+    def record(self, name: str, pinged: Silence, kept: Held) -> None:
+        self.figures[f"{name}: longest silence of the VIP"] = f"{pinged.seconds:.2f} s"
+        self.figures[f"{name}: connections kept"] = f"{kept.kept} of {kept.opened}"
+
+
+def virtual_mac(vrid: int) -> str:
+    """RFC 9568, section 7.3."""
+    return f"00:00:5e:00:01:{vrid:02x}"
+
+
+def forced(server: str, asked: str) -> str:
+    """The hook's ssh, asking for what its key is not good for."""
+    home = "/etc/lbctl/restore"
+    options = f"-o BatchMode=yes -o UserKnownHostsFile={home}/known_hosts"
+    return f"ssh -i {home}/{server} {options} root@198.18.121.1 '{asked}'"
+
+
+def expect(holds: bool, otherwise: str) -> None:
+    if not holds:
+        raise StepFailed(otherwise)

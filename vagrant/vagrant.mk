@@ -1,0 +1,16 @@
+# The lab of virtual machines (included by the Makefile); vagrant/README.md says more.
+#
+#   make box             build the box from Debian packages
+#   make vagrant-up      the machines, on a libvirt of their own
+#   make vagrant-test    the story, and vagrant/out/report.md
+#   make vagrant-down    the host as it was
+
+VAGRANT_BOX := .cache/vagrant/lbctl.box
+LBCTL_VAGRANT = $(ROOT) $(PY) -m vagrant
+
+.PHONY: box vagrant-up vagrant-test vagrant-down
+box:
+	@$(if $(filter 0,$(shell id -u)),,sudo) vagrant/box/build $(VAGRANT_BOX)
+
+vagrant-up vagrant-test vagrant-down: vagrant-%: setup-demo
+	@$(LBCTL_VAGRANT) $*
