@@ -11,10 +11,12 @@ _REPLY = re.compile(r"^\[(\d+\.\d+)\] .*icmp_seq=(\d+) .*time=", re.MULTILINE)
 
 
 class Silence(NamedTuple):
-    """seconds: the longest time without an answer. lost: questions in it that had none."""
+    """seconds: the longest time without an answer. lost: questions in it that had none.
+    watched: seconds from the first answer to the last."""
 
     seconds: float
     lost: int
+    watched: float
 
 
 def longest_silence(ping: str) -> Silence:
@@ -22,8 +24,9 @@ def longest_silence(ping: str) -> Silence:
     replies = sorted((float(at), int(number)) for at, number in _REPLY.findall(ping))
     if len(replies) < 2:
         raise ValueError(f"ping had {len(replies)} answers: {ping[-300:]!r}")
+    watched = replies[-1][0] - replies[0][0]
     gaps = (
-        Silence(after[0] - before[0], max(0, after[1] - before[1] - 1))
+        Silence(after[0] - before[0], max(0, after[1] - before[1] - 1), watched)
         for before, after in pairwise(replies)
     )
     return max(gaps)

@@ -15,8 +15,7 @@ AGENT = (
     "  timeout: 4s",
     f"  tls: {{ca: {CREDENTIALS}/ca.pem, cert: {CREDENTIALS}/gateway.pem,"
     f" key: {CREDENTIALS}/gateway.pem}}",
-    # Machines that are emulated have little left of their processor; a load takes the rest.
-    "overload: {cpu: {soft: 90%, hard: 97%, back: 85%}, memory: none, disk: none, hold: 5s}",
+    "overload: {cpu: {soft: 70%, hard: 85%, back: 60%}, memory: none, disk: none, hold: 5s}",
 )
 
 
@@ -31,7 +30,7 @@ def gateway_yaml(settings: Settings, topology: Topology, datapath: str) -> str:
     )
     care = Care(CHECK, (*AGENT, *hook))
     pair = Pair(settings.interval, CREDENTIALS)
-    return gateway_file(topology, datapath, "mh", pair, care)
+    return gateway_file(topology, datapath, "mh mh-port", pair, care)
 
 
 def link_file(nic: Nic) -> str:

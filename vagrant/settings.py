@@ -25,11 +25,8 @@ class Settings:
     memory: Mapping[str, int]
     cpus: int
     interval: str
+    patience: int
     state: Path
-
-    @property
-    def patience(self) -> float:
-        return 1.0 if self.driver == "kvm" else 6.0
 
     @property
     def box_file(self) -> Path | None:
@@ -53,6 +50,7 @@ def read(environment: Mapping[str, str], *, kvm: bool, local_box: bool) -> Setti
         driver=driver,
         memory=memory,
         cpus=_number(environment, "LBCTL_CPUS", 1, 1, 64),
+        patience=_number(environment, "LBCTL_PATIENCE", 1 if driver == "kvm" else 6, 1, 60),
         interval=environment.get("LBCTL_INTERVAL", "100ms" if driver == "kvm" else "1s"),
         state=Path(environment.get("LBCTL_VAGRANT_STATE", CACHE / "state")),
     )

@@ -80,21 +80,16 @@ class Story:
     def balance_by_xdp(self, say: Say) -> None:
         """XDP: connections to the virtual address reach both servers"""
         self.one.expect_datapath("xdp", self.patient(10))
-        links = self.one.machine.run("ip -d link show | grep -E '^[0-9]+: (front|back)|prog/xdp'")
-        for line in links.splitlines():
-            say(" ".join(line.split()))
-        native = " xdp/" in links or " xdp " in links
-        say(f"XDP mode: {'native (virtio_net)' if native else 'generic'}")
+        lines(say, self.one.machine.run("lbctl get nic"))
         self.both_answer(say)
-        say(self.one.machine.run("lbctl stats | head -n 20").rstrip())
+        lines(say, self.one.machine.run("lbctl stats"))
 
     def balance_by_ipvs(self, say: Say) -> None:
         """IPVS: the same file with `datapath: ipvs`, and back"""
         try:
             self.datapath("ipvs")
             self.both_answer(say)
-            for line in self.one.machine.run("ipvsadm -Ln").splitlines():
-                say(line)
+            lines(say, self.one.machine.run("ipvsadm -Ln"))
         finally:
             self.datapath("xdp")
         self.both_answer(say)
@@ -151,8 +146,7 @@ class Story:
         self.one.expect_servers({broken: "serving"}, self.patient(30))
         took = time.monotonic() - started
         self.figures["server broken: whole again by its hook"] = f"{took:.0f} s"
-        for line in self.one.machine.run("lbctl get hooks").splitlines():
-            say(line)
+        lines(say, self.one.machine.run("lbctl get hooks"))
         found = machine.run("test ! -e /broken && test -x /usr/sbin/nginx && echo restored").strip()
         say(f"{broken}: {found}, {took:.0f} s after it broke")
         refused = self.one.machine.call(forced(broken, f"restore {self.one.name}"), 60)
@@ -279,7 +273,10 @@ class Story:
             self.client.run(f"kill -INT {ping}; kill -TERM {hold}")
         pinged = longest_silence(self.client.run("cat /tmp/ping.out"))
         kept = eventually(self.ended, self.patient(15))
-        say(f"the longest time without an answer: {pinged.seconds:.2f} s; {kept.words}")
+        say(
+            f"VIP pinged for {pinged.watched:.0f} s: silent for {pinged.seconds:.2f} s at most "
+            f"({pinged.lost} pings lost); {kept.words}"
+        )
         self.record(name, pinged, kept)
 
     def ended(self) -> Held | None:
@@ -302,6 +299,11 @@ def forced(server: str, asked: str) -> str:
     home = "/etc/lbctl/restore"
     options = f"-o BatchMode=yes -o UserKnownHostsFile={home}/known_hosts"
     return f"ssh -i {home}/{server} {options} root@198.18.121.1 '{asked}'"
+
+
+def lines(say: Say, text: str) -> None:
+    for line in text.rstrip().splitlines():
+        say(line)
 
 
 def expect(holds: bool, otherwise: str) -> None:

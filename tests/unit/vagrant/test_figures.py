@@ -19,6 +19,7 @@ def test_the_longest_silence() -> None:
     found = longest_silence(PING)
     assert found.seconds == pytest.approx(3.5)
     assert found.lost == 174
+    assert found.watched == pytest.approx(3.54)
 
 
 @pytest.mark.parametrize("text", ["", PING[:140]])

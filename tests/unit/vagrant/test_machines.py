@@ -76,6 +76,7 @@ def test_what_may_be_chosen() -> None:
 def test_emulation_is_given_more_time() -> None:
     slow, fast = (describe(chosen(kvm=kvm), Path("/p"))["boot_timeout"] for kvm in (False, True))
     assert slow == 6 * fast
+    assert chosen(LBCTL_PATIENCE="2").patience == 2
 
 
 # --- one topology, one file --------------------------------------------------------------
