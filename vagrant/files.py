@@ -30,7 +30,9 @@ def gateway_yaml(settings: Settings, topology: Topology, datapath: str) -> str:
     )
     care = Care(CHECK, (*AGENT, *hook))
     pair = Pair(settings.interval, CREDENTIALS)
-    return gateway_file(topology, datapath, "mh mh-port", pair, care)
+    # IPVS hashes a client's port only if it is told to; XDP always does.
+    scheduler = "mh mh-port" if datapath == "ipvs" else "mh"
+    return gateway_file(topology, datapath, scheduler, pair, care)
 
 
 def link_file(nic: Nic) -> str:

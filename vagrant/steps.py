@@ -85,6 +85,7 @@ def _run_one(step: Step, result: Result, out: Say, failures: tuple[type[Exceptio
         result.seen.append(text)
         out(f"      {text}")
 
+    told: tuple[type[Exception], ...] = (StepFailed, AssertionError, *failures)
     started = time.monotonic()
     try:
         with within(step.seconds):
@@ -92,7 +93,7 @@ def _run_one(step: Step, result: Result, out: Say, failures: tuple[type[Exceptio
         result.passed = True
     except OutOfTime:
         result.trouble = f"not done within {step.seconds:.0f} s"
-    except (StepFailed, AssertionError, *failures) as error:
+    except told as error:
         result.trouble = str(error) or repr(error)
     finally:
         result.took = time.monotonic() - started

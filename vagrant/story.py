@@ -279,10 +279,11 @@ class Story:
         )
         self.record(name, pinged, kept)
 
-    def ended(self) -> Held | None:
-        with suppress(ValueError):
+    def ended(self) -> Held:
+        try:
             return held(self.client.run("cat /tmp/hold.out"))
-        return None
+        except ValueError as error:
+            raise AssertionError(str(error)) from None
 
     def record(self, name: str, pinged: Silence, kept: Held) -> None:
         self.figures[f"{name}: longest silence of the VIP"] = f"{pinged.seconds:.2f} s"

@@ -8,6 +8,7 @@ from lbctl.config import parse
 from lbctl.errors import LbctlError
 from lbctl.lab.file import empty_file, gateway_file
 from lbctl.lab.topology import Role, standard
+from lbctl.model import Datapath
 from vagrant import files, settings
 from vagrant.machines import describe, port, topology
 from vagrant.settings import LOCAL_BOX, Settings
@@ -86,7 +87,7 @@ def test_emulation_is_given_more_time() -> None:
 @pytest.mark.parametrize("node", ["lb1", "lb2"])
 def test_the_gateways_file_is_good(datapath: str, node: str) -> None:
     text = files.gateway_yaml(chosen(), topology(chosen()), datapath)
-    config = parse(text, node=node).config
+    config = parse(text, node=node, datapath=Datapath.AUTO).config  # and its data path can do it
     assert config.gateway.datapath == datapath
     assert list(config.services["web"].servers) == ["server1", "server2"]
     assert set(config.routers) == {"front", "back"}
