@@ -145,15 +145,23 @@ class VagrantLab:
         return {one.name: self._machine(one.name) for one in self.topology.hosts}
 
     def _machine(self, name: str) -> Machine:
-        def address() -> str:
-            found = self.virsh("domifaddr", domain(name), "--source", "lease").split()
+        inside, key = self.cell.command, self.keys.private("root")
+        return Machine(name, lambda: self._address(name), key, inside, "/run")
+
+    def _address(self, name: str) -> str:
+        """By its lease. Raises LbctlError."""
+
+        def look() -> str:
+            try:
+                found = self.virsh("domifaddr", domain(name), "--source", "lease").split()
+            except LbctlError as error:
+                raise AssertionError(error.message) from None
             return next((word.partition("/")[0] for word in found if "/" in word), "")
 
         try:
-            lease = eventually(address, 10)
-        except NeverHappened:
-            raise LbctlError(f"{name}: it has no address", "is it up? make vagrant-up") from None
-        return Machine(name, lease, self.keys.private("root"), self.cell.command, "/run")
+            return eventually(look, 10)
+        except NeverHappened as never:
+            raise LbctlError(f"{name}: it has no address: {never}", "make vagrant-up") from None
 
     def plug(self, machine: str, nic: str, up: bool) -> None:
         """The cable of a NIC."""

@@ -8,6 +8,7 @@ connection to what is no longer there hangs for ever.
 import shlex
 import subprocess
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
 
 from lbctl.errors import LbctlError
@@ -21,10 +22,13 @@ class SshError(LbctlError):
 
 
 class Machine:
-    """One machine. address: on the management network. key: root's, a file."""
+    """One machine. address: finds the one on the management network, when it is first needed.
+    key: root's, a file."""
 
-    def __init__(self, name: str, address: str, key: Path, inside: Inside, sockets: str) -> None:
-        self.name, self.address = name, address
+    def __init__(
+        self, name: str, address: Callable[[], str], key: Path, inside: Inside, sockets: str
+    ) -> None:
+        self.name, self._find = name, address
         self._inside = inside
         self._socket = f"{sockets}/ssh-{name}"
         options = {
@@ -41,7 +45,11 @@ class Machine:
             "UserKnownHostsFile": "/dev/null",
         }
         words = [word for pair in options.items() for word in ("-o", "=".join(pair))]
-        self._ssh = ["ssh", "-F", "none", "-i", str(key), *words, f"root@{address}"]
+        self._options = ["ssh", "-F", "none", "-i", str(key), *words]
+
+    @cached_property
+    def _ssh(self) -> list[str]:
+        return [*self._options, f"root@{self._find()}"]
 
     def call(self, command: str, seconds: float) -> subprocess.CompletedProcess[str]:
         """Run a shell command there. Raises SshError where there was no answer."""

@@ -39,7 +39,7 @@ class Story:
             return Step(title, seconds * self.lab.settings.patience, run, needed)
 
         return [
-            step(30, self.machines_answer, needed=True),
+            step(60, self.machines_answer, needed=True),
             step(40, self.gateways_agree, needed=True),
             step(20, self.balance_by_xdp),
             step(20, self.virtual_mac),
@@ -56,6 +56,13 @@ class Story:
 
     def machines_answer(self, say: Say) -> None:
         """Every machine answers, each with a kernel and NICs of its own"""
+        states = self.lab.states()
+        for name in self.lab.machines:
+            if states.get(name) != "running":  # as a test that was broken off may leave it
+                say(f"{name} was {states.get(name, 'not there')}")
+                self.lab.vagrant("up", "--no-provision", name, seconds=self.patient(30))
+        for gateway in (self.one, self.two):
+            self.lab.plug(gateway.name, "front", True)
         for machine in self.lab.machines.values():
             machine.forget()
             kernel = machine.run("uname -r; systemd-detect-virt || true").split()

@@ -8,7 +8,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from lbctl.dataplane.xdp.loader import PROGRAM, SWEEP
-from lbctl.dataplane.xdp.maps import specs
+from lbctl.dataplane.xdp.maps import FENCE, specs
+from lbctl.ha.fence import CLOCK
 
 LINK = "link_"
 
@@ -22,10 +23,15 @@ def attached(pins: Path) -> list[str]:
 
 def withdraw(pins: Path) -> None:
     """Take the program off every interface, then let go of its maps: no packet meets half
-    of it. Flows that it carried are the next data path's, which does not know them."""
+    of it. Flows that it carried are the next data path's, which does not know them.
+
+    The fence's maps stay where there is a fence: they are the VRRP process's, which goes on
+    writing to those that it has open. A program that came back to maps made anew would know
+    no virtual MAC, and pass all that is for one as somebody else's."""
     for interface in attached(pins):
         (pins / f"{LINK}{interface}").unlink(missing_ok=True)
-    for name in (PROGRAM, SWEEP, *(spec.name for spec in specs(1))):
+    kept = {spec.name for spec in FENCE} if (pins / CLOCK).exists() else set()
+    for name in {PROGRAM, SWEEP, *(spec.name for spec in specs(1))} - kept:
         (pins / name).unlink(missing_ok=True)
     with suppress(OSError):  # something else is pinned there, too
         pins.rmdir()
