@@ -5,10 +5,11 @@ is made of it. None of this is configuration, so none of it is an override."""
 from collections.abc import Callable
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 from aiohttp import web
+from msgspec import Meta
 
 from lbctl.daemon.parts import Parts
 from lbctl.daemon.reading import answer
@@ -22,6 +23,11 @@ from lbctl.model import parse_frontend
 
 T = TypeVar("T")
 Shape = TypeVar("Shape", bound=msgspec.Struct)
+# What the messages to the kernel have room for, and the kernel's own limits.
+Seconds = Annotated[int, Meta(ge=0, le=2**31 - 1)]
+Byte = Annotated[int, Meta(ge=0, le=255)]
+Port = Annotated[int, Meta(ge=0, le=65535)]
+DatagramSize = Annotated[int, Meta(ge=0, le=65507)]
 CONNECTIONS = Path("/proc/thread-self/net/ip_vs_conn")
 
 
@@ -34,9 +40,9 @@ class ZeroRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class TimeoutsRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Seconds; 0 leaves that one as it is."""
 
-    tcp: int = 0
-    fin: int = 0
-    udp: int = 0
+    tcp: Seconds = 0
+    fin: Seconds = 0
+    udp: Seconds = 0
 
 
 class SyncRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -45,11 +51,11 @@ class SyncRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     role: SyncRole
     run: bool = True
     interface: str = ""
-    id: int = 0
-    maxlen: int = 0
+    id: Byte = 0
+    maxlen: DatagramSize = 0
     group: str = ""
-    port: int = 0
-    ttl: int = 0
+    port: Port = 0
+    ttl: Byte = 0
 
 
 class Ipvs:
@@ -76,7 +82,7 @@ class Ipvs:
 
     async def zero(self, request: web.Request) -> web.Response:
         body = _decode(await request.read(), ZeroRequest)
-        frontend = parse_frontend(body.frontend) if body.frontend else None
+        frontend = _named(parse_frontend, "frontend", body.frontend)
         await self._ask(lambda plane: plane.zero(frontend))
         return answer({})
 
@@ -87,7 +93,7 @@ class Ipvs:
 
     async def sync(self, request: web.Request) -> web.Response:
         body = _decode(await request.read(), SyncRequest)
-        group = ip_address(body.group) if body.group else None
+        group = _named(ip_address, "group", body.group)
         numbers = (body.id, body.maxlen, group, body.port, body.ttl)
         daemon = SyncDaemon(body.role, body.interface, *numbers)
         if body.run:
@@ -110,6 +116,14 @@ class Ipvs:
 
 def _view(plane: IpvsPlane) -> dict[str, Any]:
     return view(plane.listing(), plane.info(), plane.timeouts(), plane.sync_daemons())
+
+
+def _named(read: Callable[[str], T], field: str, text: str) -> T | None:
+    """What `text` says; None where it is empty. Raises BadRequest."""
+    try:
+        return read(text) if text else None
+    except ValueError as error:
+        raise BadRequest(f"{field}: {error}", "docs/api.md has its shape") from None
 
 
 def _decode(data: bytes, shape: type[Shape]) -> Shape:

@@ -144,7 +144,7 @@ def _names(word: str) -> Iterator[tuple[str, str | None]]:
         if letter not in SHORT:
             raise Misuse(f"unknown option -{letter}")
         name = SHORT[letter]
-        if name in VALUED or (name == "persistent" and word[at:].isdigit()):
+        if name in VALUED or (name == "persistent" and is_number(word[at:])):
             yield name, word[at:] or None
             return
         yield name, None
@@ -172,7 +172,7 @@ def _checked(command: Command, options: dict[str, str], values: tuple[str, ...])
 def _service(kind: str, options: dict[str, str]) -> str:
     text = options[kind]
     if kind == "fwmark-service":
-        if not (text.isdigit() and 0 < int(text) < 2**32):
+        if not (is_number(text) and 0 < int(text) < 2**32):
             raise Misuse(f"illegal firewall mark {text}")
         return f"fwmark:{text}/{'ipv6' if 'ipv6' in options else 'ipv4'}"
     address, port = place(text)
@@ -192,9 +192,14 @@ def place(text: str) -> tuple[str, int | None]:
         raise Misuse(f"illegal address {text} (lbctl takes numbers, not names)") from None
     if not port or port == "0":
         return address, None
-    if not (port.isdigit() and int(port) < 65536):
+    if not (is_number(port) and int(port) < 65536):
         raise Misuse(f"illegal port in {text}")
     return address, int(port)
+
+
+def is_number(text: str) -> bool:
+    """Plain digits, and no more of them than any of ipvsadm's numbers has."""
+    return len(text) <= 10 and text.isascii() and text.isdigit()
 
 
 def bracketed(address: str) -> str:

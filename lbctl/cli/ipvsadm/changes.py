@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Network
 from typing import Any
 
-from lbctl.cli.ipvsadm.argv import Arguments, Command, Misuse, place
+from lbctl.cli.ipvsadm.argv import Arguments, Command, Misuse, is_number, place
 from lbctl.errors import LbctlError
 from lbctl.model import Endpoint, Frontend, Mode, Server, Service, parse_frontend
 
@@ -48,7 +48,8 @@ def changes(arguments: Arguments, services: Mapping[str, Service]) -> list[Chang
     match arguments.command:
         case Command.EDIT:
             settings = _settings(arguments, frontend)
-            settings.setdefault("persistence", "none")
+            # As with ipvsadm: what is not said is not.
+            settings = {"persistence": "none", "oneshot": False} | settings
             return [Change(("services", name, key), value) for key, value in settings.items()]
         case Command.DELETE:
             return [Change(("services", name), None, force=True)]
@@ -93,7 +94,7 @@ def _settings(arguments: Arguments, frontend: Frontend) -> dict[str, Any]:
 
 def _persistence(options: Mapping[str, str], frontend: Frontend) -> dict[str, Any]:
     timeout = options["persistent"] or DEFAULT_PERSISTENCE
-    if not timeout.isdigit():
+    if not is_number(timeout):
         raise Misuse(f"illegal timeout for persistent service: {timeout}")
     lasting: dict[str, Any] = {"timeout": int(timeout)}
     if mask := options.get("netmask"):
@@ -106,6 +107,8 @@ def _persistence(options: Mapping[str, str], frontend: Frontend) -> dict[str, An
 def _prefix(mask: str, frontend: Frontend) -> int:
     try:
         if frontend.family == "ipv6":
+            if not (is_number(mask) and int(mask) <= 128):
+                raise ValueError(mask)
             return int(mask)
         return IPv4Network(f"0.0.0.0/{mask}").prefixlen
     except ValueError:
@@ -202,7 +205,7 @@ def _numbers(arguments: Arguments, old: Server) -> dict[str, int]:
 
 def _number(name: str, options: Mapping[str, str], default: int = 0) -> int:
     text = options.get(name, str(default))
-    if not text.isdigit():
+    if not is_number(text):
         raise Misuse(f"illegal {name} specified: {text}")
     return int(text)
 

@@ -8,7 +8,7 @@ import click
 
 from lbctl.cli.client import Client
 from lbctl.cli.ipvsadm import listing
-from lbctl.cli.ipvsadm.argv import LISTINGS, Arguments, Command, Misuse, parse
+from lbctl.cli.ipvsadm.argv import LISTINGS, Arguments, Command, Misuse, is_number, parse
 from lbctl.cli.ipvsadm.changes import Change, changes
 from lbctl.cli.shared import Context, pass_context
 from lbctl.errors import Exit
@@ -122,7 +122,7 @@ def _tell(lines: Iterable[str]) -> None:
 
 
 def _set(client: Client, values: tuple[str, ...]) -> None:
-    if not all(value.isdigit() for value in values):
+    if not all(map(is_number, values)):
         raise Misuse(f"illegal timeout: {' '.join(values)}")
     names = ("tcp", "fin", "udp")
     client.post("ipvs", "timeouts", body=dict(zip(names, map(int, values), strict=True)))
@@ -140,7 +140,7 @@ def _sync(client: Client, arguments: Arguments) -> None:
         body["interface"] = options["mcast-interface"]
         for option, key in _NUMBERS.items():
             if option in options:
-                if not options[option].isdigit():
+                if not is_number(options[option]):
                     raise Misuse(f"illegal {option} specified: {options[option]}")
                 body[key] = int(options[option])
         if "mcast-group" in options:

@@ -281,6 +281,8 @@ def _forwarding(method: int, tunnel_type: int, port: bytes, bits: int) -> Forwar
         raise Garbled(f"forwarding method {method}")
     if mode is not Mode.TUN:
         return Forwarding(mode)
+    if tunnel_type not in _ENCAPSULATIONS:
+        raise Garbled(f"tunnel type {tunnel_type}")
     flags = frozenset(name for name, bit in _TUNNEL_FLAGS.items() if bits & bit)
     tunnel = Tunnel(_ENCAPSULATIONS[tunnel_type], _BE16.unpack(port)[0], flags)
     return Forwarding(mode, tunnel)
@@ -348,9 +350,9 @@ def service_entry(body: memoryview) -> ServiceEntry:
 def server_entry(body: memoryview, family: Family) -> ServerEntry:
     """A server from the attributes of a GET_DEST reply. family: of its service, which is
     the server's own before Linux 3.18. Raises Garbled."""
-    if (quick := _usual_server(body)) is not None:
-        return quick
     try:
+        if (quick := _usual_server(body)) is not None:
+            return quick
         inside = attributes(body)[DEST]
         found = attributes(inside)
         own = found.get(Dest.ADDR_FAMILY)

@@ -47,6 +47,8 @@ BATCH = 60_000  # bytes; a socket's default send buffer takes 200 KiB
 MEMORY = 4 << 20  # for the answers to one batch, were every request of it refused
 PATIENCE = 10  # seconds for one answer; IPVS waits for RCU when a service goes
 TRIES = 5
+LOADING = 30  # seconds for modprobe
+NUMBERS = 0xFFFFFFFF  # sequence numbers begin again after the last
 
 
 class Overrun(Exception):
@@ -103,28 +105,31 @@ class Netlink:
     # --- how ----------------------------------------------------------------------------
 
     def _write(self, requests: Sequence[Request]) -> list[int]:
-        first = self._sequence + 1
+        first = self._next()
         parts = [
-            message(self._family, 0, first + position, command, body)
+            message(self._family, 0, (first + position) & NUMBERS, command, body)
             for position, (command, body) in enumerate(requests)
         ]
         # Not the last request itself: the kernel says nothing to one that came to EINTR
         # (netlink_rcv_skb()), as when a sync thread is stopped before it first ran.
-        end = first + len(requests)
+        end = (first + len(requests)) & NUMBERS
         parts.append(nothing(ACK, end))
         self._sequence = end
         self._socket.send(b"".join(parts))
         results = [0] * len(requests)
         for reply in self._received():
-            position = reply.sequence - first
+            position = (reply.sequence - first) & NUMBERS
             if reply.type == ERROR and reply.sequence == end:
                 return results
-            if reply.type == ERROR and 0 <= position < len(requests):
+            if reply.type == ERROR and position < len(requests):
                 results[position] = reply.errno
         raise AssertionError("_received() ends only by raising")
 
+    def _next(self) -> int:
+        return (self._sequence + 1) & NUMBERS
+
     def _dump(self, command: Command, body: bytes) -> list[memoryview]:
-        self._sequence += 1
+        self._sequence = self._next()
         self._socket.send(message(self._family, DUMP, self._sequence, command, body))
         found: list[memoryview] = []
         torn = False
@@ -143,7 +148,7 @@ class Netlink:
         raise AssertionError("_received() ends only by raising")
 
     def _ask(self, command: int, body: bytes) -> memoryview:
-        self._sequence += 1
+        self._sequence = self._next()
         self._socket.send(message(self._family, 0, self._sequence, command, body))
         for reply in self._received():
             if reply.sequence == self._sequence:
@@ -252,10 +257,12 @@ def load_module() -> None:
     """`modprobe ip_vs`, as ipvsadm does. Raises Unsupported with modprobe's own words."""
     try:
         done = subprocess.run(
-            ["modprobe", "ip_vs"], capture_output=True, text=True, timeout=30, check=False
+            ["modprobe", "ip_vs"], capture_output=True, text=True, timeout=LOADING, check=False
         )
     except FileNotFoundError:
         raise no_ipvs("modprobe is not installed") from None
+    except subprocess.TimeoutExpired:
+        raise no_ipvs(f"modprobe ip_vs did not end within {LOADING} s") from None
     except PermissionError as error:
         raise NotPermitted(
             f"IPVS: cannot run modprobe: {error.strerror}", "run it as root"

@@ -22,7 +22,10 @@ def read() -> frozenset[Frontend]:
         return frozenset()
     if done.returncode:
         raise DataPlaneError(f"full NAT: nft cannot list its table: {done.stderr.strip()}")
-    return frontends_in(done.stdout)
+    try:
+        return frontends_in(done.stdout)
+    except ValueError as error:
+        raise DataPlaneError(f"full NAT: cannot read what nft lists: {error}") from None
 
 
 def _nft(arguments: list[str], script: str = "") -> "subprocess.CompletedProcess[str]":

@@ -33,12 +33,21 @@ from lbctl.dataplane.ipvs.codec import (
     timeouts_request,
     told,
 )
+from lbctl.dataplane.ipvs.genl import Garbled
 from lbctl.dataplane.ipvs.intent import IntentFile
 from lbctl.dataplane.ipvs.netlink import open_ipvs
 from lbctl.dataplane.ipvs.operation import Request, in_force, latest, request_of, routed
-from lbctl.dataplane.ipvs.owned import after, claimed, split
+from lbctl.dataplane.ipvs.owned import Owned, after, claimed, split
 from lbctl.dataplane.ipvs.refusal import explain, explained, foreign
-from lbctl.dataplane.ipvs.sysctls import FULLNAT, Setting, enforce, inspect, settings
+from lbctl.dataplane.ipvs.sysctls import (
+    FULLNAT,
+    ROOT,
+    Setting,
+    enforce,
+    inspect,
+    lacking,
+    settings,
+)
 from lbctl.dataplane.port import (
     Active,
     AddServer,
@@ -82,17 +91,27 @@ class IpvsPlane:
 
     intent: the file that says which entries are ours. pair: a virtual router can bring us
     a peer's connections. sync: where they are told to the peer, and the peer's are heard.
-    Opening raises Unsupported where the kernel has no IPVS and NotPermitted where we may
-    not use it.
+    sysctls: where the kernel's switches are. Opening raises Unsupported where the kernel has
+    no IPVS and NotPermitted where we may not use it.
     """
 
     name = "ipvs"
 
-    def __init__(self, intent: Path, pair: bool = False, sync: SyncPlace | None = None) -> None:
+    def __init__(
+        self,
+        intent: Path,
+        pair: bool = False,
+        sync: SyncPlace | None = None,
+        sysctls: Path = ROOT,
+    ) -> None:
         self._intent = IntentFile(intent)
+        self._sysctls = sysctls
         self._pair = pair
         self._sync = sync
         self._unsynced = ""
+        self._untranslated = ""
+        self._rules_known = False
+        self._strange: dict[Frontend, str] = {}
         self._foreign = Table()
         self._routed: set[Family] = set()
         self._translated: frozenset[Frontend] = frozenset()
@@ -114,8 +133,8 @@ class IpvsPlane:
             for frontend, service in ours.services.items()
             for destination in service.destinations.values()
         )
-        if self._intent.owned.fullnat:
-            self._translated = nft.read()
+        if self._intent.owned.fullnat or not self._rules_known:
+            self._read_rules()
         return _with_fullnat(ours, self._translated)
 
     def apply(self, ops: Sequence[Op]) -> list[Refusal]:
@@ -124,10 +143,11 @@ class IpvsPlane:
             return refusals
         was = self._intent.owned
         try:
-            self._prepare(possible)
+            self._intent.write(claimed(was, possible))
+            failed, possible = self._prepare(possible, was)
         except DataPlaneError as error:
-            self._intent.write(was)
             return refusals + [Refusal(op, error) for op in possible]
+        refusals += failed
         results = self._carry_out(possible)
         if results or any(isinstance(op, RemoveServer | RemoveService) for op in possible):
             refused = {id(refusal.op) for refusal in results}
@@ -162,8 +182,10 @@ class IpvsPlane:
 
     def tend(self) -> None:
         """Keep the switches as they must be: whoever turns one back loses flows. One that
-        cannot be set shows in `switches()`. Keep the sync daemon at work, in both roles."""
-        enforce(self._wanted())
+        cannot be set shows in `switches()`. Bring full NAT's rules up to date where that
+        failed. Keep the sync daemon at work, in both roles."""
+        enforce(self._wanted(), self._sysctls)
+        self._translate(self._intent.owned.fullnat)
         if self._sync is not None:
             try:
                 self._keep_sync(self._sync)
@@ -173,7 +195,8 @@ class IpvsPlane:
                 self._unsynced = ""
 
     def remarks(self) -> list[str]:
-        return [self._unsynced] if self._unsynced else []
+        strange = [f"{one}: left alone: {why}" for one, why in self._strange.items()]
+        return [one for one in (self._unsynced, self._untranslated) if one] + strange
 
     def close(self) -> None:
         self._netlink.close()
@@ -187,13 +210,14 @@ class IpvsPlane:
 
     def listing(self) -> Listing:
         """Every service of the kernel, foreign ones too, with its servers and numbers."""
+        self._strange = {}
         with explained("read the table"):
             services = [service_entry(one) for one in self._netlink.dump(Command.GET_SERVICE)]
             return [(service, self._servers(service.frontend)) for service in services]
 
     def switches(self) -> list[Switch]:
         """The kernel's, with their reasons, as `lbctl get status` shows them."""
-        return inspect(self._wanted())
+        return inspect(self._wanted(), self._sysctls)
 
     def info(self) -> Info:
         with explained("read its version"):
@@ -235,7 +259,18 @@ class IpvsPlane:
 
     def _servers(self, frontend: Frontend) -> list[ServerEntry]:
         found = self._netlink.dump(Command.GET_DEST, service_key(frontend))
-        return [server_entry(one, frontend.family) for one in found]
+        return self._understood(frontend, found)
+
+    def _understood(self, frontend: Frontend, dump: list[memoryview]) -> list[ServerEntry]:
+        """What another tool put there in a way that we do not know is passed over: it is
+        told by `remarks()`, and its service stays."""
+        found = []
+        for one in dump:
+            try:
+                found.append(server_entry(one, frontend.family))
+            except Garbled as error:
+                self._strange[frontend] = str(error)
+        return found
 
     def _wanted(self) -> tuple[Setting, ...]:
         return settings(
@@ -249,7 +284,7 @@ class IpvsPlane:
 
     def _sift(self, ops: Sequence[Op]) -> tuple[list[Refusal], Sequence[Op]]:
         """Refuse what would touch what is not ours."""
-        if not self._foreign.services:
+        if not (self._foreign.services or self._strange):
             return [], ops
         trespasses = [(op, self._trespass(op)) for op in ops]
         refusals = [Refusal(op, error) for op, error in trespasses if error is not None]
@@ -257,6 +292,8 @@ class IpvsPlane:
 
     def _trespass(self, op: Op) -> DataPlaneError | None:
         """Why `op` would touch what is not ours, if it would."""
+        if isinstance(op, RemoveService) and op.frontend in self._strange:
+            return foreign(op, "a server")
         others = self._foreign.get(op.frontend)
         if others is None:
             return None
@@ -268,23 +305,51 @@ class IpvsPlane:
             return foreign(op, "server " + ", ".join(str(one) for one in others.destinations))
         return None
 
-    def _prepare(self, ops: Sequence[Op]) -> None:
-        """What must be true before the kernel hears of `ops`. Raises DataPlaneError."""
-        was = self._intent.owned
-        self._intent.write(claimed(was, ops))
+    def _prepare(self, ops: Sequence[Op], was: Owned) -> tuple[list[Refusal], Sequence[Op]]:
+        """What must be true before the kernel hears of `ops`, and is claimed already; those
+        of full NAT that cannot be, and the others. was: ours before. Raises DataPlaneError."""
         changes = [op for op in ops if isinstance(op, AddServer | SetServer)]
         self._routed |= routed((op.frontend, op.destination) for op in changes)
-        unset = enforce(self._wanted())
-        for setting in FULLNAT:
-            if setting in unset:
-                problem = f"{setting.sysctl}: cannot set {setting.value}: {unset[setting]}"
-                raise DataPlaneError(problem, setting.reason)
+        unset = enforce(self._wanted(), self._sysctls)
         self._translate(was.fullnat | self._intent.owned.fullnat)
+        full = [op for op in changes if op.destination.forwarding.mode is Mode.FULLNAT]
+        if not full:
+            return [], ops
+        missing = lacking(FULLNAT, unset, self._sysctls)
+        refusals = [
+            Refusal(op, missing or DataPlaneError(self._untranslated))
+            for op in full
+            if missing or op.frontend not in self._translated
+        ]
+        if not refusals:
+            return [], ops
+        refused = {id(one.op) for one in refusals}
+        rest = [op for op in ops if id(op) not in refused]
+        self._intent.write(claimed(was, rest))
+        return refusals, rest
 
     def _translate(self, frontends: frozenset[Frontend]) -> None:
-        if frontends != self._translated:
+        """Full NAT's rules as they must be. Where that fails, `remarks()` says why, what is
+        there is what was, and `tend()` tries again: all else goes on."""
+        self._untranslated = ""
+        if frontends == self._translated:
+            return
+        try:
             nft.write(frontends)
-            self._translated = frontends
+        except DataPlaneError as error:
+            self._read_rules()
+            self._untranslated = str(error)
+        else:
+            self._translated, self._rules_known = frontends, True
+
+    def _read_rules(self) -> None:
+        """What cannot be read is as it was last known."""
+        try:
+            self._translated = nft.read()
+        except DataPlaneError as error:
+            self._untranslated = str(error) if self._intent.owned.fullnat else ""
+        else:
+            self._untranslated, self._rules_known = "", True
 
     def _carry_out(self, ops: Sequence[Op]) -> list[Refusal]:
         """Services that are new go first and are waited for: where one is refused because
@@ -359,7 +424,7 @@ class IpvsPlane:
             ]
             unclear = {op.frontend for op in doubtful if not isinstance(op, SERVICE_OPS)}
             found = [
-                (one, [server_entry(body, one.frontend.family) for body in dumps[one.frontend]])
+                (one, self._understood(one.frontend, dumps[one.frontend]))
                 if one.frontend in unclear
                 else (one, [])
                 for one in headers

@@ -10,7 +10,6 @@ listen it serves, which is how the rules are read back.
 
 import json
 from collections.abc import Collection
-from typing import Any
 
 from lbctl.model import FirewallMark, Frontend, parse_frontend
 
@@ -43,7 +42,18 @@ def _match(frontend: Frontend) -> str:
 
 
 def frontends_in(listing: str) -> frozenset[Frontend]:
-    """The listens of `nft -j list table`. Raises ValueError."""
-    document: Any = json.loads(listing)
-    rules = [entry["rule"] for entry in document["nftables"] if "rule" in entry]
-    return frozenset(parse_frontend(rule["comment"]) for rule in rules if "comment" in rule)
+    """The listens of `nft -j list table`. A rule that somebody else put there is none of
+    ours: it goes when the table is next written. Raises ValueError."""
+    try:
+        rules = [entry["rule"] for entry in json.loads(listing)["nftables"] if "rule" in entry]
+        comments = [rule["comment"] for rule in rules if "comment" in rule]
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"not a list of rules: {error!r}") from None
+    return frozenset(one for one in map(_frontend, comments) if one is not None)
+
+
+def _frontend(comment: str) -> Frontend | None:
+    try:
+        return parse_frontend(comment)
+    except ValueError:
+        return None

@@ -1,10 +1,12 @@
 """The kernel's switches that lbctl sets for IPVS, and why. `settings` is pure; the rest
 reads and writes /proc/sys, of the network namespace of its thread."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from lbctl.dataplane.port import Switch
+from lbctl.errors import DataPlaneError
 
 ROOT = Path("/proc/sys/net")
 VS = "ipv4/vs/"
@@ -97,6 +99,21 @@ def enforce(wanted: tuple[Setting, ...], root: Path = ROOT) -> dict[Setting, str
         except OSError as error:
             refused[setting] = error.strerror or str(error)
     return refused
+
+
+def lacking(
+    needed: tuple[Setting, ...], unset: Mapping[Setting, str], root: Path = ROOT
+) -> DataPlaneError | None:
+    """What keeps `needed` from being in force: `unset`, as `enforce` returned it, or a switch
+    that this kernel was built without."""
+    for setting in needed:
+        if setting in unset:
+            problem = f"{setting.sysctl}: cannot set {setting.value}: {unset[setting]}"
+            return DataPlaneError(problem, setting.reason)
+        if _read(setting, root) is None:
+            problem = f"{setting.sysctl}: this kernel has no such switch"
+            return DataPlaneError(problem, setting.reason)
+    return None
 
 
 def inspect(wanted: tuple[Setting, ...], root: Path = ROOT) -> list[Switch]:

@@ -130,6 +130,17 @@ def test_a_kernel_without_families_of_servers_means_the_services_own():
     assert server_entry(memoryview(old), Family.IPV4).endpoint == SERVER
 
 
+@pytest.mark.parametrize("quick", [True, False])
+def test_an_unknown_tunnel_is_garbled(quick):
+    destination = Destination(1, Forwarding(Mode.TUN, Tunnel(Encapsulation.GRE)))
+    request = destination_request(WEB, SERVER, destination)
+    reply = bytes(usual_reply(request) if quick else server_reply(SERVER, destination))
+    known, unknown = (attribute(Dest.TUN_TYPE, number) for number in (b"\2", b"\x63"))
+    assert known in reply
+    with pytest.raises(Garbled, match="tunnel type 99"):
+        server_entry(memoryview(reply.replace(known, unknown)), FOUR)
+
+
 def test_a_service_without_persistence_has_the_whole_client_as_mask():
     """IPv6 counts bits, in host order; a mask as in IPv4 would be EINVAL."""
 

@@ -7,6 +7,7 @@ from threading import Thread
 
 import pytest
 
+from lbctl.dataplane.ipvs import netlink
 from lbctl.dataplane.ipvs.codec import Command
 from lbctl.dataplane.ipvs.genl import ACK, DONE, ERROR, INTERRUPTED, attribute
 from lbctl.dataplane.ipvs.netlink import BATCH, TRIES, Netlink, load_module
@@ -101,6 +102,17 @@ def test_many_requests_go_in_as_few_sends_as_fit():
         assert kernel.sends == -(-200 * 1000 // BATCH)
 
 
+def test_numbers_of_requests_begin_again_after_the_last():
+    """A daemon that reads its counters every two seconds comes there."""
+    with Kernel(last_acknowledged({1: errno.EEXIST})) as kernel:
+        kernel.netlink._sequence = 2**32 - 2
+        requests = [(Command.NEW_DEST, bytes(8))] * 3
+        assert kernel.netlink.write(requests) == [0, errno.EEXIST, 0]
+    with Kernel(torn(0)) as kernel:
+        kernel.netlink._sequence = 2**32 - 1
+        assert len(kernel.netlink.dump(Command.GET_SERVICE)) == 1
+
+
 def test_nothing_to_write_is_not_sent():
     with Kernel(last_acknowledged({})) as kernel:
         assert kernel.netlink.write([]) == []
@@ -179,6 +191,13 @@ def test_a_module_that_may_not_be_loaded_is_told(modprobe):
         load_module()
     modprobe("exit 3")
     with pytest.raises(Unsupported, match="modprobe ip_vs: exit 3"):
+        load_module()
+
+
+def test_a_modprobe_that_hangs_is_told(modprobe, monkeypatch):
+    monkeypatch.setattr(netlink, "LOADING", 0.05)
+    modprobe("exec /bin/sleep 5")
+    with pytest.raises(Unsupported, match="modprobe ip_vs did not end within"):
         load_module()
 
 

@@ -102,6 +102,10 @@ def test_commands_with_values():
         ("-LQ", "unknown option -Q"),
         ("list", "unexpected argument"),
         ("-Ln -n", "multiple 'numeric'"),
+        ("-A -t 192.0.2.10:²", "illegal port"),
+        ("-A -t 192.0.2.10:" + "9" * 5000, "illegal port"),
+        ("-A -f ²", "illegal firewall mark"),
+        ("-A -t 192.0.2.10:80 -p²", "unknown option -²"),
     ],
 )
 def test_what_ipvsadm_would_not_take_is_refused(line, said):
@@ -152,6 +156,15 @@ def test_limits_change_in_an_order_that_is_valid_at_each_step():
     ]
 
 
+def test_what_an_edit_does_not_say_is_not():
+    assert set(meant("-E -t 192.0.2.10:80 -s rr")) == {
+        Change(("services", "web", "scheduler"), "rr"),
+        Change(("services", "web", "persistence"), "none"),
+        Change(("services", "web", "oneshot"), False),
+    }
+    assert Change(("services", "web", "oneshot"), True) in meant("-E -t 192.0.2.10:80 -s rr -o")
+
+
 def test_a_service_behind_a_mark_has_servers_without_ports():
     (change,) = meant("-d -f 7 -r 198.51.100.1")
     assert change == Change(("services", "direct", "servers", "a"), None)
@@ -175,6 +188,23 @@ def test_failures_have_ipvsadms_words(line, said):
     with pytest.raises(Failure) as failed:
         meant(line)
     assert failed.value.message == said
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("-A -t 192.0.2.11:80 -p ²", "illegal timeout for persistent service: ²"),
+        ("-A -t 192.0.2.11:80 -p 99999999999", "illegal timeout for persistent service"),
+        ("-A -t [2001:db8::9]:80 -p 60 -M 129", "invalid netmask: 129"),
+        ("-A -t 192.0.2.11:80 -p 60 -M 255.0.255.0", "invalid netmask"),
+        ("-a -t 192.0.2.10:80 -r 198.51.100.2 -m -w ²", "illegal weight specified: ²"),
+        ("-a -t 192.0.2.10:80 -r 198.51.100.2 -m -x -1", "illegal u-threshold specified: -1"),
+    ],
+)
+def test_bad_numbers_are_refused(line, said):
+    with pytest.raises(Misuse) as refused:
+        meant(line)
+    assert said in str(refused.value)
 
 
 # --- what is printed ------------------------------------------------------------------------
