@@ -150,10 +150,10 @@ class Host:
         self._fence, self._refence = fence, True
         self._guard()
 
-    def strays(self, name: str) -> int:
-        """VRRP packets on the interface that are not this router's."""
+    def passed_by(self, name: str) -> dict[Count, int]:
+        """VRRP packets on the interface that are not this router's, by what is wrong."""
         gear = self._gear.get(name)
-        return gear.wire.strays() if gear else 0
+        return gear.wire.passed_by() if gear else {}
 
     def close(self) -> None:
         """Leave nothing in the kernel."""
@@ -323,7 +323,18 @@ class Host:
             if gear is None or not gear.fits(router, parent):
                 self._outfit(name, router, parent, gear)
                 self._keep_pace()
+        self._introduce()
         self._guard()
+
+    def _introduce(self) -> None:
+        """Have each wire know the VRIDs beside it: these are no strangers."""
+        vrids: dict[tuple[str, Family], set[int]] = {}
+        for gear in self._gear.values():
+            one = gear.router.settings
+            vrids.setdefault((one.interface, one.family), set()).add(one.vrid)
+        for gear in self._gear.values():
+            one = gear.router.settings
+            gear.wire.beside(frozenset(vrids[one.interface, one.family]))
 
     def _guard(self) -> None:
         """Have the fence know every router and where it is."""

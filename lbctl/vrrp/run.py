@@ -19,7 +19,7 @@ from typing import assert_never
 
 import msgspec
 
-from lbctl.errors import InvalidConfig, LbctlError
+from lbctl.errors import InvalidConfig, LbctlError, NotPermitted
 from lbctl.ha.fence import LEASES, PARENTS, Fence
 from lbctl.messages import (
     AnyMessage,
@@ -54,7 +54,7 @@ from lbctl.vrrp.host import Host
 from lbctl.vrrp.node import Fact
 from lbctl.vrrp.notify import arguments
 from lbctl.vrrp.realtime import jiffy
-from lbctl.vrrp.receive import Count, Dropped
+from lbctl.vrrp.receive import Dropped
 from lbctl.vrrp.router import LEASE, VirtualRouter
 from lbctl.vrrp.rules import accept_rules
 from lbctl.vrrp.seldom import Seldom
@@ -180,13 +180,19 @@ class Process:
     def _restore(self) -> None:
         """Start with the settings file, else with what was last told."""
         path = self._options.state / "vrrp.json"
-        with suppress(FileNotFoundError, msgspec.MsgspecError):
+        try:
             self._saved = msgspec.json.decode(path.read_bytes(), type=Saved)
+        except FileNotFoundError:
+            pass
+        except msgspec.MsgspecError as error:
+            self.log(f"{path}: cannot be read, starting without it (lbctl apply): {error}")
         if self._options.settings is not None:
             self._configure(read_settings(self._options.settings))
         elif self._saved.routers:
-            with suppress(LbctlError):
+            try:
                 self._configure(Routers(self._saved.routers))
+            except LbctlError as error:
+                self.log(f"{path}: refused, starting without routers (lbctl apply): {error}")
         self._stand_aside()
 
     def _configure(self, message: Routers) -> None:
@@ -315,18 +321,21 @@ class Process:
                 self._publish(RoleChange(name, role, reason, now))
                 self._notify(name, role, reason)
             case Tell(notice, text):
-                self._say_seldom(name, notice, text, now)
-                self._publish(Event(name, notice, text, now))
+                if self._say_seldom(name, notice, text, now):
+                    self._publish(Event(name, notice, text, now))
             case Dropped(count=count):
                 self._say_seldom(name, count, f"packet dropped: {what}", now)
             case _:
                 assert_never(what)
 
-    def _say_seldom(self, name: str, kind: str, text: str, now: float) -> None:
+    def _say_seldom(self, name: str, kind: str, text: str, now: float) -> bool:
+        """Was it said? A forger of packets fills neither the log nor the journal of events."""
         held_back = self._seldom.due((name, kind), now)
-        if held_back is not None:
-            more = f" ({held_back} more like this before)" if held_back else ""
-            self.log(f"{name}: {text}{more}")
+        if held_back is None:
+            return False
+        more = f" ({held_back} more like this before)" if held_back else ""
+        self.log(f"{name}: {text}{more}")
+        return True
 
     def _notify(self, name: str, role: Role, reason: str) -> None:
         router = self._node.routers.get(name)
@@ -416,7 +425,7 @@ class Process:
     def _standing(self, name: str, now: float) -> Standing:
         router = self._node.routers[name]
         counts = {str(count): number for count, number in sorted(router.counts.items())}
-        counts[str(Count.VRID_ERRORS)] = self._host.strays(name)
+        counts |= {str(count): number for count, number in self._host.passed_by(name).items()}
         return Standing(
             name,
             router.role,
@@ -499,6 +508,9 @@ def main(argv: list[str] | None = None) -> int:
     except LbctlError as error:
         print(error, file=sys.stderr)
         return int(error.exit_code)
+    except PermissionError as error:
+        print(f"lbctl vrrp: {error} (run it as root: sudo lbctl vrrp)", file=sys.stderr)
+        return int(NotPermitted.exit_code)
     signals = _signals()
     process.on_readable(signals, partial(_obey_signals, signals, process))
     try:
@@ -519,8 +531,17 @@ def _options(argv: list[str] | None) -> Options:
     parser.add_argument("--runtime", type=Path, default=RUNTIME, help="what does not")
     parser.add_argument("--pins", type=Path, default=PINS, help="the daemon's; for the fence")
     parser.add_argument("--unfenced", action="store_const", const=None, dest="pins")
-    parser.add_argument("--priority", type=int, default=PRIORITY, help="of SCHED_FIFO")
+    parser.add_argument(
+        "--priority", type=_priority, default=PRIORITY, help="of SCHED_FIFO: 1 to 99"
+    )
     return Options(**vars(parser.parse_args(argv)))
+
+
+def _priority(text: str) -> int:
+    """sched(7): SCHED_FIFO's range."""
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 99:
+        raise argparse.ArgumentTypeError(f"{text!r} is not from 1 to 99")
+    return int(text)
 
 
 def _signals() -> socket.socket:

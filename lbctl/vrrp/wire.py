@@ -5,33 +5,27 @@ to the group, whole frames through a packet socket on the interface, so that the
 the virtual MAC; to unicast peers, through the raw socket.
 """
 
-import ctypes
 import socket
 import struct
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from lbctl.model import Address, ChecksumForm, Family, Router
-from lbctl.vrrp import frames, packet
+from lbctl.vrrp import frames, packet, socketfilter
 from lbctl.vrrp.packet import GROUP4, GROUP6, PROTOCOL, TTL, Advert
-from lbctl.vrrp.receive import Packet
+from lbctl.vrrp.receive import Count, Packet
+from lbctl.vrrp.socketfilter import Instruction
 
-_SO_ATTACH_FILTER, _SO_BINDTOIFINDEX, _SO_MEMINFO, _SO_TIMESTAMPNS = 26, 62, 55, 35
+_SO_BINDTOIFINDEX, _SO_MEMINFO, _SO_TIMESTAMPNS = 62, 55, 35
 _STAMP = struct.Struct("=qq")  # struct timespec
 _LONGEST_WAIT = 0.005  # seconds; what waited longer met a stall, or a step of the clock
 _IP_MULTICAST_ALL = 49
 _DROPS = 8  # SK_MEMINFO_DROPS, the ninth of nine 32-bit numbers
 _RECEIVE_BUFFER = 256 << 10
 _LONGEST = 8 + 255 * 16 + 60
-
-# Classic BPF (linux/filter.h): code, jump if true, jump if false, constant.
-_LD_BYTE_X, _LD_BYTE, _LD_WORD = 0x50, 0x30, 0x20
-_LDX_IP_HEADER, _JUMP_IF, _RETURN = 0xB1, 0x15, 0x06
-_NETWORK_HEADER = 0xFFF00000  # SKF_NET_OFF: offsets from the IP header
-_SOURCE6 = 8
 
 
 Ancillary = list[tuple[int, int, bytes]]
@@ -44,10 +38,19 @@ class Wire:
         self.router, self.index, self.own, self.mac = router, index, own, mac
         self._six = router.family is Family.IPV6
         self._frames: dict[tuple[Advert, ChecksumForm], bytes] = {}
-        self._stray = 0
-        self._raw = _raw_socket(router, index)
+        self._ours = frozenset({router.vrid})
+        self._raw = _raw_socket(
+            index, self._six, socketfilter.ours(router.vrid, router.peers, self._six)
+        )
+        self._passed_by: dict[Count, Tally] = {}
         try:
-            self._strays = _raw_socket(router, index, strays=True)
+            self._passed_by[Count.VRID_ERRORS] = self._tally(
+                socketfilter.strangers(self._ours, self._six)
+            )
+            if router.peers:
+                self._passed_by[Count.UNKNOWN_PEER] = self._tally(
+                    socketfilter.others(router.vrid, router.peers, self._six)
+                )
             self._out = socket.socket(
                 socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC, 0
             )
@@ -63,9 +66,11 @@ class Wire:
         return self._raw.fileno()
 
     def close(self) -> None:
-        for name in ("_raw", "_strays", "_out"):
+        for name in ("_raw", "_out"):
             if (one := getattr(self, name, None)) is not None:
                 one.close()
+        for tally in self._passed_by.values():
+            tally.close()
 
     def receive(self, limit: int) -> Iterator[Packet]:
         """At most `limit` packets that are there. Raises OSError when the interface goes."""
@@ -96,15 +101,18 @@ class Wire:
         for frame in self._announcements:
             self._out.send(frame)
 
-    def strays(self) -> int:
-        """VRRP packets on this interface that are not this router's. The kernel counts them:
-        the second socket has hardly any room, and nobody reads it but this."""
-        with suppress(BlockingIOError):
-            while True:
-                self._strays.recv(1)
-                self._stray += 1
-        numbers = self._strays.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, 36)
-        return self._stray + int(struct.unpack("=9I", numbers)[_DROPS])
+    def beside(self, vrids: frozenset[int]) -> None:
+        """vrids: of all our routers on this interface, which are no strangers."""
+        if vrids != self._ours:
+            self._ours = vrids
+            self._passed_by[Count.VRID_ERRORS].filter(socketfilter.strangers(vrids, self._six))
+
+    def passed_by(self) -> dict[Count, int]:
+        """VRRP packets on the interface that the filter keeps away, by what is wrong."""
+        return {count: tally.read() for count, tally in self._passed_by.items()}
+
+    def _tally(self, program: list[Instruction]) -> "Tally":
+        return Tally(_raw_socket(self.index, self._six, program, room=0))
 
     def _scope(self, address: Address) -> tuple[int, ...]:
         """The rest of an IPv6 socket address: flow label and interface."""
@@ -124,16 +132,41 @@ class Wire:
         return frame
 
 
-def _raw_socket(router: Router, index: int, strays: bool = False) -> socket.socket:
-    """strays: hears what the other one does not, and is too small to keep any of it."""
-    six = router.family is Family.IPV6
+class Tally:
+    """Counts packets that nobody wants to see: the socket has hardly any room, and the kernel
+    counts what finds none."""
+
+    def __init__(self, one: socket.socket) -> None:
+        self._socket = one
+        self._kept = 0
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def filter(self, program: list[Instruction]) -> None:
+        """What to count from now on."""
+        socketfilter.attach(self._socket, program)
+
+    def read(self) -> int:
+        with suppress(BlockingIOError):
+            while True:
+                self._socket.recv(1)
+                self._kept += 1
+        numbers = self._socket.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, 36)
+        return self._kept + int(struct.unpack("=9I", numbers)[_DROPS])
+
+
+def _raw_socket(
+    index: int, six: bool, program: list[Instruction], room: int = _RECEIVE_BUFFER
+) -> socket.socket:
+    """Hears the VRRP packets of an interface that `program` accepts."""
     family = socket.AF_INET6 if six else socket.AF_INET
     kind = socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
     one = socket.socket(family, kind, PROTOCOL)
     try:
         # The filter comes first: what arrives before it would be kept.
-        _attach(one, _filter(router.vrid, router.peers, six, strays))
-        one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 0 if strays else _RECEIVE_BUFFER)
+        socketfilter.attach(one, program)
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, room)
         one.setsockopt(socket.SOL_SOCKET, _SO_BINDTOIFINDEX, index)
         one.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
         (_prepare6 if six else _prepare4)(one, index)
@@ -189,45 +222,3 @@ def _packet6(
             destination = IPv6Address(value[:16])
     source = ip_address(sender[0].partition("%")[0])
     return Packet(source, destination, limit, data, age)
-
-
-# --- the filter -------------------------------------------------------------------------
-
-Instruction = tuple[int, int, int, int]
-
-
-def _filter(vrid: int, peers: Iterable[Address], six: bool, strays: bool) -> list[Instruction]:
-    """Accept what has this VRID and comes from one of `peers`, if there are any; `strays`:
-    the rest. A raw IPv4 socket's data start at the IP header, IPv6's behind it."""
-    accept, refuse = (0, 0xFFFF) if strays else (0xFFFF, 0)
-    program: list[Instruction] = []
-    if six:
-        program.append((_LD_BYTE, 0, 0, 1))
-    else:
-        program += [(_LDX_IP_HEADER, 0, 0, 0), (_LD_BYTE_X, 0, 0, 1)]
-    program += [(_JUMP_IF, 1, 0, vrid), (_RETURN, 0, 0, refuse)]
-    peers = list(peers)
-    for peer in peers:
-        program += _from_peer(peer, accept)
-    program.append((_RETURN, 0, 0, refuse if peers else accept))
-    return program
-
-
-def _from_peer(peer: Address, accept: int) -> list[Instruction]:
-    """Return `accept` if the source is `peer`, else go on behind."""
-    words = struct.unpack(f"!{len(peer.packed) // 4}I", peer.packed)
-    first = _NETWORK_HEADER + (12 if peer.version == 4 else _SOURCE6)
-    program: list[Instruction] = []
-    for number, word in enumerate(words):
-        left = len(words) - number - 1
-        program.append((_LD_WORD, 0, 0, first + 4 * number))
-        program.append((_JUMP_IF, 0, 2 * left + 1, word))
-    return [*program, (_RETURN, 0, 0, accept)]
-
-
-def _attach(one: socket.socket, program: list[Instruction]) -> None:
-    """The kernel copies the program while the call lasts."""
-    code = b"".join(struct.pack("=HBBI", *instruction) for instruction in program)
-    buffer = ctypes.create_string_buffer(code, len(code))
-    fprog = struct.pack("@HP", len(program), ctypes.addressof(buffer))
-    one.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, fprog)

@@ -14,6 +14,7 @@ import pytest
 import lbctl.vrrp
 from lbctl.messages import Role
 from lbctl.model import Family, Notify, Router
+from lbctl.vrrp import run
 from lbctl.vrrp.netlink import Held, Link, Picture
 from lbctl.vrrp.node import Fact, Place
 from lbctl.vrrp.notify import arguments
@@ -198,3 +199,25 @@ def test_the_age_of_a_packet_is_small_or_nothing(ago: float, age: float) -> None
     stamp = time.time() - ago
     value = struct.pack("=qq", int(stamp), int(stamp % 1 * 1e9))
     assert _age([(socket.SOL_SOCKET, 35, value)]) == pytest.approx(age, abs=0.0009)
+
+
+@pytest.mark.parametrize("priority", ["0", "100", "-1", "1e1", "\u00b2", ""])
+def test_a_priority_that_the_kernel_would_refuse_is_refused(
+    priority: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        run.main([f"--priority={priority}"])
+    assert ended.value.code == 2
+    assert "from 1 to 99" in capsys.readouterr().err
+
+
+def test_who_may_not_is_told_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "Permission denied", "/run/lbctl")
+
+    monkeypatch.setattr(run, "Process", refuse)
+    monkeypatch.setattr(run.realtime, "be_on_time", lambda priority: [])
+    assert run.main([]) == 5
+    assert "sudo lbctl vrrp" in capsys.readouterr().err
