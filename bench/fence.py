@@ -23,7 +23,7 @@ from statistics import median
 from bench.control.failover import HIGH, LOW, VIP, Pair
 from bench.control.scene import PORT, Scene, real_time
 from bench.report import write_parts
-from lbctl.lab import Lab, standard
+from lbctl.lab import Lab, eventually, standard
 from tests.lab.vrrp.speakers import Lbctl, Spec
 from tests.lab.vrrp.tap import Tap
 
@@ -72,6 +72,13 @@ class Whole(Lbctl):
         )
 
 
+def serves(speaker):
+    """Its daemon has settled, and so its packet program has the server."""
+    done = speaker.host.lbctl("get", "status", check=False)
+    assert done.returncode == 0, done.stderr
+    return True
+
+
 class Cell(Pair):
     """A pair of which the first is hit, with its link up."""
 
@@ -92,6 +99,13 @@ class Cell(Pair):
             return Scene(client, [self._space(server)], self._switch(), "lb1-front", VIP, echo=echo)
         gateways = map(self._space, self.lab.gateways)
         return Scene(client, [*gateways], self._switch(), "lb1-front", VIP)
+
+    def start(self):
+        for speaker, priority in ((self.first, HIGH), (self.second, LOW)):
+            speaker.start(self._spec(priority))
+            if self.whole:
+                eventually(partial(serves, speaker), 60)
+        self.settle(HIGH)
 
     def _spec(self, priority):
         ours, theirs = (self._address(n) for n in ((0, 1) if priority == HIGH else (1, 0)))

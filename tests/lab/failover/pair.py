@@ -44,6 +44,9 @@ class Gateway:
     def start(self) -> None:
         self.host.config(self.pair.file())
         self.start_vrrp()
+        self.start_daemon()
+
+    def start_daemon(self) -> None:
         words = ("--node", self.host.name, "--vrrp", str(self.control))
         self.running["daemon"] = self.host.daemon(*words)
 
@@ -177,8 +180,8 @@ class Gateway:
 
 
 class Pair:
-    """weights: of the servers in the file. more: settings of both gateways. mac: of the
-    virtual routers. track: a service without which they are at fault."""
+    """weights: of the servers in the file, at first three. more: settings of both gateways.
+    mac: of the virtual routers. track: a service without which they are at fault."""
 
     def __init__(
         self,
@@ -191,7 +194,7 @@ class Pair:
     ) -> None:
         self.lab, self.scheduler, self.home, self.more = lab, scheduler, home, more
         self.mac, self.track = mac, track
-        self.weights = {host.name: 1 for host in lab.servers}
+        self.weights = {host.name: 1 for host in lab.servers[:3]}
         self.switch = inside(NETNS / namespace(lab.name, SWITCH), Netlink)
         self.one, self.two = (Gateway(self, host) for host in lab.gateways)
         authority = trustme.CA()

@@ -36,7 +36,7 @@ def begins_again(pair: Pair) -> None:
 
 
 def pool_change_and_crash(pair: Pair) -> None:
-    pair.apply(app1=3)
+    pair.apply(app1=3, app4=1)
     crash(pair)
 
 
@@ -85,7 +85,7 @@ def unhurt(caller: Caller, after: str) -> None:
 @pytest.fixture
 def pair(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Pair]:
     scheduler, mac = request.param
-    with Lab(standard(servers=3, gateways=2)) as lab:
+    with Lab(standard(servers=4, gateways=2)) as lab:
         made = Pair(lab, scheduler, tmp_path, mac=mac)
         try:
             made.start()
