@@ -5,9 +5,10 @@ import os
 import socket
 import struct
 import sys
+from asyncio.subprocess import Process
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping, Sequence
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,9 +17,12 @@ import msgspec
 from lbctl.gslb.worker import Report, Settings
 
 AGAIN = 1.0  # seconds from one start of a worker to the next, at least
+LONGEST = 64 << 20  # octets of a report
 
 
 Key = tuple[str, str, str]  # of a counter: name, site, reason
+Well = Callable[[], object]  # is called for each report
+Start = Callable[[Well], Awaitable[None]]  # runs one worker until it ends
 
 
 @dataclass(slots=True)
@@ -30,11 +34,14 @@ class Ledger:
     moved: dict[int, int] = field(default_factory=dict)
 
     def take(self, report: Report) -> None:
-        """Raises KeyError for a number that was never named."""
+        """Raises KeyError for a number that was never named, ValueError for half a one."""
         for number, (label, reason) in report.named.items():
             self.named[number] = _key(label, reason)
+        found = dict(report.counters())
+        if unnamed := found.keys() - self.named.keys():
+            raise KeyError(f"counter {min(unnamed)} has no name")
         moved = self.moved
-        for number, count in report.counters():
+        for number, count in found.items():
             moved[number] = moved.get(number, 0) + count
 
     def empty(self) -> dict[Key, int]:
@@ -58,6 +65,12 @@ class Tally:
             self._answers.update(ledger.empty())
         return self._answers
 
+    def add(self, answers: Mapping[tuple[str, str], int], events: Mapping[str, int]) -> None:
+        """What a responder of this process has harvested."""
+        for (label, reason), count in answers.items():
+            self._answers[_key(label, reason)] += count
+        self.events.update(events)
+
     def open(self) -> Ledger:
         """For a worker that begins."""
         self._ledgers.append(Ledger())
@@ -74,9 +87,7 @@ class Tally:
             self.close(ledger)
             ledger = self.open()
         ledger.take(report)
-        for label, reason, count in report.answers:
-            self._answers[_key(label, reason)] += count
-        self.events.update(report.events)
+        self.add({(label, reason): count for label, reason, count in report.answers}, report.events)
         return ledger
 
 
@@ -87,12 +98,21 @@ def _key(label: str, reason: str) -> Key:
 
 @asynccontextmanager
 async def crew(
-    directory: Path, settings: Settings, groups: Sequence[Sequence[socket.socket]], tally: Tally
+    directory: Path,
+    settings: Settings,
+    groups: Sequence[Sequence[socket.socket]],
+    tally: Tally,
+    errors: MutableMapping[str, str],
 ) -> AsyncIterator[None]:
     """Workers that answer from `directory`, one per socket of each group, while in the
-    context. groups: per address, one socket for each worker."""
+    context. groups: per address, one socket for each worker. errors: what keeps a worker
+    from its work now, by `worker N`."""
+
+    def start(sockets: Sequence[socket.socket]) -> Start:
+        return lambda well: _once(directory, settings, sockets, tally, well)
+
     tasks = [
-        asyncio.create_task(_keep(directory, settings, sockets, tally), name=f"worker {number}")
+        asyncio.create_task(_keep(f"worker {number}", start(sockets), tally, errors))
         for number, sockets in enumerate(zip(*groups, strict=True))
     ]
     try:
@@ -104,33 +124,58 @@ async def crew(
 
 
 async def _keep(
-    directory: Path, settings: Settings, sockets: Sequence[socket.socket], tally: Tally
+    name: str, start: Start, tally: Tally, errors: MutableMapping[str, str], again: float = AGAIN
 ) -> None:
     """Run one worker again and again. Its sockets are ours: queries wait for the next. One
-    that ran for a while is replaced at once; one that ends at its start does not spin."""
+    that ran for a while is replaced at once; one that ends at its start does not spin. That
+    it cannot be started (no memory, no descriptor) or reports nonsense does not end this."""
     loop = asyncio.get_running_loop()
     while True:
         started = loop.time()
-        await _once(directory, settings, sockets, tally)
+        try:
+            await start(lambda: errors.pop(name, None))
+        except (OSError, ValueError, LookupError, msgspec.MsgspecError) as error:
+            errors[name] = f"{name}: failed: {error!r} (started again every {again:g} s)"
         tally.restarts += 1
-        await asyncio.sleep(max(0.0, started + AGAIN - loop.time()))
+        await asyncio.sleep(max(0.0, started + again - loop.time()))
+
+
+async def _spawn(
+    directory: Path, settings: Settings, sockets: Sequence[socket.socket]
+) -> tuple[Process, socket.socket]:
+    """A worker, and where its reports come from. Raises OSError."""
+    with ExitStack() as theirs:
+        ours, report = socket.socketpair()
+        theirs.enter_context(report)
+        with ExitStack() as mine:
+            mine.enter_context(ours)
+            told, tell = os.pipe()
+            theirs.callback(os.close, told)
+            try:
+                os.write(tell, msgspec.msgpack.encode(settings))
+            finally:
+                os.close(tell)
+            passed = [told, report.fileno(), *(sock.fileno() for sock in sockets)]
+            command = [sys.executable, "-m", "lbctl.gslb.worker", str(directory)]
+            process = await asyncio.create_subprocess_exec(
+                *command, *map(str, passed), pass_fds=passed
+            )
+            mine.pop_all()
+    return process, ours
 
 
 async def _once(
-    directory: Path, settings: Settings, sockets: Sequence[socket.socket], tally: Tally
+    directory: Path,
+    settings: Settings,
+    sockets: Sequence[socket.socket],
+    tally: Tally,
+    well: Well,
 ) -> None:
-    ours, theirs = socket.socketpair()
-    told, tell = os.pipe()
-    os.write(tell, msgspec.msgpack.encode(settings))
-    os.close(tell)
-    passed = [told, theirs.fileno(), *(sock.fileno() for sock in sockets)]
-    command = [sys.executable, "-m", "lbctl.gslb.worker", str(directory), *map(str, passed)]
-    process = await asyncio.create_subprocess_exec(*command, pass_fds=passed)
-    os.close(told)
-    theirs.close()
+    """Run a worker until it ends, or says what it cannot mean: then it is ended."""
+    process, ours = await _spawn(directory, settings, sockets)
     reader, writer = await asyncio.open_connection(sock=ours)
     try:
-        await _listen(reader, tally)
+        await _listen(reader, tally, well)
         await process.wait()
     finally:
         writer.close()
@@ -139,14 +184,17 @@ async def _once(
             await process.wait()
 
 
-async def _listen(reader: asyncio.StreamReader, tally: Tally) -> None:
-    """Take a worker's reports until it ends."""
+async def _listen(reader: asyncio.StreamReader, tally: Tally, well: Well) -> None:
+    """Take a worker's reports until it ends. Raises for one that makes no sense."""
     ledger = tally.open()
     try:
         while True:
             (length,) = struct.unpack("!I", await reader.readexactly(4))
+            if length > LONGEST:
+                raise ValueError(f"a report of {length} octets (at most {LONGEST})")
             message = await reader.readexactly(length)
             ledger = tally.take(msgspec.msgpack.decode(message, type=Report), ledger)
+            well()
     except (asyncio.IncompleteReadError, ConnectionResetError):
         return
     finally:

@@ -13,6 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/random.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <time.h>
@@ -51,6 +52,7 @@ struct server {
 	uint32_t crc[256];
 	const volatile uint64_t *board; // as board.py lays it out
 	uint64_t turn;			 // of the board, when it was looked at last
+	uint64_t key[3];  // of the meters' hash: nobody knows which networks meet
 	struct meter meters[WINDOW];
 };
 
@@ -87,8 +89,10 @@ struct server *lb_open(uint32_t responses, uint32_t errors, uint32_t slip,
 		       const uint8_t *secret, uint32_t length)
 {
 	struct server *s = calloc(1, sizeof *s);
-	if (!s || length > sizeof s->secret)
+	if (!s || length > sizeof s->secret || getrandom(s->key, sizeof s->key, 0) != sizeof s->key) {
+		free(s);
 		return NULL;
+	}
 	s->responses = responses, s->errors = errors, s->slip = slip;
 	memcpy(s->secret, secret, s->secret_length = length);
 	for (uint32_t i = 0; i < 256; i++) {
@@ -178,14 +182,23 @@ uint64_t lb_dropped(struct server *s)
 
 // --- rate limit --------------------------------------------------------------------------
 
-// Count one reply to `network`; 0: send, 1: slip, 2: drop. As rrl.Window.rule. More than
-// WINDOW networks within a second share no meter: the ones that find no room are not limited.
+// Two rounds of multiply-shift with odd multipliers drawn at the start (Dietzfelbinger et al.,
+// 1997): two networks meet by chance only.
+static uint32_t place_of(const struct server *s, uint64_t network)
+{
+	uint64_t hash = (network + s->key[0]) * (s->key[1] | 1);
+	hash = (hash ^ hash >> 32) * (s->key[2] | 1);
+	return hash >> 32;
+}
+
+// Count one reply to `network`; 0: send, 1: slip, 2: drop. As rrl.Window.rule, but where
+// there is no room a network shares the meter at its place: both get less, never more.
 int lb_rule(struct server *s, uint64_t network, int error)
 {
-	uint64_t hash = network * 0x9e3779b97f4a7c15ull >> 32;
+	uint32_t place = place_of(s, network);
 	struct meter *meter = NULL;
 	for (unsigned i = 0; i < PROBES; i++) {
-		struct meter *one = &s->meters[(hash + i) % WINDOW];
+		struct meter *one = &s->meters[(place + i) % WINDOW];
 		if (one->network == network && one->second == s->second) {
 			meter = one;
 			break;
@@ -194,8 +207,8 @@ int lb_rule(struct server *s, uint64_t network, int error)
 			meter = one;  // last used in another second: free
 	}
 	if (!meter)
-		return 0;
-	if (meter->network != network || meter->second != s->second)
+		meter = &s->meters[place % WINDOW];
+	else if (meter->network != network || meter->second != s->second)
 		*meter = (struct meter){ .network = network, .second = s->second };
 	int64_t over = (int64_t)++meter->sent - s->responses;
 	if (error && (int64_t)++meter->failed - s->errors > over)

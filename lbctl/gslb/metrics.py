@@ -57,7 +57,12 @@ def _family(
     yield f"# TYPE {name} {kind}"
     for labels, value in samples:
         inner = ",".join(f'{key}="{_escape(one)}"' for key, one in labels.items())
-        yield f"{name}{{{inner}}} {float(value):g}" if inner else f"{name} {float(value):g}"
+        yield f"{name}{{{inner}}} {_number(value)}" if inner else f"{name} {_number(value)}"
+
+
+def _number(value: float) -> str:
+    """Every digit of it: a counter that is rounded moves in jumps."""
+    return str(int(value)) if value == int(value) else repr(float(value))
 
 
 def _escape(text: str) -> str:

@@ -1,7 +1,7 @@
 """`fast.c` as Python sees it: built by the box's C compiler, called through ctypes.
 
 Where there is no compiler, or building fails, `Unbuilt` says why and the server runs on
-Python alone: the same answers, at a fifth of the speed.
+Python alone: the same answers, at a quarter to a third of the speed (ADR 10).
 """
 
 import ctypes

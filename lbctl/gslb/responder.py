@@ -121,7 +121,7 @@ class Responder:
         self._entries: dict[tuple[int, int], Entry] = {}
         self._counted: Counter[tuple[str, str]] = Counter()
         self._shapes: dict[bytes, Shape] = {b"": NO_EDNS}
-        self._cookies: dict[bytes, tuple[bytes, bool]] = {}
+        self._cookies: dict[tuple[bytes, bytes], tuple[bytes, bool]] = {}
 
     # --- what it answers from -----------------------------------------------------------
 
@@ -257,10 +257,10 @@ class Responder:
 
     def _cookie(self, cookie: bytes, source: bytes) -> tuple[bytes, bool]:
         """Our cookie in reply, and whether theirs was ours; remembered for a minute."""
-        known = self._cookies.get(cookie + source)
+        known = self._cookies.get((cookie, source))
         if known is None:
             known = self.cookies.reply(cookie, source, self._unix)
-            self._cookies[cookie + source] = known
+            self._cookies[cookie, source] = known
         return known
 
     # --- the careful way ----------------------------------------------------------------
@@ -281,8 +281,10 @@ class Responder:
         try:
             return self._respond(read(data), source, tcp=True)
         except Silence:
+            self.events["silence"] += 1
             return None
         except Refusal as refusal:
+            self.events[refusal.rcode.name.lower()] += 1
             return self._assemble(refusal.query, Answer(flags=refusal.rcode & 0xF), b"",
                                   refusal.rcode)  # fmt: skip
 

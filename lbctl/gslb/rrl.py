@@ -3,7 +3,8 @@
 A spoofed source is a victim, so the limit counts what *leaves* per source network (/24 or
 /56), in windows of a second. Every `slip`-th reply over the limit goes out truncated and
 empty: an honest client behind the same network then asks again by TCP, which cannot be
-spoofed. One network always meets the same process, so the limit is exact.
+spoofed. One network always meets the same process, so nobody gets more than the limit; of
+more than 65,536 networks within a second some share a meter of `fast.c`, and get less.
 """
 
 from dataclasses import dataclass, field

@@ -15,7 +15,7 @@ from lbctl.gslb.api import serving, telling
 from lbctl.gslb.board import Board
 from lbctl.gslb.control import Control
 from lbctl.gslb.cookie import Cookies
-from lbctl.gslb.crew import crew
+from lbctl.gslb.crew import Tally, crew
 from lbctl.gslb.eyes import looking
 from lbctl.gslb.model import Gslb
 from lbctl.gslb.native import Unbuilt, build_in
@@ -67,7 +67,9 @@ async def serve(config: Path, me: str, runtime: Path, daemon: str) -> None:
         if gslb.api is not None:
             await stack.enter_async_context(telling(gslb.api, eyes.report))
         await stack.enter_async_context(answering(streams, responder.stream_reply))
-        await stack.enter_async_context(crew(board.directory, settings, groups, control.tally))
+        await stack.enter_async_context(
+            crew(board.directory, settings, groups, control.tally, control.errors)
+        )
         notify("READY=1")
         await _until_told(control, responder)
         notify("STOPPING=1")
@@ -89,7 +91,7 @@ async def _until_told(control: Control, responder: Responder) -> None:
     tasks = {
         asyncio.create_task(told.wait()),
         asyncio.create_task(control.run()),
-        asyncio.create_task(_clock(responder)),
+        asyncio.create_task(_clock(responder, control.tally)),
         asyncio.create_task(_watchdog(control)),
     }
     done, rest = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -113,7 +115,9 @@ async def _watchdog(control: Control) -> None:
             notify("WATCHDOG=1")
 
 
-async def _clock(responder: Responder) -> None:
+async def _clock(responder: Responder, tally: Tally) -> None:
+    """Tell TCP's responder the time, and count what it answered."""
     while True:
         responder.tick(time.monotonic(), int(time.time()))
+        tally.add(*responder.harvest())
         await asyncio.sleep(CLOCK)

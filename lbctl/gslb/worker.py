@@ -93,6 +93,7 @@ class Worker:
         self._answers: Answers | None = None
         self._named: set[int] = set()  # counters whose names the parent knows
         self._anew = False
+        self._waiting = bytearray()  # reports that the parent has not taken
         self._next_report = 0.0
         self._second = -1
 
@@ -105,7 +106,7 @@ class Worker:
         try:
             answers = Answers(self.reader.open("answers", numbers.answers))
             if self.native is not None:
-                while self.report():  # the numbers of counters change
+                while self._collect():  # the numbers of counters change
                     pass
                 names_path, networks_path, answers_path = (
                     self.reader.path(part, number)
@@ -167,15 +168,32 @@ class Worker:
         answers = [(label, reason, count) for (label, reason), count in counted.items()]
         return Report(answers, events, numbers, counts, named, self._anew)
 
-    def report(self) -> bool:
+    def report(self) -> None:
         """Tell the parent, which reads in its own time; a stream, so that size does not
-        matter. Was there anything to tell?"""
+        matter. What it has no room for now waits here, and what is new stays in the counters:
+        no query waits for the parent."""
+        if self._flush():
+            self._collect()
+            self._flush()
+
+    def _collect(self) -> bool:
+        """Put a report behind those that wait. Was there anything to tell?"""
         report = self._gather()
         if report.empty:
             return False
         self._anew = False
         message = msgspec.msgpack.encode(report)
-        self._report_to.sendall(struct.pack("!I", len(message)) + message)
+        self._waiting += struct.pack("!I", len(message)) + message
+        return True
+
+    def _flush(self) -> bool:
+        """Send what waits. Is all of it sent?"""
+        while self._waiting:
+            try:
+                sent = self._report_to.send(self._waiting, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                return False
+            del self._waiting[:sent]
         return True
 
     def _serve(self, group: Datagrams, patience: float = 0.0) -> None:

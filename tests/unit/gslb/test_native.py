@@ -152,6 +152,36 @@ def test_the_meters_rule_as_the_window_does(library, responses, errors, slip, as
     native.close()
 
 
+def test_chosen_networks_give_nobody_more_than_the_limit(library) -> None:
+    """Eight networks that fill the probes of a ninth under a hash without a key."""
+    native = Native(library, RateLimit(10, 10, 0), SECRET)
+    native.tick(100, 0)
+
+    def place(network: bytes) -> int:
+        number = int.from_bytes(b"\x04" + network, "big")
+        return (number * 0x9E3779B97F4A7C15 % 2**64 >> 32) % 65536
+
+    victim = bytes((198, 18, 7))
+    others = (number.to_bytes(3, "big") for number in range(1 << 22))
+    chosen = [one for one in others if (place(one) - place(victim)) % 65536 < 8 and one != victim]
+    for network in chosen[:200]:
+        native.rule(network, error=False)
+    sent = [native.rule(victim, error=False) is Ruling.SEND for _ in range(1000)]
+    assert sum(sent) == 10
+    native.close()
+
+
+def test_where_there_is_no_meter_left_one_is_shared(library) -> None:
+    native = Native(library, RateLimit(10, 10, 0), SECRET)
+    native.tick(100, 0)
+    for number in range(1 << 19):
+        native.rule(number.to_bytes(3, "big"), error=False)
+    for victim in (b"\xc6\x12\x07", b"\xc6\x12\x08", b"\xc6\x12\x09"):
+        sent = [native.rule(victim, error=False) is Ruling.SEND for _ in range(1000)]
+        assert sum(sent) <= 10
+    native.close()
+
+
 def test_what_is_over_the_limit_slips(library, tmp_path) -> None:
     native = Native(library, RateLimit(1, 1, 1), SECRET)
     load(Server(), native, tmp_path)

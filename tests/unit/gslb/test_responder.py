@@ -1,6 +1,7 @@
 """Whole replies, judged by dnspython."""
 
 import struct
+from ipaddress import ip_address
 
 import dns.edns
 import dns.message
@@ -159,6 +160,18 @@ def test_only_a_cookie_buys_more_than_512_octets() -> None:
     assert not judge(SERVER.ask(again)).flags & 0x0200
     elsewhere = judge(SERVER.ask(again, "192.0.2.201"))
     assert elsewhere.flags & 0x0200  # a cookie is good for its address only
+
+
+def test_a_cookie_of_one_address_is_none_of_another_that_it_spells() -> None:
+    """The octets of a cookie and of an address run together are those of another pair."""
+    server = Server()
+    own, victim = ip_address("2001:db8:2::c000:207"), ip_address("192.0.2.7")
+    assert own.packed[12:] == victim.packed
+    good = server.cookies.make(b"clientck", own.packed, 1_800_000_000)
+    first = query("big.gslb.example", 16, opt(b"\0\x0a\0\x18" + good))
+    assert not judge(server.ask(first, str(own))).flags & 0x0200
+    forged = query("big.gslb.example", 16, opt(b"\0\x0a\0\x24" + good + own.packed[:12]))
+    assert judge(server.ask(forged, str(victim))).flags & 0x0200
 
 
 def test_nobody_serves() -> None:

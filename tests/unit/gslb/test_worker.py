@@ -55,11 +55,13 @@ class Stand:
         """All that was reported so far, as the parent adds it up."""
         self.reports.setblocking(False)
         data = b""
-        try:
-            while chunk := self.reports.recv(1 << 20):
-                data += chunk
-        except BlockingIOError:
-            pass
+        while True:
+            try:
+                data += self.reports.recv(1 << 20)
+            except BlockingIOError:
+                if not self.worker._waiting:
+                    break
+                self.worker.report()
         tally = Tally()
         ledger = tally.open()
         while data:
@@ -116,6 +118,19 @@ def test_counts_keep_their_names_when_answers_change(stand: Stand) -> None:
     found = stand.counted()
     assert _of(found, "geo.gslb.example.", "seoul") == 20
     assert _of(found, "geo.gslb.example.", "tokyo") == 10
+
+
+def test_a_parent_that_does_not_read_makes_no_query_wait(stand: Stand) -> None:
+    stand.worker._report_to.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    for number in range(200):
+        down = Weather({("seoul", ""): Standing(up=number % 2 == 0)})
+        stand.board.put({"answers": stand.server.compiler.answers(down)})
+        stand.client.send(query("geo.gslb.example", 1, KT))
+        stand.worker._serve(stand.group)
+        stand.worker.report()
+        assert stand.client.recv(2048)
+    assert stand.worker._waiting
+    assert sum(stand.counted().values()) == 200
 
 
 def _of(found: Counter[tuple[str, str, str]], name: str, site: str) -> int:
