@@ -3,7 +3,7 @@
 Zone files are read through a callback, so that this module touches no files.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 from lbctl.config.document import Unreadable, read
 from lbctl.config.fault import Fault, Place
@@ -21,11 +21,10 @@ from lbctl.config.validate import validate
 from lbctl.errors import InvalidConfig
 from lbctl.gslb import check, model
 from lbctl.gslb.rrl import RateLimit
-from lbctl.gslb.wire import name_to_wire
+from lbctl.gslb.wire import MAX_NAME, name_to_wire
 from lbctl.gslb.zonefile import read_zone
 from lbctl.model import HttpProbe, TcpProbe, Timing
 
-LONGEST_NAME = 255  # octets of a name on the wire (RFC 1035 section 2.3.4)
 ReadFile = Callable[[str], str]  # a path as the file has it -> text; raises OSError
 
 
@@ -61,9 +60,17 @@ def _build(
 ) -> tuple[model.Gslb, list[str]]:
     faults: list[str] = []
     zones = []
+    apexes: dict[bytes, str] = {}
     for name, zone in section.zones.items():
         try:
-            zones.append(_zone(name, zone, read_file))
+            apex = name_to_wire(name)
+            if (first := apexes.setdefault(apex, name)) != name:
+                raise ValueError(f"is the zone '{first}' again (keep one)")
+            records = read_zone(read_file(zone.file), zone.file, apex)
+            names, more = _names(apex, zone)
+            zones.append(model.Zone(apex, records, names))
+            where = ("gslb", "zones", name, "names")
+            faults += [source.say(Fault((*where, one), text)) for one, text in more]
         except OSError as error:
             where = ("gslb", "zones", name, "file")
             faults.append(source.say(Fault(where, f"cannot be read: {error.strerror}")))
@@ -141,22 +148,27 @@ def _check(section: ProbeSection) -> model.ExternalCheck:
     return model.ExternalCheck(probe, section.target, timing)
 
 
-def _zone(name: str, section: ZoneSection, read_file: ReadFile) -> model.Zone:
-    apex = name_to_wire(name)
-    records = read_zone(read_file(section.file), section.file, apex)
-    names = tuple(_names(apex, section))
-    return model.Zone(apex, records, names)
-
-
-def _names(apex: bytes, section: ZoneSection) -> Iterator[model.Name]:
+def _names(
+    apex: bytes, section: ZoneSection
+) -> tuple[tuple[model.Name, ...], list[tuple[str, str]]]:
+    """The balanced names; and (name as the section writes it, what is wrong with it)."""
+    found: dict[bytes, str] = {}
+    names, faults = [], []
     for name, one in section.names.items():
-        yield _name(name, one, apex)
+        try:
+            wire = apex if name == "@" else name_to_wire(name)[:-1] + apex
+            if len(wire) > MAX_NAME:
+                raise ValueError(f"has {len(wire)} octets with its zone (at most {MAX_NAME})")
+            if (first := found.setdefault(wire, name)) != name:
+                raise ValueError(f"is the name '{first}' again (keep one)")
+        except ValueError as error:
+            faults.append((name, str(error)))
+        else:
+            names.append(_name(wire, one))
+    return tuple(names), faults
 
 
-def _name(name: str, section: NameSection, apex: bytes) -> model.Name:
-    wire = apex if name == "@" else name_to_wire(name)[:-1] + apex
-    if len(wire) > LONGEST_NAME:
-        raise ValueError(f"names.{name}: {len(wire)} octets with its zone (at most {LONGEST_NAME})")
+def _name(wire: bytes, section: NameSection) -> model.Name:
     members = tuple(_member(site, one) for site, one in section.members.items())
     return model.Name(wire, section.policy, members, section.ttl)
 

@@ -3,6 +3,7 @@
 Faults are (path in the `gslb` section, what is wrong and how to mend it).
 """
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 
 from lbctl.gslb.model import (
@@ -15,12 +16,15 @@ from lbctl.gslb.model import (
     Name,
     Observers,
     Policy,
+    Record,
     RoundRobin,
     Sticky,
     Weighted,
     Zone,
 )
 from lbctl.gslb.networks import key_of
+from lbctl.gslb.plan import nested
+from lbctl.gslb.records import LARGEST
 from lbctl.gslb.wire import Type, is_below, name_to_text
 from lbctl.model import Network
 
@@ -35,6 +39,11 @@ def faults(gslb: Gslb) -> Iterator[Fault]:
         yield from _policy(gslb, ("policies", name), policy)
     for zone in gslb.zones:
         yield from _zone(gslb, zone)
+        yield from _referrals(zone)
+    for number, endpoint in enumerate(gslb.listens):
+        if endpoint.address.is_unspecified:
+            text = "replies would leave from another address than was asked (name each address)"
+            yield ("listen", number), f"{endpoint}: {text}"
     yield from _loops(gslb)
     yield from _observers(gslb, gslb.observers)
     yield from _keys(("measure",), gslb.measure)
@@ -55,6 +64,10 @@ def _policy(gslb: Gslb, at: Path, policy: Policy) -> Iterator[Fault]:
     balances = [step for step in policy.steps if isinstance(step, BALANCES)]
     if len(balances) > 1:
         yield (*at, "steps"), "weighted, round-robin and sticky exclude each other (keep one)"
+    cidrs = [one for one in policy.steps if isinstance(one, Match) and one.by is Attribute.CIDR]
+    if len(cidrs) > 1:
+        # An address is in one network, the longest of all: a second map would hide the first.
+        yield (*at, "steps"), "two cidr steps (write all networks in one)"
     if policy.all_down is AllDown.STATIC and not policy.static:
         yield (*at, "all_down"), "static needs addresses (write static: [ADDRESS])"
 
@@ -77,9 +90,27 @@ def _zone(gslb: Gslb, zone: Zone) -> Iterator[Fault]:
         here = (*at, "names", _relative(name, zone))
         if not is_below(name.wire, zone.apex):
             yield here, f"is outside the zone {name_to_text(zone.apex)}"
-        if any(is_below(name.wire, cut) for cut in cuts):
+        if inner := nested(gslb, zone, name.wire):
+            yield here, f"lies in the zone {name_to_text(inner)}, which answers (write it there)"
+        elif any(is_below(name.wire, cut) for cut in cuts):
             yield here, "lies under a delegation of the zone file: its servers answer"
         yield from _name(gslb, here, name, static.get(name.wire, set()), zone)
+
+
+def _referrals(zone: Zone) -> Iterator[Fault]:
+    """Delegations whose servers and glue no message holds."""
+    servers: dict[bytes, list[Record]] = {}
+    glue: Counter[bytes] = Counter()  # octets
+    for record in zone.records:
+        if record.type == Type.NS and record.name != zone.apex:
+            servers.setdefault(record.name, []).append(record)
+        if record.type in {Type.A, Type.AAAA}:
+            glue[record.name] += 10 + len(record.name) + len(record.rdata)
+    for cut, found in servers.items():
+        size = sum(10 + len(cut) + len(one.rdata) + glue[one.rdata.lower()] for one in found)
+        if size > LARGEST:
+            text = f"the delegation of {name_to_text(cut)} has {size} octets with its glue"
+            yield (*_zone_path(zone), "file"), f"line {found[0].line}: {text} (at most {LARGEST})"
 
 
 def _name(gslb: Gslb, at: Path, name: Name, static: set[int], zone: Zone) -> Iterator[Fault]:
@@ -88,6 +119,8 @@ def _name(gslb: Gslb, at: Path, name: Name, static: set[int], zone: Zone) -> Ite
         yield (*at, "policy"), f"no policy '{name.policy}' (known: {known})"
     for member in name.members:
         yield from _member(gslb, (*at, "members", member.site), member)
+    if (size := sum(28 * len(member.addresses) for member in name.members)) > LARGEST:
+        yield at, f"has addresses of {size} octets: no message holds them (at most {LARGEST})"
     if any(member.cname for member in name.members):
         if static or name.wire == zone.apex:
             yield at, "answers a CNAME beside other data (RFC 1034 section 3.6.2: keep one)"

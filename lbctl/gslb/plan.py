@@ -78,23 +78,40 @@ def plan(gslb: Gslb) -> Plan:
     """The slots of all zones. The zones have been checked (`check.faults`)."""
     made = Plan()
     for zone in gslb.zones:
-        _Zone(zone, made).fill(gslb.policies)
+        _Zone(zone, made, inner_apexes(gslb, zone)).fill(gslb.policies)
     return made
 
 
-class _Zone:
-    """One zone on its way into the plan."""
+def inner_apexes(gslb: Gslb, zone: Zone) -> tuple[bytes, ...]:
+    """The apexes of our zones within `zone`: what lies there is theirs to answer."""
+    apexes = [one.apex for one in gslb.zones if one.apex != zone.apex]
+    return tuple(apex for apex in apexes if is_below(apex, zone.apex))
 
-    def __init__(self, zone: Zone, made: Plan) -> None:
+
+def nested(gslb: Gslb, zone: Zone, name: bytes) -> bytes:
+    """The apex of a zone within `zone` that `name` lies in; empty: there is none."""
+    found = (apex for apex in inner_apexes(gslb, zone) if is_below(name, apex))
+    return max(found, key=len, default=b"")
+
+
+class _Zone:
+    """One zone on its way into the plan. inner: the apexes of those within it."""
+
+    def __init__(self, zone: Zone, made: Plan, inner: tuple[bytes, ...]) -> None:
         self.zone = zone
         self.made = made
+        self.inner = inner
         self.sets: dict[bytes, dict[int, list[Record]]] = {}
         for record in zone.records:
             self.sets.setdefault(record.name, {}).setdefault(record.type, []).append(record)
         self.soa = self.sets[zone.apex][Type.SOA][0]
         self.nodata = self.negative(Rcode.NOERROR)
-        self.cuts = {name for name, sets in self.sets.items()
-                     if Type.NS in sets and name != zone.apex}  # fmt: skip
+        cuts = (name for name, sets in self.sets.items() if Type.NS in sets and name != zone.apex)
+        self.cuts = {name for name in cuts if not self.foreign(name)}
+
+    def foreign(self, name: bytes) -> bool:
+        """Whether a zone within this one answers for `name`."""
+        return any(is_below(name, apex) for apex in self.inner)
 
     def negative(self, rcode: Rcode, ttl: int = 2**31) -> Answer:
         return records.negative(rcode, self.zone.apex, self.soa.rdata, min(ttl, self.soa.ttl))
@@ -102,12 +119,21 @@ class _Zone:
     def fill(self, policies: Mapping[str, Policy]) -> None:
         self.put(self.zone.apex, NXDOMAIN, self.negative(Rcode.NXDOMAIN))
         for name, sets in self.sets.items():
-            if any(is_below(name, cut) and name != cut for cut in self.cuts):
+            if self.foreign(name) or any(is_below(name, cut) and name != cut for cut in self.cuts):
                 continue  # glue: not our data (RFC 1034 section 4.2.1)
             self.static(name, sets)
         for balanced in self.zone.names:
             self.balanced(balanced, policies)
+        for apex in self.inner:
+            if not self.foreign(parent(apex)):
+                self.delegation(apex)
         self.empty_non_terminals()
+
+    def delegation(self, apex: bytes) -> None:
+        """DS alone of a zone that we have, too, is the parent's (RFC 4035 section 3.1.4.1)."""
+        found = self.sets.get(apex, {}).get(DS, [])
+        signed = found and records.rrset(DS, found[0].ttl, [one.rdata for one in found])
+        self.put(apex, tail_of(DS), signed or self.nodata)
 
     def put(self, name: bytes, tail: bytes, answer: Answer, **how: int) -> None:
         self.made.slots[name + tail] = Slot(name_to_text(name), answer, **how)
@@ -156,8 +182,10 @@ class _Zone:
 
     def empty_non_terminals(self) -> None:
         """A name that has something below it exists (RFC 8020), itself empty or not."""
-        for name in [*self.sets, *(one.wire for one in self.zone.names)]:
+        for name in [*self.sets, *(one.wire for one in self.zone.names), *self.inner]:
             for above in _ancestors(name, self.zone.apex):
+                if self.foreign(above):
+                    continue
                 slot = Slot(name_to_text(above), self.nodata)
                 self.made.slots.setdefault(above + OTHER, slot)
 

@@ -27,6 +27,7 @@ from lbctl.gslb.regions import Family, RegionMap
 from lbctl.gslb.rrl import NETWORK_OCTETS, RateLimit, Ruling, Window
 from lbctl.gslb.shape import NO_EDNS, SUBNET_FIELDS, Shape
 from lbctl.gslb.wire import (
+    AA,
     CD,
     HEADER,
     OPCODE,
@@ -337,9 +338,16 @@ class Responder:
             v4 = subnet.family == 1
             key = subnet.network if v4 else subnet.network >> 64
             entry, scope = self._pick(slot, key, v4)
-        if query.type == Type.ANY and entry.answer.flags & 0xF == 0:
-            return Entry(records.any_type(), entry.label, "static"), 0
+        if query.type == Type.ANY and entry.answer.flags == AA and not entry.answer.answers:
+            # Neither a referral nor a CNAME, which ANY gets as any type does.
+            return self._any(slot, entry.label), scope
         return entry, scope
+
+    def _any(self, slot: Slot, label: str) -> Entry:
+        key = slot.number, ANY_PICK
+        if (entry := self._entries.get(key)) is None:
+            entry = self._entries[key] = Entry(records.any_type(), label, "static")
+        return entry
 
     def _find(self, name: bytes, tail: bytes) -> Slot | None:
         """The slot for a name: itself, else what its nearest ancestor says; None: not ours."""
@@ -394,6 +402,7 @@ class Responder:
         return query.id + head + query.question + answer.body + opt
 
 
+ANY_PICK = -1  # of the entry that a slot has for ANY
 NOT_ASKED = frozenset({OTHER, BELOW, NXDOMAIN})  # tails of keys that are no questions
 COOKIE_HEADER = b"\x00\x0a\x00\x18"
 

@@ -3,6 +3,8 @@
 Every fault names the file and the line. The only file that has seen dnspython's parser.
 """
 
+from collections import Counter
+from collections.abc import Callable
 from typing import Any, cast
 
 import dns.exception
@@ -15,9 +17,11 @@ import dns.zonefile
 
 from lbctl.errors import InvalidConfig
 from lbctl.gslb.model import Record
+from lbctl.gslb.records import LARGEST
 from lbctl.gslb.wire import Type, is_below, name_to_text
 
 LONGEST_TTL = 7 * 86400  # seconds; longer is a typing error that nobody can take back
+DNAME = 39
 META = range(128, 256)  # types that are never data (RFC 6895 section 3.1)
 
 
@@ -51,10 +55,16 @@ class _Reader(dns.zonefile.Reader):
     """dnspython's reader, which otherwise names the line after the faulty record."""
 
     def _rr_line(self) -> None:
+        self._read(super()._rr_line)
+
+    def _generate_line(self) -> None:
+        self._read(super()._generate_line)
+
+    def _read(self, read: Callable[[], None]) -> None:
         line = self.tok.where()[1]
         cast(_Collector, self.txn).line = line
         try:
-            super()._rr_line()
+            read()
         except (dns.exception.DNSException, ValueError, _Wrong) as error:
             raise _Wrong(str(error), line) from None
 
@@ -70,6 +80,8 @@ class _Collector:
         self._apex = apex
         self._types: dict[bytes, set[int]] = {}
         self._ttls: dict[tuple[bytes, int], int] = {}
+        self._sizes: Counter[tuple[bytes, int]] = Counter()
+        self._seen: set[Record] = set()
 
     def origin_information(self) -> tuple[dns.name.Name, bool, dns.name.Name]:
         return self._origin, False, self._origin
@@ -88,6 +100,8 @@ class _Collector:
         assert wire is not None
         if kind in META or kind == Type.OPT:
             raise _Wrong(f"type {rdata.rdtype.name} is not zone data")
+        if kind == DNAME:
+            raise _Wrong("a DNAME is not followed here (write the names, or a wildcard CNAME)")
         if not is_below(wire, self._apex):
             raise _Wrong(f"{name} is outside the zone")
         self._check_ttl(wire, kind, ttl)
@@ -95,8 +109,18 @@ class _Collector:
         body = rdata.to_wire()
         assert body is not None
         record = Record(wire, kind, ttl, body, self.line)
-        if record not in self.records[-64:]:  # RFC 2181 section 5: a set has no duplicates
+        if record not in self._seen:  # RFC 2181 section 5: a set has no duplicates
+            self._fit(name, rdata.rdtype.name, record)
+            self._seen.add(record)
             self.records.append(record)
+
+    def _fit(self, name: dns.name.Name, kind: str, record: Record) -> None:
+        self._sizes[record.name, record.type] += 12 + len(record.rdata)
+        if self._sizes[record.name, record.type] > LARGEST:
+            raise _Wrong(
+                f"the {kind} records of {name} have more than {LARGEST} octets: no message holds "
+                "them (RFC 1035 section 4.2.2)"
+            )
 
     def _check_ttl(self, wire: bytes, kind: int, ttl: int) -> None:
         if not 1 <= ttl <= LONGEST_TTL:

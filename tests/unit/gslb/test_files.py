@@ -49,6 +49,14 @@ def test_a_zone_file_is_read_as_named_reads_it(tmp_path: Path) -> None:
         ("w A 192.0.2.1\nw 60 A 192.0.2.2", "z:6: a TTL of 60 s in a set with 300 s"),
         ("w SOA a b 1 2 3 4 5", "z:5: a second SOA"),
         ("$INCLUDE /etc/passwd", "z:"),
+        ("w DNAME x.example.", "z:5: a DNAME is not followed here"),
+        ("$GENERATE 1-2 n$ A 192.0.2.999", "z:5: "),
+        ("$GENERATE 1-2 n 0 A 192.0.2.$", "z:5: "),
+        ("$GENERATE 1-4100 w A 10.0.${0,0,d}.1", "z:5: "),
+        (
+            "\n".join(f"w TXT {number:0250}" for number in range(300)),
+            "z:248: the TXT records of w.gslb.example. have more than 64000 octets",
+        ),
         ("w TXT (", "z:"),
     ],
 )
@@ -133,6 +141,17 @@ def test_the_section_becomes_the_model() -> None:
         ("policy: geo, ttl", "policy: goe, ttl", "no policy 'goe' (known: geo)"),
         ("{quorum: 1}", "{quorum: 0}", "has one observer outside it, whose error"),
         ("{quorum: 1}", "{quorum: 5}", "quorum 5, but 1 observers outside"),
+        ('["192.0.2.53:53"', '["0.0.0.0:53"', "f:4:12: gslb.listen[0]: 0.0.0.0:53: replies would"),
+        ('"[2001:db8::53]:53"]', '"[::]:53"]', "gslb.listen[1]: [::]:53: replies would"),
+        ("        - first: 2", "        - cidr: {198.51.100.0/28: cdn}", "two cidr steps (write"),
+        ("        img:", "        WWW.:", "names.\"WWW.\": is the name 'www' again (keep one)"),
+        ("        img:", f"        {'.'.join(['x' * 60] * 4)}:", "has 258 octets with its zone"),
+        ('"2001:db8::1"]', f'{", ".join(["10.0.0.1"] * 2300)}]', "no message holds them"),
+        (
+            "  zones:",
+            "  zones:\n    GSLB.example.: {file: zone}",
+            "f:21:5: gslb.zones.\"gslb.example\": is the zone 'GSLB.example.' again (keep one)",
+        ),
         ("gslb:", "gslb:\n  measure: {2001:db8::/96: 192.0.2.1:53}", "is longer than a /64"),
         ("gslb:", "gslb:\n  measure: {192.0.2.0/24: here}", "'here' is not ADDRESS:PORT"),
         ("gslb:", "gslx:", "the file has no gslb section"),
@@ -160,6 +179,21 @@ def test_a_balanced_name_beside_static_addresses_is_refused() -> None:
     with pytest.raises(InvalidConfig) as caught:
         section(zone=ZONE + "www A 192.0.2.1\n")
     assert "is balanced here and has A in the zone file" in caught.value.faults[0]
+
+
+def test_a_delegation_that_no_message_holds_is_refused() -> None:
+    servers = "".join(f"sub NS n{number}.sub\n" for number in range(1500))
+    glue = "".join(f"n{number}.sub A 192.0.2.1\n" for number in range(1500))
+    with pytest.raises(InvalidConfig) as caught:
+        section(zone=ZONE + servers + glue)
+    assert "line 5: the delegation of sub.gslb.example. has " in caught.value.faults[0]
+
+
+def test_a_name_in_a_zone_within_is_written_there() -> None:
+    text = FILE.replace("  zones:\n", "  zones:\n    www.gslb.example: {file: zone}\n")
+    with pytest.raises(InvalidConfig) as caught:
+        section(text)
+    assert "www: lies in the zone www.gslb.example., which answers" in caught.value.faults[0]
 
 
 def test_a_name_under_a_delegation_is_refused() -> None:

@@ -10,21 +10,24 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lbctl.gslb.model import Gslb, Record, Zone
 from lbctl.gslb.policy import Standing, Weather
 from lbctl.gslb.query import Refusal, Silence, read
 from lbctl.gslb.rrl import RateLimit
-from lbctl.gslb.wire import Type
+from lbctl.gslb.wire import Type, name_to_wire
 from tests.unit.gslb.scene import (
     FRANKFURT4,
     MUTATIONS,
     SEOUL4,
     SEOUL6,
+    SOA,
     TOKYO4,
     Server,
     ecs,
     mutated,
     opt,
     query,
+    record,
 )
 
 SERVER = Server()
@@ -141,6 +144,64 @@ def test_wildcards_and_any() -> None:
     message = judge(SERVER.ask(query("geo.gslb.example", Type.ANY)))
     assert [dns.rdatatype.to_text(r.rdtype) for r in message.answer] == ["HINFO"]
     assert judge(SERVER.ask(query("nope.gslb.example", Type.ANY))).rcode() == 3
+    # Where there is a CNAME, it is the answer (RFC 8482 section 4.2); below a cut, a referral.
+    message = judge(SERVER.ask(query("alias.gslb.example", Type.ANY)))
+    assert addresses(message) == ["geo.gslb.example."]
+    for name in ("sub.gslb.example", "x.sub.gslb.example"):
+        message = judge(SERVER.ask(query(name, Type.ANY)))
+        assert not message.flags & 0x0400  # AA
+        assert not message.answer
+        assert [str(rrset.name) for rrset in message.authority] == ["sub.gslb.example."]
+
+
+def test_any_is_counted() -> None:
+    server = Server()
+    for _ in range(2):
+        server.ask(query("geo.gslb.example", Type.ANY))
+    counted, _ = server.responder.harvest()
+    assert counted == {("geo.gslb.example.\t", "static"): 2}
+
+
+def nest(apex: str, *more: Record) -> Zone:
+    soa = (record(apex, Type.SOA, SOA), record(apex, Type.NS, name_to_wire(f"ns1.{apex}")))
+    return Zone(name_to_wire(apex), (*soa, *more), ())
+
+
+OUTER = nest(
+    "gslb.example",
+    record("*.gslb.example", Type.A, ip_address("192.0.2.1").packed),
+    record("in.gslb.example", Type.NS, name_to_wire("ns1.in.gslb.example")),
+    record("in.gslb.example", 43, b"\0\1\x0d\2" + bytes(32)),
+    record("ns1.in.gslb.example", Type.A, ip_address("192.0.2.9").packed),
+    record("x.far.deep.gslb.example", Type.A, ip_address("192.0.2.9").packed),
+)
+INNER = nest(
+    "in.gslb.example",
+    record("www.in.gslb.example", Type.A, ip_address("192.0.2.2").packed),
+    record("*.w.in.gslb.example", Type.A, ip_address("192.0.2.3").packed),
+)
+DEEP = nest("far.deep.gslb.example")
+
+
+@pytest.mark.parametrize("zones", [(OUTER, INNER, DEEP), (DEEP, INNER, OUTER)])
+def test_of_zones_within_each_other_the_closest_answers(zones) -> None:
+    server = Server(Gslb(zones, {}, {}))
+
+    def ask(name: str, kind: int = Type.A) -> tuple[str, list[str], list[str]]:
+        message = judge(server.ask(query(name, kind)))
+        owners = [str(rrset.name) for rrset in message.authority]
+        return dns.rcode.to_text(message.rcode()), addresses(message), owners
+
+    assert ask("www.in.gslb.example") == ("NOERROR", ["192.0.2.2"], [])
+    assert ask("no.w.in.gslb.example") == ("NOERROR", ["192.0.2.3"], [])
+    assert ask("no.in.gslb.example") == ("NXDOMAIN", [], ["in.gslb.example."])
+    assert ask("ns1.in.gslb.example") == ("NXDOMAIN", [], ["in.gslb.example."])
+    assert ask("in.gslb.example") == ("NOERROR", [], ["in.gslb.example."])
+    assert len(ask("in.gslb.example", 43)[1]) == 1  # the parent's, as it has one
+    assert ask("no.gslb.example") == ("NOERROR", ["192.0.2.1"], [])
+    assert ask("deep.gslb.example") == ("NOERROR", [], ["gslb.example."])
+    assert ask("x.far.deep.gslb.example") == ("NXDOMAIN", [], ["far.deep.gslb.example."])
+    assert ask("far.deep.gslb.example", 43) == ("NOERROR", [], ["gslb.example."])
 
 
 def test_what_does_not_fit_is_truncated_and_whole_over_tcp() -> None:
