@@ -69,7 +69,7 @@ def status(context: Context) -> None:
         show_json(found)
         return
     rows = [
-        (s["site"], s["state"], f"{s['load']:.0%}", s["connections"],
+        (s["site"], s["state"], f"{s['load']:.0%}", _count(s["connections"]),
          " ".join(f"{who}={word}" for who, word in sorted(s["observers"].items())), s["why"])
         for s in found["sites"]
     ]  # fmt: skip
@@ -156,10 +156,10 @@ def drain(
         return
     found = context.client.post("gslb", "drain", site, body={"reason": reason})
     deadline = time.monotonic() + timeout
-    while wait and not found["empty"]:
+    while wait and not _waited_for(found):
         if time.monotonic() > deadline:
             raise TimedOut(
-                f"{site}: {found['connections']} connections after {timeout:g} s",
+                f"{site}: {_how_far(found)} after {timeout:g} s",
                 "it stays drained; run the command again to go on waiting",
             )
         time.sleep(0.5)
@@ -169,8 +169,31 @@ def drain(
     elif found["empty"]:
         click.echo(f"{site}: empty")
     else:
-        left, open_ = found["left"], found["connections"]
-        click.echo(f"{site}: draining; resolvers forget it in {left:.0f} s, {open_} connections")
+        click.echo(f"{site}: draining; {_how_far(found)}")
+
+
+def _waited_for(found: Json) -> bool:
+    """Whether waiting brings no more: the site is empty, or forgotten and nobody can count."""
+    forgotten = not found["names"] and not found["left"]
+    return bool(found["empty"] or (forgotten and not found["gateways"]))
+
+
+def _how_far(found: Json) -> str:
+    """What a drain still waits for, in words."""
+    if names := found["names"]:
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        why = "no other member serves, or the policy has no 'healthy'"
+        return f"still the answer of {', '.join(names[:3])}{more} ({why})"
+    count, left = _count(found["connections"]), found["left"]
+    said = f"{count} connections" if found["connections"] is not None else (
+        "connections unknown: none of its gateways says"
+        if found["gateways"] else "connections unknown: it has no gateways to count them"
+    )  # fmt: skip
+    return f"resolvers forget it in {left:.0f} s, {said}"
+
+
+def _count(connections: int | None) -> int | str:
+    return "unknown" if connections is None else connections
 
 
 @gslb.command()

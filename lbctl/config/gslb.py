@@ -79,6 +79,11 @@ def _build(
         except InvalidConfig as error:
             faults += error.faults
     observers = section.observers
+    if observers.peers and me not in observers.peers and me not in section.sites:
+        there = ", ".join(dict.fromkeys([*observers.peers, *section.sites]))
+        text = f"this server is '{me}', none of the observers and sites ({there})"
+        mend = "start it with --me NAME (LBCTL_GSLB_ME), or name it here"
+        faults.append(source.say(Fault(("gslb", "observers", "peers"), f"{text}: {mend}")))
     built = model.Gslb(
         zones=tuple(zones),
         sites={name: _site(one) for name, one in section.sites.items()},

@@ -13,6 +13,7 @@
 Peers get /v1/site alone.
 """
 
+import asyncio
 import os
 import time
 from collections.abc import AsyncIterator, Callable
@@ -31,8 +32,10 @@ from lbctl.gslb.eyes import Eyes
 from lbctl.gslb.looks import server_context
 from lbctl.gslb.metrics import exposition
 from lbctl.gslb.model import SiteApi
-from lbctl.gslb.reports import DrainOrder, Load, SiteReport, Times, check_times, encode
+from lbctl.gslb.reports import Load, SiteReport, Times, check_times, encode
 
+# Seconds beside the TTL: what a cache rounds up, and until an order has reached all servers.
+MARGIN = 3
 STATUS = {Exit.INVALID: 422, Exit.REFUSED: 409, Exit.USAGE: 400}
 
 
@@ -44,36 +47,47 @@ class Feed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class SiteView(msgspec.Struct, frozen=True):
+    """connections: those its gateways count; None: none of them says."""
+
     site: str
     state: str  # up | down | draining
     why: str
     load: float
-    connections: int
+    connections: int | None
     observers: dict[str, str]
 
 
 class DrainView(msgspec.Struct, frozen=True):
-    """left: seconds until no resolver remembers the site. empty: nothing is left to wait
-    for. connections: those its gateways count."""
+    """names: those whose answers hold the site still. left: seconds until no resolver
+    remembers it. connections: those its gateways count; None: none of them says. gateways:
+    how many there are to ask. empty: in no answer, remembered by nobody, and counted empty."""
 
     site: str
     draining: bool
+    names: list[str]
     left: float
-    connections: int
+    connections: int | None
+    gateways: int
     empty: bool
 
 
-def drain_view(
-    site: str, since: float | None, answered: bool, ttl: int, connections: int, now: float
-) -> DrainView:
-    """How far a drain is. since: when it was ordered (monotonic; None: it was not). answered:
-    whether the site is still in the answers. ttl: the longest of its names, in seconds; one
-    more for what a cache rounds up."""
-    if since is None:
-        return DrainView(site, False, 0.0, connections, False)
-    left = max(0.0, since + ttl + 1 - now)
-    empty = not answered and not left and not connections
-    return DrainView(site, True, left, connections, empty)
+def seconds_left(left_at: float | None, ttl: int, now: float) -> float:
+    """Until no resolver remembers a site. left_at: since when no answer here holds it
+    (monotonic; None: some does). ttl: the longest of its names."""
+    since = now if left_at is None else left_at
+    return max(0.0, since + ttl + MARGIN - now)
+
+
+def drain_view(control: Control, site: str, now: float) -> DrainView:
+    """How far the drain of `site` is."""
+    order = control.overview.drains.get(site)
+    draining = order is not None and order.draining
+    names = control.names_with(site)
+    left = seconds_left(control.left_at.get(site), control.longest_ttl(site), now)
+    connections = control.overview.connections(site, now)
+    empty = draining and not names and not left and connections == 0
+    gateways = len(control.gslb.sites[site].apis)
+    return DrainView(site, draining, names, left, connections, gateways, empty)
 
 
 def _ok(value: object) -> web.Response:
@@ -111,7 +125,6 @@ class Operators:
     def __init__(self, control: Control, eyes: Eyes) -> None:
         self._control = control
         self._eyes = eyes
-        self._drained_at: dict[str, float] = {}  # monotonic, by site
 
     def routes(self) -> list[web.RouteDef]:
         return [
@@ -136,9 +149,9 @@ class Operators:
             words = {
                 who: str(word.health)
                 for (who, what), word in overview.words.items()
-                if what == name and now - word.at <= control.gslb.observers.silent_after
+                if what == name and word.counts(control.gslb.observers.silent_after, now)
             }
-            connections = sum(one.connections for one in overview.fresh(name, now))
+            connections = overview.connections(name, now)
             why = standing.why or (overview.verdict(name, now).why if words else "")
             sites.append(SiteView(name, state, why, standing.load, connections, words))
         databases = {
@@ -172,37 +185,32 @@ class Operators:
     async def simulate(self, request: web.Request) -> web.Response:
         control = self._control
         query = request.query
-        return _ok(simulate(control.known, control.weather, query["name"], query.get("fail", "")))
+        # Seconds over a large database: apart from the loop that looks at sites.
+        name, failed = query["name"], query.get("fail", "")
+        return _ok(await asyncio.to_thread(simulate, control.known, control.weather, name, failed))
 
     async def drain(self, request: web.Request) -> web.Response:
         site = self._site(request)
         body = await request.read()
         reason = msgspec.json.decode(body, type=dict[str, str]).get("reason", "") if body else ""
-        self._order(site, draining=True, reason=reason)
-        self._drained_at.setdefault(site, time.monotonic())
+        await self._order(site, draining=True, reason=reason)
         return _ok(self._drain_view(site))
 
     async def ready(self, request: web.Request) -> web.Response:
         site = self._site(request)
-        self._order(site, draining=False, reason="")
-        self._drained_at.pop(site, None)
+        await self._order(site, draining=False, reason="")
         return _ok(self._drain_view(site))
 
     async def drained(self, request: web.Request) -> web.Response:
         return _ok(self._drain_view(self._site(request)))
 
-    def _order(self, site: str, *, draining: bool, reason: str) -> None:
-        self._control.overview.drains[site] = DrainOrder(draining, time.time(), reason)
+    async def _order(self, site: str, *, draining: bool, reason: str) -> None:
+        self._control.overview.ordered(site, draining, reason, time.time())
         self._control.mark()
+        await self._control.keep()
 
     def _drain_view(self, site: str) -> DrainView:
-        control, now = self._control, time.monotonic()
-        order = control.overview.drains.get(site)
-        draining = order is not None and order.draining
-        since = self._drained_at.setdefault(site, now) if draining else None
-        connections = sum(one.connections for one in control.overview.fresh(site, now))
-        answered = control.standing(site).serves
-        return drain_view(site, since, answered, control.longest_ttl(site), connections, now)
+        return drain_view(self._control, site, time.monotonic())
 
     def _site(self, request: web.Request) -> str:
         site = request.match_info["site"]
@@ -213,12 +221,7 @@ class Operators:
     async def feed(self, request: web.Request) -> web.Response:
         feed = msgspec.json.decode(await request.read(), type=Feed)
         check_times(feed.times or {})
-        fed = self._eyes.fed
-        self._eyes.fed = SiteReport(
-            fed.name,
-            load=fed.load if feed.load is None else feed.load,
-            times=fed.times if feed.times is None else feed.times,
-        )
+        self._eyes.fed = self._eyes.fed.told(feed.load, feed.times, time.monotonic())
         return _ok({})
 
     async def reload(self, request: web.Request) -> web.Response:

@@ -54,6 +54,7 @@ class Compiler:
         self.regions = regions
         self._drawn: dict[_Seen, Drawn] = {}
         self._good: dict[tuple[int, int], Drawn] = {}  # (pool, region) -> last with a member
+        self._named: list[frozenset[str]] = []  # by pool: the sites in its answers
 
     def adopt(self, older: "Compiler") -> None:
         """Remember the last good answers of `older`, where pool and region are the same."""
@@ -82,7 +83,22 @@ class Compiler:
                 pool = pools[slot.pool]
                 found = [_answer(slot, pool, choice) for choice in choices[slot.pool]]
                 writer.slot(slot.pool, found, slot.label)
-        return writer.blob()
+        blob = writer.blob()
+        self._named = [
+            frozenset(pool.members[i].site for choice in found for i in choice)
+            for pool, found in zip(pools, choices, strict=True)
+        ]
+        return blob
+
+    @property
+    def answered(self) -> frozenset[str]:
+        """The sites that any of the last answers names."""
+        return frozenset().union(*self._named)
+
+    def names_with(self, site: str) -> list[str]:
+        """The names whose last answers hold `site`."""
+        named = {number for number, sites in enumerate(self._named) if site in sites}
+        return sorted({one.label for one in self.plan.slots.values() if one.pool in named})
 
     def _pool(
         self, writer: Writer, pool: Pool, number: int, weather: Weather, used: dict[_Seen, Drawn]

@@ -12,6 +12,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from lbctl.gslb import geo
 from lbctl.gslb.answers import Answers, read_names
@@ -21,10 +22,12 @@ from lbctl.gslb.crew import Tally
 from lbctl.gslb.geo import Database, Kind
 from lbctl.gslb.knowledge import Knowledge, learn, read_databases
 from lbctl.gslb.model import Gslb
+from lbctl.gslb.orders import Unreadable, read_orders, write_orders
 from lbctl.gslb.overview import Overview
 from lbctl.gslb.policy import Standing, Weather
 from lbctl.gslb.regions import RegionMap
 from lbctl.gslb.regions import read as read_regions
+from lbctl.gslb.reports import DrainOrder
 from lbctl.gslb.responder import Responder
 from lbctl.model import Network
 
@@ -36,7 +39,8 @@ Load = Callable[[], Gslb]  # reads the configuration; raises LbctlError
 
 @dataclass
 class Control:
-    """Everything one GSLB server knows. load: reads the configuration anew."""
+    """Everything one GSLB server knows. load: reads the configuration anew. left_at: since
+    when a site is in no answer (monotonic seconds), by site."""
 
     load: Load
     board: Board
@@ -49,6 +53,8 @@ class Control:
     changes: int = 0
     turns: int = 0  # of the loop: a sign of life
     slow: str = ""  # why workers run on Python alone, if they do
+    orders: Path | None = None  # the file that keeps the drains over a restart
+    left_at: dict[str, float] = field(default_factory=dict)
     _known: Knowledge | None = None
     _compiler: Compiler | None = None
     _answers: bytes = b""
@@ -56,6 +62,8 @@ class Control:
     _stamps: dict[str, tuple[int, int, int]] = field(default_factory=dict)
     _dirty: asyncio.Event = field(default_factory=asyncio.Event)
     _stale: asyncio.Event = field(default_factory=asyncio.Event)  # other networks are measured
+    _kept: dict[str, DrainOrder] = field(default_factory=dict)  # the drains in the file
+    _keeper: asyncio.Lock = field(default_factory=asyncio.Lock)
     _learner: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @property
@@ -72,7 +80,13 @@ class Control:
         self._dirty.set()
 
     async def start(self) -> None:
-        """Read the databases and publish the first answers. Raises LbctlError."""
+        """Read drains and databases, and publish the first answers. Raises LbctlError."""
+        if self.orders is not None:
+            try:
+                self.overview.drains = read_orders(self.orders)
+            except Unreadable as error:
+                self.errors["drains"] = str(error)
+            self._kept = dict(self.overview.drains)
         self._stamps = self._stat()
         await self._learn(self.gslb, {}, again=True)
 
@@ -86,6 +100,16 @@ class Control:
                 self._dirty.clear()
                 self.turns += 1
                 await self._told("answers", self._follow())
+                await self._told("drains", self.keep())
+
+    async def keep(self) -> None:
+        """Keep the drains in their file, if they are others. Raises OSError."""
+        async with self._keeper:
+            drains = dict(self.overview.drains)
+            if self.orders is not None and drains != self._kept:
+                await asyncio.to_thread(write_orders, self.orders, drains)
+                self._kept = drains
+                self.errors.pop("drains", None)
 
     async def _watching(self) -> None:
         while True:
@@ -162,6 +186,7 @@ class Control:
         self._known, self._compiler, self._maps = known, compiler, maps
         self.weather, self._answers = weather, answers
         self.responder.load(names, Answers(memoryview(answers)), maps)
+        self._note_answered()
         self.errors.pop("answers", None)
         self.changes += 1
 
@@ -180,7 +205,20 @@ class Control:
             self.board.put({"answers": answers})
             self._answers = answers
             self.responder.swap(Answers(memoryview(answers)))
+            self._note_answered()
             self.changes += 1
+
+    def _note_answered(self) -> None:
+        assert self._compiler is not None
+        answered, now = self._compiler.answered, time.monotonic()
+        self.left_at = {
+            site: self.left_at.get(site, now) for site in self.gslb.sites if site not in answered
+        }
+
+    def names_with(self, site: str) -> list[str]:
+        """The names whose answers hold `site` now."""
+        assert self._compiler is not None
+        return self._compiler.names_with(site)
 
     def standing(self, site: str) -> Standing:
         return self.weather.standings.get((site, ""), Standing())

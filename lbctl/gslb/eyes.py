@@ -19,8 +19,9 @@ from lbctl.gslb.looks import (
     handshake,
     probe_external,
     probe_vips,
+    whole,
 )
-from lbctl.gslb.measure import EVERY, WAIT, Smoothed
+from lbctl.gslb.measure import EVERY, WAIT, Fed, Smoothed
 from lbctl.gslb.model import Api, ExternalCheck, Site
 from lbctl.gslb.overview import SITE_TIMING
 from lbctl.gslb.reports import SiteReport, Unintelligible, decode
@@ -39,9 +40,9 @@ class Eyes:
         self._context: ssl.SSLContext | None = None
         if control.gslb.api is not None:
             self._context = client_context(control.gslb.api)
-        self._gateway_here = SiteReport("")  # what the local daemon says
+        self._here: tuple[SiteReport, float] | None = None  # what the daemon said, and when
         self._times: dict[Network, Smoothed] = {}
-        self.fed = SiteReport(control.gslb.observers.me)  # what agents told us: load, times
+        self.fed = Fed()
 
     def tasks(self) -> list[Coroutine[Any, Any, None]]:
         """What has to run: one task per site and per observer."""
@@ -117,32 +118,34 @@ class Eyes:
 
     async def _local(self) -> None:
         """What our own gateway's daemon says, for our report to others."""
-        try:
-            self._gateway_here = await local_report(Path(self._daemon))
-        except (OSError, Unintelligible, aiohttp.ClientError, TimeoutError):
-            self._gateway_here = SiteReport("")
+        with suppress(OSError, Unintelligible, aiohttp.ClientError, TimeoutError):
+            self._here = await local_report(Path(self._daemon)), time.monotonic()
 
     async def _own(self) -> None:
         """What agents told us counts here as it does for those who hear it from us."""
         overview = self.control.overview
-        overview.fed(overview.gslb.observers.me, self.report(), time.monotonic())
+        now = time.monotonic()
+        overview.fed(overview.gslb.observers.me, self.report(now), now)
 
     async def _measure(self, network: Network, target: Endpoint) -> None:
         """How far it is from here to `network`."""
         seen = await handshake(target, WAIT)
         self._times[network] = self._times.get(network, Smoothed()).after(seen)
 
-    def _measured(self) -> dict[str, float]:
-        """What we measured, and over it what agents did."""
+    def report(self, now: float) -> SiteReport:
+        """What we tell peers: what the daemon beside us said last, for as long as its word
+        counts (a restart of it is not the end of its services); what we see; what we measured,
+        and over it what agents did."""
+        overview, fed = self.control.overview, self.fed.at(now)
+        observers = self.control.gslb.observers
+        here = SiteReport("", gateway=False)
+        if self._here is not None and now - self._here[1] <= observers.silent_after:
+            here = self._here[0]
         own = {str(network): one.shown for network, one in self._times.items()}
-        return {k: v for k, v in own.items() if v is not None} | self.fed.times
-
-    def report(self) -> SiteReport:
-        """What we tell peers."""
-        overview, here, fed = self.control.overview, self._gateway_here, self.fed
+        measured = {network: seconds for network, seconds in own.items() if seconds is not None}
         return SiteReport(
-            fed.name, here.services, max(here.load, fed.load), overview.mine(), overview.drains,
-            self._measured(),
+            observers.me, here.services, max(here.load, fed.load), overview.mine(),
+            overview.drains, {**measured, **fed.times}, here.gateway,
         )  # fmt: skip
 
 
@@ -152,7 +155,7 @@ async def local_report(path: Path) -> SiteReport:
     async with aiohttp.ClientSession(connector=connector) as session:
         limit = aiohttp.ClientTimeout(total=1.0)
         async with session.get("http://lbctl/v1/site", timeout=limit) as response:
-            return decode(await response.read())
+            return decode(await whole(response))
 
 
 @asynccontextmanager

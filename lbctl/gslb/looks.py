@@ -47,23 +47,44 @@ async def ask(
         ) as response:
             if response.status != 200:
                 raise Silent(f"{api.endpoint}: status {response.status}")
-            return decode(await response.content.read(MOST))
+            return decode(await whole(response))
     except (aiohttp.ClientError, Unintelligible, TimeoutError, OSError, ssl.SSLError) as error:
         raise Silent(f"{api.endpoint}: {error or type(error).__name__}") from None
 
 
+async def whole(response: aiohttp.ClientResponse) -> bytes:
+    """The body, whole. Raises Unintelligible where it is longer than any report."""
+    body = bytearray()
+    async for part in response.content.iter_any():
+        body += part
+        if len(body) > MOST:
+            raise Unintelligible(f"more than {MOST >> 20} MiB")
+    return bytes(body)
+
+
 async def probe_vips(vips: Sequence[Listen], timeout: float) -> str:
-    """Connect to the TCP VIPs of a site; return which one answered. Raises Silent."""
+    """Connect to the TCP VIPs of a site, all at once; return which answered first. Raises
+    Silent, after `timeout` however many there are."""
+    tries = [asyncio.create_task(_try(vip, timeout)) for vip in vips if vip.proto is Proto.TCP]
     reasons = []
-    for vip in vips:
-        if vip.proto is Proto.TCP:
-            try:
-                await connect(str(vip.address), vip.port, timeout)
-            except Silent as error:
-                reasons.append(str(error))
-            else:
-                return f"{vip} answers"
+    try:
+        for one in asyncio.as_completed(tries):
+            answers, said = await one
+            if answers:
+                return said
+            reasons.append(said)
+    finally:
+        for task in tries:
+            task.cancel()
     raise Silent(", ".join(reasons) or "no VIP to probe")
+
+
+async def _try(vip: Listen, timeout: float) -> tuple[bool, str]:
+    try:
+        await connect(str(vip.address), vip.port, timeout)
+    except Silent as error:
+        return False, str(error)
+    return True, f"{vip} answers"
 
 
 async def connect(host: str, port: int, timeout: float) -> None:

@@ -42,7 +42,10 @@ class Overview:
         sight = self.sights.get(site, Sight()).look(passed, why, timing)
         self.sights[site] = sight
         me = self.gslb.observers.me
-        self.words[me, site] = Word(sight.track.health, now, sight.why)
+        # A look asks and then probes, each up to the timeout; twice that until the next is
+        # late even on a busy machine.
+        lasts = 2 * (timing.interval + timing.timeout)
+        self.words[me, site] = Word(sight.track.health, now, sight.why, lasts)
 
     def reported(self, site: str, gateway: int, report: SiteReport, now: float) -> None:
         """A gateway of `site` told us how it does."""
@@ -62,6 +65,18 @@ class Overview:
         if observer in self.gslb.sites:
             self.feeds[observer] = (SiteReport(observer, {}, report.load, times=report.times), now)
 
+    def ordered(self, site: str, draining: bool, reason: str, now: float) -> None:
+        """An operator's word. now: Unix seconds; where another server's clock is ahead, the
+        order is still later than the one it follows."""
+        last = self.drains.get(site)
+        at = now if last is None else max(now, last.at + 0.001)
+        self.drains[site] = DrainOrder(draining, at, reason)
+
+    def connections(self, site: str, now: float) -> int | None:
+        """What the gateways of `site` count; None: none of them says."""
+        counts = [report.connections for report in self.gateways(site, now)]
+        return sum(counts) if counts else None
+
     def fresh(self, site: str, now: float) -> list[SiteReport]:
         """The reports of `site` that still count."""
         silent = self.gslb.observers.silent_after
@@ -70,6 +85,10 @@ class Overview:
             for (name, _), (report, at) in self.reports.items()
             if name == site and now - at <= silent
         ]
+
+    def gateways(self, site: str, now: float) -> list[SiteReport]:
+        """Those of them that a gateway stands behind."""
+        return [report for report in self.fresh(site, now) if report.gateway]
 
     def _all(self, site: str, now: float) -> list[SiteReport]:
         """The reports and the feed of `site` that still count."""
@@ -99,7 +118,7 @@ class Overview:
                     if member.service and member.site in self.gslb.sites:
                         site_standing = standings[member.site, ""]
                         standings[member.site, member.service] = service_standing(
-                            member, self.fresh(member.site, now), site_standing
+                            member, self.gateways(member.site, now), site_standing
                         )
         return Weather(standings, times)
 

@@ -52,7 +52,9 @@ class DrainOrder(msgspec.Struct, frozen=True):
 
 class SiteReport(msgspec.Struct, frozen=True):
     """load: share of the site's capacity. times: measured round trips in seconds, by
-    client network."""
+    client network. gateway: whether it says how a gateway's services do; a GSLB server that
+    has no word of the daemon beside it knows nothing of them, which is not that there are
+    none."""
 
     name: str
     services: dict[str, ServiceState] = {}
@@ -60,6 +62,7 @@ class SiteReport(msgspec.Struct, frozen=True):
     sites: dict[str, Sighting] = {}
     drains: dict[str, DrainOrder] = {}
     times: Times = {}
+    gateway: bool = True
 
     @property
     def connections(self) -> int:

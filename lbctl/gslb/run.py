@@ -54,7 +54,10 @@ async def serve(config: Path, me: str, runtime: Path, daemon: str) -> None:
         library,
     )
     responder = Responder(settings.limit, Cookies(*settings.secrets), settings.identity)
-    control = Control(load, board, gslb, responder, Overview(gslb), slow=pure)
+    control = Control(
+        load, board, gslb, responder, Overview(gslb), slow=pure,
+        orders=_state(runtime) / "gslb-drains.json",
+    )  # fmt: skip
     workers = gslb.processes or len(os.sched_getaffinity(0))
     async with AsyncExitStack() as stack:
         groups = [open_group(endpoint, workers) for endpoint in gslb.listens]
@@ -65,7 +68,9 @@ async def serve(config: Path, me: str, runtime: Path, daemon: str) -> None:
         eyes = await stack.enter_async_context(looking(control, daemon))
         await stack.enter_async_context(serving(control, eyes, runtime / "gslb.sock"))
         if gslb.api is not None:
-            await stack.enter_async_context(telling(gslb.api, eyes.report))
+            await stack.enter_async_context(
+                telling(gslb.api, lambda: eyes.report(time.monotonic()))
+            )
         await stack.enter_async_context(answering(streams, responder.stream_reply))
         await stack.enter_async_context(
             crew(board.directory, settings, groups, control.tally, control.errors)
@@ -73,6 +78,12 @@ async def serve(config: Path, me: str, runtime: Path, daemon: str) -> None:
         notify("READY=1")
         await _until_told(control, responder)
         notify("STOPPING=1")
+
+
+def _state(runtime: Path) -> Path:
+    """Where what survives a restart is kept: systemd's StateDirectory=, if it gives one."""
+    state = os.environ.get("STATE_DIRECTORY", "").partition(":")[0]
+    return Path(state) if state else runtime
 
 
 def _library(directory: Path) -> tuple[str, str]:

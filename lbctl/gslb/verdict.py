@@ -20,11 +20,17 @@ from lbctl.model import Timing
 
 @dataclass(frozen=True, slots=True)
 class Word:
-    """What one observer says of a site. at: monotonic seconds, when we heard it."""
+    """What one observer says of a site. at: monotonic seconds, when we heard it. lasts:
+    seconds for which it counts at least, because the next word comes no sooner."""
 
     health: Health
     at: float
     why: str = ""
+    lasts: float = 0.0
+
+    def counts(self, silent_after: float, now: float) -> bool:
+        """Whether it is still the observer's word."""
+        return now - self.at <= max(silent_after, self.lasts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +66,7 @@ def verdict(site: str, words: Mapping[str, Word], observers: Observers, now: flo
     fresh = {
         name: word
         for name, word in words.items()
-        if name in outside and now - word.at <= observers.silent_after
+        if name in outside and word.counts(observers.silent_after, now)
     }
     down = sorted(name for name, word in fresh.items() if word.health is Health.DOWN)
     need = needed(observers, site)

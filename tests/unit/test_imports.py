@@ -69,6 +69,7 @@ LAYERS: dict[str, set[str]] = {
         "lbctl.gslb.geo",  # databases of networks
         "lbctl.gslb.knowledge",  # databases made into tables
         "lbctl.gslb.explain",  # over what `knowledge` read
+        "lbctl.gslb.orders",  # drains in a file
         "lbctl.gslb.looks",  # sites' reports, VIPs, external checks
         "lbctl.gslb.eyes",  # the beats of those looks
         "lbctl.gslb.metrics",

@@ -165,6 +165,26 @@ def test_a_bad_section_is_refused_with_its_place(old, new, said) -> None:
     assert all(re.match(r"f(:\d+:\d+)?: ", fault) for fault in caught.value.faults)
 
 
+PEERS = "peers: {tokyo: {api: 192.0.2.9:8443, name: tokyo}, w: {api: 192.0.2.8:8443, name: w}}"
+
+
+@pytest.mark.parametrize("me", ["tokyo", "w", "seoul"])
+def test_an_observer_or_a_site_may_serve(me: str) -> None:
+    text = FILE.replace("{quorum: 1}", f"{{quorum: 1, {PEERS}}}")
+    assert load_gslb(text, "f", me, lambda _: ZONE).observers.me == me
+
+
+@pytest.mark.parametrize("me", ["local", "tokio"])
+def test_a_server_that_is_none_of_the_observers_is_refused(me: str) -> None:
+    text = FILE.replace("{quorum: 1}", f"{{quorum: 1, {PEERS}}}")
+    with pytest.raises(InvalidConfig) as caught:
+        load_gslb(text, "f", me, lambda _: ZONE)
+    (fault,) = caught.value.faults
+    assert f"this server is '{me}', none of the observers and sites (tokyo, w, seoul, cdn)" in fault
+    assert "start it with --me NAME" in fault
+    assert fault.startswith("f:5:")
+
+
 def test_a_loop_of_aliases_in_a_zone_file_is_refused_with_its_lines() -> None:
     with pytest.raises(InvalidConfig) as caught:
         section(zone=ZONE + "a CNAME b\nb CNAME a\nc CNAME a\n")

@@ -6,7 +6,7 @@ import socket
 import pytest
 
 from lbctl.gslb.looks import handshake
-from lbctl.gslb.measure import SILENT, Smoothed
+from lbctl.gslb.measure import FED, SILENT, Fed, Smoothed
 from lbctl.model import Endpoint
 
 
@@ -54,3 +54,11 @@ def test_silence_is_no_round_trip() -> None:
             one.setblocking(False)
             one.connect_ex(where)
         assert asyncio.run(handshake(Endpoint.parse(f"127.0.0.1:{where[1]}"), 0.2)) is None
+
+
+def test_what_agents_feed_counts_until_they_fall_silent() -> None:
+    fed = Fed().told(0.95, None, 100.0).told(None, {"198.18.0.0/15": 0.02}, 120.0)
+    assert (fed.at(100.0 + FED).load, fed.at(100.0 + FED).times) == (0.95, {"198.18.0.0/15": 0.02})
+    assert (fed.at(101.0 + FED).load, fed.at(101.0 + FED).times) == (0.0, {"198.18.0.0/15": 0.02})
+    assert (fed.at(121.0 + FED).load, fed.at(121.0 + FED).times) == (0.0, {})
+    assert Fed().at(5.0).load == 0.0

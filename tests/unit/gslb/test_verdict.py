@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lbctl.gslb.api import drain_view
 from lbctl.gslb.model import Api, Gslb, Member, Name, Observers, Policy, Site, Zone
 from lbctl.gslb.overview import Overview
 from lbctl.gslb.policy import Standing
@@ -75,6 +74,14 @@ def test_stale_words_are_nobodys() -> None:
     old = words(seoul=DOWN, frankfurt=DOWN)
     assert not verdict("tokyo", old, THREE, 105.0).alive
     assert verdict("tokyo", old, THREE, 105.1).alive
+
+
+def test_our_own_word_counts_until_our_next_look() -> None:
+    overview = Overview(replace(GSLB, observers=observers("local", quorum=1)))
+    slow = Timing(interval=30.0, timeout=1.0, fall=1)
+    overview.looked("tokyo", False, "refused", slow, 100.0)
+    assert not overview.weather(131.0).standings["tokyo", ""].up
+    assert overview.weather(163.0).standings["tokyo", ""].up  # we stopped looking
 
 
 sides = st.sets(st.sampled_from("abcde"), max_size=5)
@@ -150,6 +157,35 @@ def test_the_latest_order_about_a_drain_wins_everywhere() -> None:
     assert newer({"s": DrainOrder(True, 1.0)}, {"s": DrainOrder(False, 2.0)})["s"].at == 2.0
 
 
+def test_a_server_without_a_word_of_its_daemon_says_nothing_of_services() -> None:
+    overview = Overview(GSLB)
+    overview.reported("tokyo", 0, SiteReport("tokyo", load=0.4, gateway=False), 10.0)
+    assert overview.weather(10.0).standings["tokyo", "web"] == Standing(load=0.4)
+    overview.reported("tokyo", 0, report(up=False), 11.0)
+    assert overview.weather(11.0).standings["tokyo", "web"].why == "web: no server"
+    overview.reported("tokyo", 0, SiteReport("tokyo"), 12.0)
+    assert overview.weather(12.0).standings["tokyo", "web"].why == "web: not there"
+
+
+def test_an_order_is_later_than_the_one_it_follows() -> None:
+    overview = Overview(GSLB)
+    ahead = {"tokyo": DrainOrder(True, 2_000.0)}  # by a server whose clock is ahead
+    overview.heard("tokyo", SiteReport("tokyo", drains=ahead), 0.0)
+    overview.ordered("tokyo", False, "", 1_000.0)
+    overview.heard("tokyo", SiteReport("tokyo", drains=ahead), 0.0)
+    assert not overview.drains["tokyo"].draining
+
+
+def test_connections_are_unknown_where_no_gateway_counts_them() -> None:
+    overview = Overview(GSLB)
+    assert overview.connections("tokyo", 10.0) is None
+    overview.reported("tokyo", 0, SiteReport("tokyo", gateway=False), 10.0)
+    assert overview.connections("tokyo", 10.0) is None
+    overview.reported("tokyo", 1, report(connections=7), 10.0)
+    assert overview.connections("tokyo", 10.0) == 7
+    assert overview.connections("tokyo", 60.0) is None
+
+
 def test_reports_survive_the_wire_and_garbage_does_not() -> None:
     one = report(times={"198.18.0.0/15": 0.02}, drains={"tokyo": DrainOrder(True, 1.0, "why")})
     assert decode(encode(one)) == one
@@ -175,28 +211,6 @@ def test_reports_survive_the_wire_and_garbage_does_not() -> None:
 def test_a_report_with_values_that_nobody_measured_is_refused(said, why) -> None:
     with pytest.raises(Unintelligible, match=why):
         decode(f'{{"name": "x", {said}}}'.encode())
-
-
-@pytest.mark.parametrize(
-    ("now", "answered", "connections", "left", "empty"),
-    [
-        (100.0, True, 9, 31.0, False),
-        (130.0, False, 0, 1.0, False),  # resolvers may still remember it
-        (131.0, False, 3, 0.0, False),  # its connections go on
-        (131.0, True, 0, 0.0, False),  # it is still in the answers
-        (131.0, False, 0, 0.0, True),
-    ],
-)
-def test_a_drained_site_is_empty_when_nobody_knows_it_and_nobody_is_on_it(
-    now, answered, connections, left, empty
-) -> None:
-    view = drain_view("tokyo", 100.0, answered, 30, connections, now)
-    assert (view.left, view.empty) == (left, empty)
-
-
-def test_a_site_that_does_not_drain_is_never_empty() -> None:
-    view = drain_view("tokyo", None, True, 30, 0, 0.0)
-    assert (view.draining, view.empty) == (False, False)
 
 
 def test_what_agents_feed_counts_beside_what_gateways_say_and_not_twice() -> None:
