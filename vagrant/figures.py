@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 # [1700000000.123456] 64 bytes from 192.0.2.10: icmp_seq=7 ttl=64 time=1.23 ms
 _REPLY = re.compile(r"^\[(\d+\.\d+)\] .*icmp_seq=(\d+) .*time=", re.MULTILINE)
+_SENT = re.compile(r"^(\d+) packets transmitted", re.MULTILINE)
 
 
 class Silence(NamedTuple):
@@ -19,17 +20,23 @@ class Silence(NamedTuple):
     watched: float
 
 
-def longest_silence(ping: str) -> Silence:
-    """From `ping -D`. Raises ValueError: fewer than two answers."""
+def longest_silence(ping: str, interval: float) -> Silence:
+    """From all that `ping -D` said; interval: seconds between questions. Raises ValueError: it
+    has not ended, or there were fewer than two answers."""
+    sent = _SENT.search(ping)
+    if sent is None:
+        raise ValueError(f"ping did not end: {ping[-300:]!r}")
     replies = sorted((float(at), int(number)) for at, number in _REPLY.findall(ping))
     if len(replies) < 2:
         raise ValueError(f"ping had {len(replies)} answers: {ping[-300:]!r}")
     watched = replies[-1][0] - replies[0][0]
-    gaps = (
+    gaps = [
         Silence(after[0] - before[0], max(0, after[1] - before[1] - 1), watched)
         for before, after in pairwise(replies)
-    )
-    return max(gaps)
+    ]
+    # The silence that it ended in: there is no answer after it.
+    last = max(0, int(sent[1]) - replies[-1][1])
+    return max(*gaps, Silence(last * interval, last, watched))
 
 
 class Held(NamedTuple):

@@ -34,7 +34,7 @@ class Gateway:
     def evidence(self, server: str) -> str:
         for one in self.ask("get servers"):
             if one["name"] == f"{SERVICE}/{server}":
-                return f"{one['state']}: {one['because']}; {one['evidence']}"
+                return str(one["because"])
         return "not known"
 
     # --- waiting ------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from lbctl.lab.waiting import eventually
 from vagrant.figures import Held, Silence, answers, held, longest_silence, shared
 from vagrant.gateway import Gateway
 from vagrant.lab import VagrantLab
+from vagrant.machines import HOST
 from vagrant.ssh import SshError
 from vagrant.steps import Say, Step, StepFailed
 
@@ -278,13 +279,19 @@ class Story:
             yield
         finally:
             self.client.run(f"kill -INT {ping}; kill -TERM {hold}")
-        pinged = longest_silence(self.client.run("cat /tmp/ping.out"))
+        pinged = eventually(self.pinged, self.patient(5))
         kept = eventually(self.ended, self.patient(15))
         say(
             f"VIP pinged for {pinged.watched:.0f} s: silent for {pinged.seconds:.2f} s at most "
             f"({pinged.lost} pings lost); {kept.words}"
         )
         self.record(name, pinged, kept)
+
+    def pinged(self) -> Silence:
+        try:
+            return longest_silence(self.client.run("cat /tmp/ping.out"), PING)
+        except ValueError as error:
+            raise AssertionError(str(error)) from None
 
     def ended(self) -> Held:
         try:
@@ -306,7 +313,7 @@ def forced(server: str, asked: str) -> str:
     """The hook's ssh, asking for what its key is not good for."""
     home = "/etc/lbctl/restore"
     options = f"-o BatchMode=yes -o UserKnownHostsFile={home}/known_hosts"
-    return f"ssh -i {home}/{server} {options} root@198.18.121.1 '{asked}'"
+    return f"ssh -i {home}/{server} {options} root@{HOST} '{asked}'"
 
 
 def lines(say: Say, text: str) -> None:

@@ -12,20 +12,34 @@ PING 192.0.2.10 (192.0.2.10) 56(84) bytes of data.
 [1700000001.000000] From 192.0.2.100 icmp_seq=50 Destination Host Unreachable
 [1700000003.520000] 64 bytes from 192.0.2.10: icmp_seq=177 ttl=64 time=9.99 ms
 [1700000003.540000] 64 bytes from 192.0.2.10: icmp_seq=178 ttl=64 time=1.01 ms
+
+--- 192.0.2.10 ping statistics ---
+178 packets transmitted, 4 received, +1 errors, 97.7528% packet loss, time 3545ms
 """
 
 
 def test_the_longest_silence() -> None:
-    found = longest_silence(PING)
+    found = longest_silence(PING, 0.02)
     assert found.seconds == pytest.approx(3.5)
     assert found.lost == 174
     assert found.watched == pytest.approx(3.54)
 
 
-@pytest.mark.parametrize("text", ["", PING[:140]])
-def test_a_ping_that_nobody_answered_is_no_figure(text: str) -> None:
-    with pytest.raises(ValueError, match="ping had"):
-        longest_silence(text)
+def test_the_silence_at_the_end_counts_too() -> None:
+    found = longest_silence(PING.replace("178 packets", "578 packets"), 0.02)
+    assert found.seconds == pytest.approx(8.0)
+    assert found.lost == 400
+
+
+def test_a_ping_that_nobody_answered_is_no_figure() -> None:
+    with pytest.raises(ValueError, match="ping had 0 answers"):
+        longest_silence("9 packets transmitted, 0 received", 0.02)
+
+
+@pytest.mark.parametrize("text", ["", PING.partition("---")[0]])
+def test_a_ping_that_still_runs_is_no_figure(text: str) -> None:
+    with pytest.raises(ValueError, match="ping did not end"):
+        longest_silence(text, 0.02)
 
 
 def test_held_connections() -> None:

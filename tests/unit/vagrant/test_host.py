@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from lbctl.errors import LbctlError
-from vagrant import host, settings
+from vagrant import __main__, host, settings
 from vagrant.cell import RECORD, Cell, born, init_script
-from vagrant.lab import readable, without_traces
+from vagrant.lab import VagrantLab, readable, without_traces
 
 
 def chosen(**environment: str) -> settings.Settings:
@@ -62,6 +62,38 @@ def test_kvm_that_is_only_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert not host.kvm_works(tmp_path / "nothing")
     qemu.write_text('#!/bin/sh\nread word\n[ "$word" = quit ]\n')
     assert host.kvm_works(tmp_path / "kvm")
+
+
+def test_what_machines_said_last_is_found(tmp_path: Path) -> None:
+    """For a box that does not boot: the message has the ends of the consoles."""
+    lab = VagrantLab(chosen(LBCTL_VAGRANT_STATE=str(tmp_path)))
+    (tmp_path / "lb1.console").write_text("".join(f"line {i}\n" for i in range(99)))
+    said = lab.consoles().splitlines()
+    assert said[0] == "lb1's console:"
+    assert said[1:] == [f"line {i}" for i in range(91, 99)]
+
+
+def test_an_interrupted_command_says_how_to_clean_up(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(lab: VagrantLab) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(__main__.COMMANDS, "up", interrupted)
+    assert __main__.main(["up"]) == 130
+    assert "make vagrant-down" in capsys.readouterr().err
+
+
+def test_a_step_of_up_that_fails_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(host, "ROOM", 1 << 60)
+    lab = VagrantLab(chosen(LBCTL_VAGRANT_STATE=str(tmp_path / "state")))
+    assert __main__.up(lab) == 1
+    said = capsys.readouterr().out
+    assert "FAILED: What the host must have" in said
+    assert "GB are free" in said
+    assert "The machines: skipped" in said
 
 
 # --- the cell ----------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from vagrant.machines import HOST
 from vagrant.restore import Refused, authorized_key, command_for, machine_of
 from vagrant.settings import REPOSITORY
 
@@ -49,6 +50,11 @@ def test_the_line_of_the_key_allows_nothing_else() -> None:
         'restrict,command="cd /repo && exec /v/python -m vagrant.restore server1" '
         "ssh-ed25519 AAAA lab\n"
     )
+
+
+def test_the_hook_asks_the_host_for_the_one_sentence() -> None:
+    script = (REPOSITORY / "vagrant/restore-server").read_text()
+    assert f'root@{HOST} "restore $server"' in script
 
 
 def test_nothing_is_provisioned_again() -> None:
