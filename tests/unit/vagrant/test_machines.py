@@ -90,7 +90,8 @@ def test_the_gateways_file_is_good(datapath: str, node: str) -> None:
     config = parse(text, node=node, datapath=Datapath.AUTO).config  # and its data path can do it
     assert config.gateway.datapath == datapath
     assert list(config.services["web"].servers) == ["server1", "server2"]
-    assert set(config.routers) == {"front", "back"}
+    priorities = {name: router.priority for name, router in config.routers.items()}
+    assert priorities == dict.fromkeys(("front", "back"), {"lb1": 200, "lb2": 150}[node])
     line = config.gateway.replication
     assert line is not None
     assert str(line.listen) == {"lb1": "203.0.113.2:7400", "lb2": "203.0.113.3:7400"}[node]
