@@ -95,6 +95,7 @@ LAYERS: dict[str, set[str]] = {
         "lbctl.vrrp.netlink",  # the macvlan and its addresses
         "lbctl.vrrp.places",  # interfaces by name
         "lbctl.vrrp.realtime",  # scheduling class and locked memory
+        "lbctl.vrrp.socketfilter",  # what the kernel lets through
         "lbctl.vrrp.watch",  # news of links
         "lbctl.vrrp.wire",  # the adverts' sockets
     },
