@@ -3,6 +3,7 @@
     argv      ipvsadm's command line, read as ipvsadm reads it
     listing   its output, byte for byte
     changes   its commands as overrides of lbctl's configuration
+    restore   many of them as one
     command   the verb
 
 Listings show the kernel's table, foreign services too. Commands go through the daemon, so

@@ -5,15 +5,24 @@ A virtual service of ipvsadm is a service of lbctl with one listen. Where lbctl 
 is refused with the words that do it.
 """
 
-import re
-from collections.abc import Mapping
-from dataclasses import dataclass
-from ipaddress import IPv4Network
-from typing import Any
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from ipaddress import IPv4Network, ip_address
+from typing import Any, Literal
 
 from lbctl.cli.ipvsadm.argv import Arguments, Command, Misuse, is_number, place
 from lbctl.errors import LbctlError
-from lbctl.model import Endpoint, Frontend, Mode, Server, Service, parse_frontend
+from lbctl.model import (
+    Address,
+    Endpoint,
+    FirewallMark,
+    Forwarding,
+    Frontend,
+    Mode,
+    Server,
+    Service,
+    parse_frontend,
+)
 
 DEFAULT_SCHEDULER = "wlc"
 DEFAULT_PERSISTENCE = "360"  # seconds
@@ -26,24 +35,90 @@ class Failure(LbctlError):
 
 @dataclass(frozen=True)
 class Change:
-    """One override. value None: deletes. force: it is meant, even if it is the last server."""
+    """One override. value None: deletes. force: it is meant, even if it is the last server.
+    expect: what must be at `path` before."""
 
     path: tuple[str, ...]
     value: Any
     force: bool = False
+    expect: Literal["absent", "any"] = "any"
 
 
-def changes(arguments: Arguments, services: Mapping[str, Service]) -> list[Change]:
+class Services(Mapping[str, Service]):
+    """Services by name, as far as changes depend on them, and what they have become by
+    changes that were taken. A look-up costs the same in a table of any size."""
+
+    def __init__(self, services: Mapping[str, Service]) -> None:
+        self._servers = {name: dict(one.servers) for name, one in services.items()}
+        self._services = {n: replace(s, servers=self._servers[n]) for n, s in services.items()}
+        self._names = {one: name for name, s in services.items() for one in s.listens}
+        self._keys: dict[str, dict[Endpoint, str]] = {}
+
+    def __getitem__(self, name: str) -> Service:
+        return self._services[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._services)
+
+    def __len__(self) -> int:
+        return len(self._services)
+
+    def name_of(self, frontend: Frontend) -> str | None:
+        return self._names.get(frontend)
+
+    def keys_of(self, name: str, frontend: Frontend) -> dict[Endpoint, str]:
+        """The servers of a service of one listen, by where they are."""
+        if name not in self._keys:
+            servers = self[name].servers.items()
+            self._keys[name] = {one.endpoint(frontend): key for key, one in servers}
+        return self._keys[name]
+
+    def take(self, change: Change) -> None:
+        match change.path:
+            case ("services", name):
+                self._forget(name)
+                if change.value is not None:
+                    (listen,) = map(parse_frontend, change.value["listen"])
+                    self._servers[name] = {}  # put in as they come
+                    self._services[name] = Service((listen,), self._servers[name])
+                    self._names[listen] = name
+            case ("services", name, "mode"):
+                forwarding = Forwarding(Mode(change.value))
+                self._services[name] = replace(self[name], forwarding=forwarding)
+            case ("services", name, "servers", key, *rest):
+                self._take_server(name, key, rest, change.value)
+
+    def _forget(self, name: str) -> None:
+        if name in self:
+            for listen in self._services.pop(name).listens:
+                del self._names[listen]
+            del self._servers[name]
+            self._keys.pop(name, None)
+
+    def _take_server(self, name: str, key: str, rest: list[str], value: Any) -> None:
+        (frontend,) = self[name].listens
+        keys = self.keys_of(name, frontend)
+        servers = self._servers[name]
+        if rest:
+            servers[key] = replace(servers[key], **{rest[0]: value})
+        elif value is None:
+            del keys[servers.pop(key).endpoint(frontend)]
+        else:
+            servers[key] = Server(**{**value, "address": ip_address(value["address"])})
+            keys[servers[key].endpoint(frontend)] = key
+
+
+def changes(arguments: Arguments, services: Services) -> list[Change]:
     """What `arguments` mean for these services. Raises Failure and Misuse."""
     frontend = parse_frontend(arguments.service)
-    found = [name for name, service in services.items() if frontend in service.listens]
+    name = services.name_of(frontend)
     if arguments.command is Command.ADD:
-        if found:
-            raise Failure("Service already exists", f"it is lbctl's service {found[0]}")
-        return [Change(("services", _name_of(frontend)), _new_service(arguments, frontend))]
-    if not found:
+        if name is not None:
+            raise Failure("Service already exists", f"it is lbctl's service {name}")
+        path = ("services", _name_of(frontend))
+        return [Change(path, _new_service(arguments, frontend), expect="absent")]
+    if name is None:
         raise Failure("No such service", "`lbctl get services` lists those of lbctl")
-    name = found[0]
     service = _only_listen(name, services[name])
     match arguments.command:
         case Command.EDIT:
@@ -54,7 +129,8 @@ def changes(arguments: Arguments, services: Mapping[str, Service]) -> list[Chang
         case Command.DELETE:
             return [Change(("services", name), None, force=True)]
         case Command.ADD_SERVER | Command.EDIT_SERVER | Command.DELETE_SERVER:
-            return _server_changes(arguments, name, service, frontend)
+            held = services.keys_of(name, frontend)
+            return _server_changes(arguments, name, service, held)
         case _:
             raise AssertionError(f"{arguments.command} changes no configuration")
 
@@ -119,10 +195,10 @@ def _prefix(mask: str, frontend: Frontend) -> int:
 
 
 def _server_changes(
-    arguments: Arguments, name: str, service: Service, frontend: Frontend
+    arguments: Arguments, name: str, service: Service, held: Mapping[Endpoint, str]
 ) -> list[Change]:
-    endpoint = _endpoint(arguments, frontend)
-    held = {server.endpoint(frontend): key for key, server in service.servers.items()}
+    """held: its servers, by where they are."""
+    endpoint = _endpoint(arguments, service.listens[0])
     if arguments.command is Command.ADD_SERVER:
         if endpoint in held:
             raise Failure("Destination already exists", f"it is {name}/{held[endpoint]}")
@@ -154,7 +230,7 @@ def _add_server(
     if not by_mark:
         value["port"] = endpoint.port
     value |= _numbers(arguments, Server(endpoint.address))
-    added = Change(("services", name, "servers", _key_of(endpoint)), value)
+    added = Change(("services", name, "servers", _key_of(endpoint)), value, expect="absent")
     tunnel = _tunnel(arguments)
     if service.servers:
         if mode is not service.forwarding.mode:
@@ -214,13 +290,20 @@ def _number(name: str, options: Mapping[str, str], default: int = 0) -> int:
 
 
 def _name_of(frontend: Frontend) -> str:
-    """`192-0-2-10-80-tcp`: a name that lbctl takes, and that says what it is."""
-    return _slug(str(frontend))
+    """`192-0-2-10-80-tcp`: a name that lbctl takes, that says what it is, and that no other
+    listen has."""
+    if isinstance(frontend, FirewallMark):
+        return f"fwmark-{frontend.mark}-{frontend.family}"
+    return f"{_word(frontend.address)}-{frontend.port}-{frontend.proto}"
 
 
 def _key_of(endpoint: Endpoint) -> str:
-    return _slug(str(endpoint))
+    return f"{_word(endpoint.address)}-{endpoint.port}"
 
 
-def _slug(text: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", text).strip("-")
+def _word(address: Address) -> str:
+    """`::` stays two signs, so what is left out of an address stays where it was."""
+    if address.version == 4:
+        return str(address).replace(".", "-")
+    word = str(address).replace(":", "-").replace(".", "_")
+    return f"0{word}" if word.startswith("-") else word

@@ -1,7 +1,7 @@
 """The verb `lbctl ipvsadm`."""
 
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 import click
@@ -9,10 +9,10 @@ import click
 from lbctl.cli.client import Client
 from lbctl.cli.ipvsadm import listing
 from lbctl.cli.ipvsadm.argv import LISTINGS, Arguments, Command, Misuse, is_number, parse
-from lbctl.cli.ipvsadm.changes import Change, changes
+from lbctl.cli.ipvsadm.changes import Change, Services, changes
+from lbctl.cli.ipvsadm.restore import Folded, fold
 from lbctl.cli.shared import Context, pass_context
-from lbctl.errors import Exit
-from lbctl.model import Service
+from lbctl.errors import Exit, InvalidConfig
 
 HELP = """lbctl ipvsadm takes ipvsadm's commands and options, with numbers in place of names:
 
@@ -99,16 +99,17 @@ def _print(lines: Iterable[str]) -> None:
         click.echo(line)
 
 
-def _services(client: Client) -> Mapping[str, Service]:
+def _services(client: Client) -> Services:
     from lbctl.config import parse as parse_file  # costs 0.1 s, which listings need not pay
 
-    return parse_file(client.text("config"), "the running configuration").config.services
+    running = parse_file(client.text("config"), "the running configuration")
+    return Services(running.config.services)
 
 
 def _override(client: Client, wanted: Iterable[Change]) -> None:
     """All of them, or none."""
     wanted = list(wanted)
-    changes = [{"path": one.path, "value": one.value} for one in wanted]
+    changes = [{"path": w.path, "value": w.value, "expect": w.expect} for w in wanted]
     body = {"changes": changes, "force": any(one.force for one in wanted)}
     outcome = client.post("overrides", body={**body, "reason": "lbctl ipvsadm"})
     if outcome["refused"]:
@@ -164,12 +165,17 @@ def _clear(client: Client, asks: bool) -> None:
 
 
 def _restore(client: Client, lines: Iterable[str]) -> None:
-    """As ipvsadm does: line by line, up to the first that fails."""
-    for number, line in enumerate(lines, 1):
-        words = line.split()
-        if not words or words[0].startswith("#"):
-            continue
+    """All lines as one change, taken or refused as a whole."""
+    folded = fold(lines, _services(client))
+    if folded.changes:
         try:
-            run(client, parse(words))
-        except Misuse as error:
-            raise Misuse(f"line {number}: {error}") from None
+            _override(client, folded.changes.values())
+        except InvalidConfig as error:
+            raise InvalidConfig([_at_line(folded, one) for one in error.faults]) from None
+    for arguments in folded.rest:
+        run(client, arguments)
+
+
+def _at_line(folded: Folded, fault: str) -> str:
+    line = folded.line_of(fault)
+    return fault if line is None else f"line {line}: {fault}"

@@ -1,11 +1,14 @@
 """`lbctl ipvsadm`: the words as ipvsadm reads them, and what they mean to lbctl. What it
 prints is compared with the real ipvsadm's output in tests/vm."""
 
+import re
+
 import pytest
 
 from lbctl.cli.ipvsadm.argv import Arguments, Command, Misuse, parse
-from lbctl.cli.ipvsadm.changes import Change, Failure, changes
+from lbctl.cli.ipvsadm.changes import Change, Failure, Services, changes
 from lbctl.cli.ipvsadm.listing import connections, show_services
+from lbctl.config.fields import NAME
 from lbctl.model import (
     Endpoint,
     Forwarding,
@@ -118,7 +121,7 @@ def test_what_ipvsadm_would_not_take_is_refused(line, said):
 
 
 def meant(line):
-    return changes(words(line), SERVICES)
+    return changes(words(line), Services(SERVICES))
 
 
 def test_a_new_service_waits_for_its_servers():
@@ -133,13 +136,36 @@ def test_a_new_service_waits_for_its_servers():
 def test_the_first_server_says_how_the_service_forwards():
     mode, added = meant("-a -t [2001:db8::1]:80 -r [2001:db8:1::1]:8080 -w 3")
     assert mode == Change(("services", "bare", "mode"), "dr")  # ipvsadm's default
-    assert added.path == ("services", "bare", "servers", "2001-db8-1-1-8080")
+    assert added.path == ("services", "bare", "servers", "2001-db8-1--1-8080")
     assert added.value == {"address": "2001:db8:1::1", "port": 8080, "weight": 3}
 
 
 def test_a_server_of_another_method_is_refused_with_the_words_that_do_it():
     with pytest.raises(Failure, match=r"service web forwards by nat, and this says dr"):
         meant("-a -t 192.0.2.10:80 -r 198.51.100.2")
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ("-A -t [2001:db8::1]:80", "-A -t [2001:db8:1::]:80"),
+        ("-A -t [2001:db8:0:1::]:80", "-A -t [2001:db8::1:0]:80", "-A -t [2001:db8:1::]:80"),
+        ("-A -t [::1]:80", "-A -t [1::]:80", "-A -t [::]:180"),
+        ("-A -f 7", "-A -f 7 -6", "-A -t 192.0.2.7:7", "-A -u 192.0.2.7:7"),
+        tuple(
+            f"-a -t 192.0.2.10:80 -m -r {server}"
+            for server in ("[2001:db8:1::1]:8080", "[2001:db8::1:1]:8080", "[2001:db8::1]:18080")
+        ),
+    ],
+)
+def test_no_two_objects_have_one_name(lines):
+    """And where one of this name is there all the same, the daemon refuses."""
+    web = Services({"web": SERVICES["web"]})
+    made = [changes(words(line), web)[-1] for line in lines]
+    assert len({one.path for one in made}) == len(lines)
+    assert {one.expect for one in made} == {"absent"}
+    for one in made:
+        assert re.fullmatch(NAME, one.path[-1])
 
 
 def test_limits_change_in_an_order_that_is_valid_at_each_step():
