@@ -14,7 +14,7 @@ from pathlib import Path
 
 from lbctl.dataplane.fake import FakeKernel, FakePlane, FakeVips
 from lbctl.dataplane.port import Active, Op, Refusal, Stats
-from lbctl.model import Address
+from lbctl.model import Address, Config
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,9 @@ class OpenedFake:
     plane: "KeptPlane | FakePlane"
     vips: FakeVips
     why: str
+
+    def follow(self, config: Config) -> None:
+        """It has no peer."""
 
     def retire(self) -> str:
         """Nothing runs beside it."""

@@ -2,10 +2,12 @@
 table with its numbers, connections, timeouts, the sync daemon, counters. `lbctl ipvsadm`
 is made of it. None of this is configuration, so none of it is an override."""
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import AsyncIterator, Callable
 from ipaddress import ip_address
+from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TextIO, TypeVar
 
 import msgspec
 from aiohttp import web
@@ -28,6 +30,7 @@ Seconds = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 Byte = Annotated[int, Meta(ge=0, le=255)]
 Port = Annotated[int, Meta(ge=0, le=65535)]
 DatagramSize = Annotated[int, Meta(ge=0, le=65507)]
+CHUNK = 2000  # lines, some 150 KB
 CONNECTIONS = Path("/proc/thread-self/net/ip_vs_conn")
 
 
@@ -61,8 +64,9 @@ class SyncRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Ipvs:
     """The handlers under /v1/ipvs."""
 
-    def __init__(self, parts: Parts) -> None:
+    def __init__(self, parts: Parts, connections: Path = CONNECTIONS) -> None:
         self._parts = parts
+        self._connections = connections
 
     def routes(self) -> list[web.RouteDef]:
         return [
@@ -76,9 +80,18 @@ class Ipvs:
     async def table(self, request: web.Request) -> web.Response:
         return answer(await self._ask(_view))
 
-    async def connections(self, request: web.Request) -> web.Response:
-        lines = await self._ask(lambda plane: CONNECTIONS.read_text().splitlines())
-        return answer(lines)
+    async def connections(self, request: web.Request) -> web.StreamResponse:
+        """There may be millions, so they are read beside the data path's thread, and are
+        sent as they are read."""
+        await self._ask(lambda plane: None)
+        lines = await asyncio.to_thread(_open, self._connections)
+        response = web.StreamResponse(headers={"Content-Type": "application/json"})
+        with lines:
+            await response.prepare(request)
+            async for chunk in json_array(lines):
+                await response.write(chunk)
+        await response.write_eof()
+        return response
 
     async def zero(self, request: web.Request) -> web.Response:
         body = _decode(await request.read(), ZeroRequest)
@@ -112,6 +125,28 @@ class Ipvs:
             return question(plane)
 
         return await self._parts.plane.ask(put)
+
+
+def _open(file: Path) -> TextIO:
+    try:
+        return file.open()
+    except OSError as error:
+        raise LbctlError(f"{file}: cannot be read: {error.strerror}") from None
+
+
+async def json_array(lines: TextIO) -> AsyncIterator[bytes]:
+    """`lines` as one JSON array in pieces, each read and encoded in a thread."""
+    before = b"["
+    while chunk := await asyncio.to_thread(_encoded, lines):
+        yield before + chunk
+        before = b","
+    yield b"[]\n" if before == b"[" else b"]\n"
+
+
+def _encoded(lines: TextIO) -> bytes:
+    """The next lines as an array without its brackets; empty after the last."""
+    chunk = [line.rstrip("\n") for line in islice(lines, CHUNK)]
+    return msgspec.json.encode(chunk)[1:-1]
 
 
 def _view(plane: IpvsPlane) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """The reconcile loop: the only place that programs the data path."""
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from lbctl.daemon.acts import Refusal
@@ -12,6 +12,7 @@ from lbctl.daemon.plane import PlaneThread
 from lbctl.daemon.reconcile import AT_ONCE, FIRST_RETRY, LAST_RETRY, Reconciler
 from lbctl.errors import DataPlaneError
 from lbctl.events import DatapathRetired, Trouble
+from lbctl.model import Router
 
 IDLE = 10.0  # seconds; also the proof of life for the watchdog
 
@@ -38,6 +39,7 @@ class ReconcileLoop:
     _ended: int = 0
     _stopping: bool = False
     _retired: bool = False
+    _routers: Mapping[str, Router] = field(default_factory=dict)
 
     def touched(self, services: Iterable[str]) -> None:
         """These may have to be served differently now."""
@@ -84,9 +86,17 @@ class ReconcileLoop:
         """Look at the time, and make passes until nothing is due."""
         self.turns += 1
         self.control.pass_time()
+        await self._follow()
         while self.reconciler.deadline <= self.clock.now():
             await self._pass()
         await self.control.save()
+
+    async def _follow(self) -> None:
+        """Tell the data path of virtual routers that are others than before."""
+        config = self.control.world.config
+        if config.routers != self._routers:
+            self._routers = config.routers
+            await self.plane.follow(config)
 
     async def _pass(self) -> None:
         if self.reconciler.must_observe(self.clock.now()):

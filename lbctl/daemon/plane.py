@@ -13,14 +13,15 @@ from lbctl.daemon.acts import AddVip, Held, Refusal, RemoveVip
 from lbctl.daemon.reconcile import Step
 from lbctl.dataplane.port import DataPlane, Stats, VipAddresses
 from lbctl.errors import DataPlaneError
-from lbctl.model import Address
+from lbctl.model import Address, Config
 
 T = TypeVar("T")
 
 
 class Opened(Protocol):
     """What opening a data path gives. why: how it was chosen. retire: takes down what
-    another data path of ours left, and says what that was."""
+    another data path of ours left, and says what that was. follow: told of a configuration
+    whose virtual routers may be others."""
 
     @property
     def plane(self) -> DataPlane: ...
@@ -29,6 +30,7 @@ class Opened(Protocol):
     @property
     def why(self) -> str: ...
     def retire(self) -> str: ...
+    def follow(self, config: Config) -> None: ...
 
 
 class PlaneThread:
@@ -64,6 +66,10 @@ class PlaneThread:
         """Take down what another data path of ours left. Raises DataPlaneError."""
         return await self._run(self._retire)
 
+    async def follow(self, config: Config) -> None:
+        """Run as a gateway with these virtual routers does."""
+        await self._run(lambda: self._follow(config))
+
     def fileno(self) -> int | None:
         return self._plane.fileno()
 
@@ -95,6 +101,10 @@ class PlaneThread:
 
     async def _run(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+
+    def _follow(self, config: Config) -> None:
+        assert self._opened is not None
+        self._opened.follow(config)
 
     def _retire(self) -> str:
         assert self._opened is not None

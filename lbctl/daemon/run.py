@@ -128,6 +128,7 @@ def _assemble(
     routers.on_role.append(hooks.look)
     control.on_touched.append(loop.touched)
     control.on_touched.append(lambda _: hooks.look())
+    control.on_changed.append(loop.wake)
     control.on_changed.append(crew.tell_changes)
     control.on_touched.append(routers.touched)
     control.on_changed.append(routers.tell_changes)

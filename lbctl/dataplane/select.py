@@ -6,6 +6,7 @@ from pathlib import Path
 from lbctl.dataplane.capabilities import choose
 from lbctl.dataplane.ipvs.intent import IntentFile
 from lbctl.dataplane.ipvs.plane import IpvsPlane, SyncPlace
+from lbctl.dataplane.ipvs.sysctls import ROOT
 from lbctl.dataplane.port import DataPlane, RemoveService, VipAddresses
 from lbctl.dataplane.vips import InterfaceVips
 from lbctl.dataplane.xdp.plane import XdpPlane
@@ -26,6 +27,11 @@ class Opened:
     pins: Path
     intent: Path
 
+    def follow(self, config: Config) -> None:
+        """Run as a gateway with these virtual routers does."""
+        if isinstance(self.plane, IpvsPlane):
+            self.plane.join(bool(config.routers), sync_place(config))
+
     def retire(self) -> str:
         """Take down what the *other* data path of ours left, once this one serves. Returns
         what that was, for a person; "" where there was nothing."""
@@ -34,15 +40,15 @@ class Opened:
             if interfaces:
                 withdraw(self.pins)
             return f"XDP, which was still on {', '.join(interfaces)}" if interfaces else ""
-        left = IntentFile(self.intent).owned.services
-        if left:
+        left = IntentFile(self.intent).owned
+        if left.services or left.sync:
             _empty(self.intent)
-        return f"IPVS, which still had {len(left)} listens" if left else ""
+        return f"IPVS, which still had {len(left.services)} listens" if left.services else ""
 
 
-def _empty(intent: Path) -> None:
-    """Take what is ours out of IPVS."""
-    plane = IpvsPlane(intent)
+def _empty(intent: Path, sysctls: Path = ROOT) -> None:
+    """Take what is ours out of IPVS; opened as no gateway of a pair, it stops the sync daemon."""
+    plane = IpvsPlane(intent, sysctls=sysctls)
     try:
         plane.apply([RemoveService(frontend) for frontend in plane.observe().services])
     finally:

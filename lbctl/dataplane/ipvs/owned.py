@@ -26,10 +26,12 @@ from lbctl.model import Destination, Endpoint, Frontend, Mode, Table, VirtualSer
 @dataclass(frozen=True)
 class Owned:
     """Our services with our servers in them; `fullnat`: those whose source address is
-    translated as well."""
+    translated as well. sync: interface and id that the kernel's sync daemon was started
+    with; None: it was not."""
 
     services: Mapping[Frontend, frozenset[Endpoint]] = field(default_factory=dict)
     fullnat: frozenset[Frontend] = frozenset()
+    sync: tuple[str, int] | None = None
 
     def has(self, frontend: Frontend, endpoint: Endpoint | None = None) -> bool:
         if endpoint is None:
@@ -62,7 +64,7 @@ def after(owned: Owned, ops: Iterable[Op]) -> Owned:
             case _:
                 assert_never(op)
     frozen = {frontend: frozenset(endpoints) for frontend, endpoints in services.items()}
-    return Owned(frozen, frozenset(fullnat))
+    return replace(owned, services=frozen, fullnat=frozenset(fullnat))
 
 
 def _note(fullnat: set[Frontend], frontend: Frontend, destination: Destination) -> None:
@@ -111,6 +113,7 @@ def render(owned: Owned, place: Sequence[str]) -> str:
             for frontend, endpoints in owned.services.items()
         },
         "fullnat": [str(frontend) for frontend in owned.fullnat],
+        "sync": owned.sync,
     }
     return json.dumps(document, separators=(",", ":"))
 
@@ -126,9 +129,18 @@ def parse(text: str, place: Sequence[str]) -> Owned:
             parse_frontend(frontend): frozenset(_endpoint(one) for one in endpoints)
             for frontend, endpoints in document["services"].items()
         }
-        return Owned(services, frozenset(parse_frontend(one) for one in document["fullnat"]))
+        fullnat = frozenset(parse_frontend(one) for one in document["fullnat"])
+        return Owned(services, fullnat, _sync(document.get("sync")))
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"not a list of what is ours: {error!r}") from None
+
+
+def _sync(value: Any) -> tuple[str, int] | None:
+    """Absent in a file that an older version wrote."""
+    if value is None:
+        return None
+    interface, number = value
+    return str(interface), int(number)
 
 
 def _endpoint(text: str) -> Endpoint:

@@ -62,7 +62,7 @@ from lbctl.dataplane.port import (
     Stats,
     Switch,
 )
-from lbctl.errors import DataPlaneError
+from lbctl.errors import DataPlaneError, NotPermitted
 from lbctl.model import Family, Forwarding, Frontend, Mode, Table, VirtualService
 
 Told = tuple[Op, Request]
@@ -186,13 +186,18 @@ class IpvsPlane:
         failed. Keep the sync daemon at work, in both roles."""
         enforce(self._wanted(), self._sysctls)
         self._translate(self._intent.owned.fullnat)
-        if self._sync is not None:
-            try:
-                self._keep_sync(self._sync)
-            except DataPlaneError as error:
-                self._unsynced = f"connections are not told to the peer: {error}"
-            else:
-                self._unsynced = ""
+        try:
+            self._keep_sync()
+        except (DataPlaneError, NotPermitted) as error:
+            self._unsynced = f"connections are not told to the peer: {error}"
+        else:
+            self._unsynced = ""
+
+    def join(self, pair: bool, sync: SyncPlace | None) -> None:
+        """Be a gateway of a pair, or of another one, or of none any more: as when opened."""
+        if (pair, sync) != (self._pair, self._sync):
+            self._pair, self._sync = pair, sync
+            self.tend()
 
     def remarks(self) -> list[str]:
         strange = [f"{one}: left alone: {why}" for one, why in self._strange.items()]
@@ -235,11 +240,20 @@ class IpvsPlane:
         with explained("read the sync daemon"):
             return [sync_daemon(one) for one in self._netlink.dump(Command.GET_DAEMON)]
 
-    def _keep_sync(self, place: SyncPlace) -> None:
-        """A role that somebody else has started, wherever, is left to them."""
-        running = {one.role for one in self.sync_daemons()}
+    def _keep_sync(self) -> None:
+        """Stop what we started elsewhere, and have both roles run here. A role that somebody
+        else has started, wherever, is left to them."""
+        was, place = self._intent.owned.sync, self._sync
+        if was is None and place is None:
+            return
+        running = {one.role: (one.interface, one.id) for one in self.sync_daemons()}
+        if was is not None and was != place:
+            for role in [role for role, where in running.items() if where == was]:
+                self.stop_sync(role)
+                del running[role]
+        self._intent.write(replace(self._intent.owned, sync=place and tuple(place)))
         for role in SyncRole:
-            if role not in running:
+            if place is not None and role not in running:
                 self.start_sync(SyncDaemon(role, *place))
 
     def start_sync(self, daemon: SyncDaemon) -> None:

@@ -14,20 +14,22 @@ from lbctl.daemon.reconcile import Reconciler
 from lbctl.dataplane.fake import FakePlane, FakeVips
 from lbctl.dataplane.port import RemoveServer
 from lbctl.errors import DataPlaneError
-from lbctl.model import Endpoint, Listen, Table
+from lbctl.model import Config, Endpoint, Listen, Table
 
-from .test_control import WEIGHT, Desk
+from .test_control import FILE, WEIGHT, Desk
 
+ROUTERS = "virtual_routers: {edge: {vrid: 7, addresses: 192.0.2.10}}\n"
 WEB = Listen.parse("192.0.2.10:80/tcp")
 
 
 class FailingPlane(FakePlane):
-    """trouble: what it says instead of working."""
+    """trouble: what it says instead of working. routers: those it was told of, each time."""
 
     def __init__(self) -> None:
         super().__init__()
         self.trouble = ""
         self.observed = 0
+        self.routers: list[list[str]] = []
 
     def observe(self) -> Table:
         self._maybe()
@@ -46,11 +48,17 @@ class FailingPlane(FakePlane):
             raise DataPlaneError(self.trouble)
 
 
+class Opened(OpenedFake):
+    def follow(self, config: Config) -> None:
+        assert isinstance(self.plane, FailingPlane)
+        self.plane.routers.append([*config.routers])
+
+
 def story(home: Path, work: Callable[[Desk, FailingPlane, ReconcileLoop], Awaitable]) -> None:
     async def run() -> None:
         desk, plane = Desk(home), FailingPlane()
         control = await desk.open()
-        async with PlaneThread(lambda: OpenedFake(plane, FakeVips(), "a test")) as thread:
+        async with PlaneThread(lambda: Opened(plane, FakeVips(), "a test")) as thread:
             loop = ReconcileLoop(control, Reconciler(), thread, desk.journal, desk.time.clock)
             control.on_touched.append(loop.touched)
             running = asyncio.create_task(loop.run())
@@ -71,6 +79,19 @@ def test_when_it_has_settled_what_was_changed_is_with_the_data_path(tmp_path: Pa
             held = plane.observe().services[WEB].destinations
             assert held[Endpoint.parse("198.51.100.1:8080")].weight == weight
         assert loop.operations == 7
+
+    story(tmp_path, work)
+
+
+def test_the_data_path_hears_of_virtual_routers_that_come_and_go(tmp_path: Path) -> None:
+    """Also while the daemon runs: a new gateway of a pair must take what its peer tells."""
+
+    async def work(desk: Desk, plane: FailingPlane, loop: ReconcileLoop) -> None:
+        await loop.settle()
+        for text in (FILE + ROUTERS, FILE + ROUTERS + "# again", FILE):
+            await loop.control.take_file(text.encode(), "lbctl.yaml", Manner())
+            await loop.settle()
+        assert plane.routers == [["edge"], []]
 
     story(tmp_path, work)
 

@@ -75,6 +75,17 @@ def test_it_is_read_back_as_written(table):
     assert parse(render(owned, HERE), HERE) == owned
 
 
+def test_where_the_sync_daemon_was_started_is_kept():
+    owned = Owned({WEB: frozenset()}, sync=("eth1", 8))
+    assert parse(render(owned, HERE), HERE) == owned
+    assert after(owned, [RemoveService(WEB)]).sync == ("eth1", 8)
+    older = json.loads(render(owned, HERE))
+    del older["sync"]
+    assert parse(json.dumps(older), HERE).sync is None
+    with pytest.raises(ValueError, match="not a list of what is ours"):
+        parse(json.dumps({**older, "sync": 7}), HERE)
+
+
 def test_in_another_boot_or_namespace_nothing_is_ours():
     text = render(Owned({WEB: frozenset({APP1})}), HERE)
     assert parse(text, ("boot-2", "net:[1]")) == Owned()

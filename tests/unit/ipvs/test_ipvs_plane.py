@@ -1,5 +1,6 @@
 """The plane on a kernel and an nft in memory: one trouble stays where it belongs."""
 
+import errno
 import json
 
 import pytest
@@ -7,11 +8,12 @@ from ipvs_kernel import Kernel
 
 from lbctl.dataplane.converge import converge
 from lbctl.dataplane.ipvs import plane as planes
-from lbctl.dataplane.ipvs.codec import Dest
+from lbctl.dataplane.ipvs.codec import Command, Dest, SyncDaemon, SyncRole
 from lbctl.dataplane.ipvs.genl import attribute
 from lbctl.dataplane.ipvs.operation import request_of
-from lbctl.dataplane.ipvs.plane import IpvsPlane
+from lbctl.dataplane.ipvs.plane import IpvsPlane, SyncPlace
 from lbctl.dataplane.port import AddServer, RemoveServer, RemoveService
+from lbctl.dataplane.select import _empty
 from lbctl.model import (
     Destination,
     Encapsulation,
@@ -184,3 +186,63 @@ def test_a_server_of_an_unknown_kind_is_passed_over_and_left_alone(kernel, nft, 
     (refusal,) = plane.apply([RemoveService(WEB)])
     assert "is another tool's" in str(refusal.error)
     assert key in kernel.servers[WEB]
+
+
+# --- a pair -----------------------------------------------------------------------------
+
+
+EDGE, BACK = SyncPlace("eth0", 7), SyncPlace("eth1", 8)
+
+
+def running(plane):
+    return {str(one.role): (one.interface, one.id) for one in plane.sync_daemons()}
+
+
+def test_a_gateway_joins_a_pair_moves_and_leaves(kernel, nft, tmp_path):
+    plane = opened(kernel, tmp_path)
+    assert kernel.switch("ipv4/vs/sloppy_tcp") == 0
+    plane.join(True, EDGE)
+    assert kernel.switch("ipv4/vs/sloppy_tcp") == 1
+    assert running(plane) == {"master": EDGE, "backup": EDGE}
+    plane.join(True, BACK)
+    assert running(plane) == {"master": BACK, "backup": BACK}
+    plane.join(False, None)
+    assert running(plane) == {}
+
+
+def test_what_a_process_before_us_started_is_known(kernel, nft, tmp_path):
+    first = opened(kernel, tmp_path)
+    first.join(True, EDGE)
+    IpvsPlane(tmp_path / "ipvs.json", True, BACK, kernel.root)
+    assert running(first) == {"master": BACK, "backup": BACK}
+    opened(kernel, tmp_path)
+    assert running(first) == {}
+
+
+def test_a_role_that_somebody_else_started_is_left_to_them(kernel, nft, tmp_path):
+    plane = opened(kernel, tmp_path)
+    plane.start_sync(SyncDaemon(SyncRole.MASTER, "eth9", 1))
+    plane.join(True, EDGE)
+    assert running(plane) == {"master": ("eth9", 1), "backup": EDGE}
+    plane.join(False, None)
+    assert running(plane) == {"master": ("eth9", 1)}
+
+
+def test_a_sync_daemon_that_cannot_run_is_told_and_tried_again(kernel, nft, tmp_path):
+    plane = opened(kernel, tmp_path)
+    kernel.refuse[Command.NEW_DAEMON] = errno.ENODEV
+    plane.join(True, EDGE)
+    assert "start the sync master on eth0: No such device" in plane.remarks()[0]
+    kernel.refuse.clear()
+    plane.tend()
+    assert plane.remarks() == []
+    assert running(plane) == {"master": EDGE, "backup": EDGE}
+
+
+def test_ipvs_that_another_data_path_replaced_tells_no_peer_any_more(kernel, nft, tmp_path):
+    plane = opened(kernel, tmp_path)
+    converge(plane, served(WEB, Mode.NAT))
+    plane.join(True, EDGE)
+    _empty(tmp_path / "ipvs.json", kernel.root)
+    assert running(plane) == {}
+    assert kernel.services == {}
