@@ -8,6 +8,7 @@ nothing of this happens.
 
 import json
 import os
+import resource
 import subprocess
 import sys
 import tempfile
@@ -19,6 +20,7 @@ import pytest
 MACHINE = Path(__file__).with_name("machine.py")
 RESULTS = "LBCTL_GUEST_RESULTS"  # in the guest: the file that its reports go to
 TIMEOUT = 900  # seconds for all
+BUDGET = 600  # seconds of CPU that those of `make test` may take together
 EACH = 600  # seconds for one test in the guest, which is twenty times slower
 
 
@@ -79,23 +81,36 @@ def has_ipvs():
 # --- the machine, booted once -----------------------------------------------------------
 
 _GROUP = "vm"
-_FOUND = pytest.StashKey[tuple[dict, str]]()
+_FOUND = pytest.StashKey[tuple[dict, str, float]]()
 
 
 def _reports(item):
-    config = item.config
+    config, late = item.config, []
     if _FOUND not in config.stash:
         selected = [one for one in item.session.items if one.get_closest_marker("ipvs")]
         config.stash[_FOUND] = _run([_plain(one) for one in selected], config)
-    found, output = config.stash[_FOUND]
+        spent = config.stash[_FOUND][2]
+        if text := over_budget(spent, any(one.get_closest_marker("long") for one in selected)):
+            late = [pytest.TestReport(item.nodeid, item.location, {}, "failed", text, "teardown")]
+    found, output, spent = config.stash[_FOUND]
     if reports := found.get(_plain(item)):
         for report in reports:
             report.nodeid = item.nodeid
-        return reports
+            report.user_properties.append(("CPU seconds of the virtual machine", round(spent)))
+        return reports + late
     outcome, text = "failed", f"it did not run in the virtual machine, which said:\n{output}"
     if output.startswith("vm: missing"):
         outcome, text = "skipped", (str(item.path), item.location[1] or 0, output.strip())
     return [pytest.TestReport(item.nodeid, item.location, {}, outcome, text, "setup")]
+
+
+def over_budget(spent, with_long_ones):
+    """What is wrong with a machine that worked for so many seconds; "" if nothing is. By CPU
+    time, which a neighbour's work does not stretch: with one CPU it is what a quiet machine's
+    clock would show."""
+    if with_long_ones or spent <= BUDGET:
+        return ""
+    return f"the virtual machine worked for {spent:.0f} s: at most {BUDGET} (mark some `long`)"
 
 
 def _plain(item):
@@ -111,10 +126,11 @@ def _compile_outside(config):
 
 
 def _run(nodeids, config):
-    """The guest's reports by test, and all that it printed."""
+    """The guest's reports by test, all that it printed, and the CPU seconds that it took."""
     with tempfile.TemporaryDirectory(prefix="lbctl-guest-") as shared:
         if any("test_vm_xdp" in nodeid for nodeid in nodeids):
             _compile_outside(config)
+        before = _cpu()
         results, selected = Path(shared, "results"), Path(shared, "selected")
         selected.write_text("\n".join(nodeids))
         inside = ["env", f"{RESULTS}={results}", sys.executable, "-m", "pytest", "-q"]
@@ -133,4 +149,9 @@ def _run(nodeids, config):
             plain = json.loads(line)
             report = config.hook.pytest_report_from_serializable(config=config, data=plain)
             found.setdefault(report.nodeid, []).append(report)
-    return found, done.stdout.decode(errors="replace")[-4000:]
+    return found, done.stdout.decode(errors="replace")[-4000:], _cpu() - before
+
+
+def _cpu():
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime

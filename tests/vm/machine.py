@@ -53,6 +53,10 @@ class Trouble(Exception):
     """The machine cannot be built or did not run; the message says what to do."""
 
 
+class Missing(Trouble):
+    """What this machine would need first: nothing is wrong with what was to run."""
+
+
 def main() -> int:
     arguments = parse(sys.argv[1:])
     if arguments.unless_ipvs and kernel_has_ipvs():
@@ -64,7 +68,8 @@ def main() -> int:
             image = first_image(kernel)
         return boot(kernel, image, arguments)
     except Trouble as trouble:
-        print(f"vm: {trouble}", file=sys.stderr)
+        missing = "missing " if isinstance(trouble, Missing) else ""
+        print(f"vm: {missing}{trouble}", file=sys.stderr)
         return MACHINE_FAILED
 
 
@@ -89,10 +94,10 @@ def kernel_has_ipvs() -> bool:
 
 def need_tools() -> None:
     if platform.machine() != "x86_64":
-        raise Trouble(f"built for x86_64 only, this is {platform.machine()}")
+        raise Missing(f"an x86_64 machine: this is {platform.machine()}")
     missing = sorted({package for tool, package in TOOLS.items() if shutil.which(tool) is None})
     if missing:
-        raise Trouble(f"missing tools: apt-get install --no-install-recommends {' '.join(missing)}")
+        raise Missing(f"tools: apt-get install --no-install-recommends {' '.join(missing)}")
 
 
 @contextmanager
@@ -115,7 +120,7 @@ def unpacked_kernel() -> Path:
     package = kernel_package()
     with tempfile.TemporaryDirectory(dir=CACHE) as scratch:
         apt = ["apt-get", "-q", "-o", "APT::Sandbox::User=root", "download", package]
-        run(apt, cwd=scratch, mend="apt-get update")
+        fetched(apt, cwd=scratch)
         deb = next(Path(scratch).glob("*.deb"))
         tree = Path(scratch) / "tree"
         run(["dpkg-deb", "-x", str(deb), str(tree)])
@@ -128,19 +133,28 @@ def unpacked_kernel() -> Path:
 
 def kernel_package() -> str:
     """The full image behind Debian's metapackage (the `-cloud` one has no 9p)."""
-    answer = run(["apt-cache", "depends", "linux-image-amd64"], mend="apt-get update")
+    answer = fetched(["apt-cache", "depends", "linux-image-amd64"])
     for line in answer.splitlines():
         word, _, package = line.strip().partition(": ")
         if word == "Depends" and package.startswith("linux-image-"):
             return package
-    raise Trouble("apt knows no linux-image-amd64: apt-get update, with Debian's sources")
+    raise Missing(
+        "a kernel image: apt knows no linux-image-amd64: apt-get update, with Debian's sources"
+    )
 
 
-def run(command: list[str], cwd: str | None = None, mend: str = "") -> str:
+def fetched(command: list[str], cwd: str | None = None) -> str:
+    """What apt answers."""
+    try:
+        return run(command, cwd)
+    except (Trouble, FileNotFoundError) as error:
+        raise Missing(f"a kernel image: {error} (try: apt-get update)") from None
+
+
+def run(command: list[str], cwd: str | None = None) -> str:
     done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
     if done.returncode:
-        advice = f" (try: {mend})" if mend else ""
-        raise Trouble(f"{shlex.join(command)}: {done.stderr.strip()[-500:]}{advice}")
+        raise Trouble(f"{shlex.join(command)}: {done.stderr.strip()[-500:]}")
     return done.stdout
 
 

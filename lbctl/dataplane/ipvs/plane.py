@@ -251,7 +251,7 @@ class IpvsPlane:
             for role in [role for role, where in running.items() if where == was]:
                 self.stop_sync(role)
                 del running[role]
-        self._intent.write(replace(self._intent.owned, sync=place and tuple(place)))
+        self._intent.write(replace(self._intent.owned, sync=place))
         for role in SyncRole:
             if place is not None and role not in running:
                 self.start_sync(SyncDaemon(role, *place))
