@@ -25,6 +25,7 @@ import msgspec
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
+from lbctl.daemon.peer import group_id
 from lbctl.errors import Exit, InvalidConfig, LbctlError, NotFound
 from lbctl.gslb.control import Control
 from lbctl.gslb.explain import explain, simulate
@@ -245,6 +246,8 @@ async def serving(control: Control, eyes: Eyes, path: Path) -> AsyncIterator[Non
         await web.UnixSite(runner, str(path)).start()
     finally:
         os.umask(before)
+    if (group := group_id()) is not None and os.geteuid() == 0:
+        os.chown(path, -1, group)
     try:
         yield
     finally:

@@ -34,10 +34,12 @@ class Board:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        directory.mkdir(mode=0o755, parents=True, exist_ok=True)
+        directory.mkdir(parents=True, exist_ok=True)
+        directory.chmod(0o755)  # workers are another user, whatever our umask
         path = directory / "board"
         if not path.exists():
             path.write_bytes(bytes(SIZE))
+        path.chmod(0o644)
         with path.open("r+b") as file:
             self._map = mmap.mmap(file.fileno(), SIZE)
         self._words = memoryview(self._map).cast("Q")
@@ -65,6 +67,7 @@ class Board:
     def _write(self, part: str, number: int, data: bytes) -> None:
         path = self.directory / f"{part}.{number}"
         with path.open("wb") as file:
+            os.fchmod(file.fileno(), 0o644)
             file.write(data)
 
     def close(self) -> None:

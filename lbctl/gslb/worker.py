@@ -5,10 +5,15 @@
 It looks at the board before each batch, answers, and reports its counters in numbers whose
 names it tells once: a report is in some query's way.
 It ends when its parent does (PR_SET_PDEATHSIG) or on SIGTERM.
+
+It reads packets of strangers, in C, so it has no powers: it becomes `lbctl-gslb`, or else
+`nobody`, without a capability. Its sockets are inherited; the board's directory is where it
+stands (chdir), so that it need not be let through the directories above.
 """
 
 import ctypes
 import gc
+import os
 import select
 import signal
 import socket
@@ -29,8 +34,10 @@ from lbctl.gslb.native import Native
 from lbctl.gslb.regions import read as read_regions
 from lbctl.gslb.responder import Responder
 from lbctl.gslb.rrl import RateLimit, Ruling, Window
+from lbctl.health.privileges import drop_to, first_account
 
 PR_SET_PDEATHSIG = 1
+ACCOUNTS = ("lbctl-gslb", "nobody")  # the first that exists
 PERIOD = 1.0  # seconds between reports
 PATIENCE = 0.01  # seconds of batches without a look at the clock or the board
 
@@ -228,12 +235,18 @@ class Worker:
 
 def main(arguments: Sequence[str]) -> None:
     """See the module's head."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    parent = os.getppid()
     directory, settings_fd, report_fd, *sockets = arguments
     with open(int(settings_fd), "rb") as file:
         settings = msgspec.msgpack.decode(file.read(), type=Settings)
     report = socket.socket(fileno=int(report_fd))
-    worker = Worker(Path(directory), settings, report)
+    os.chdir(directory)
+    worker = Worker(Path(), settings, report)  # loads the library, which nobody may be barred from
+    if stays := drop_to(first_account(ACCOUNTS), ["board"], raw=False):
+        print(f"lbctl gslb: a worker stays root, but without its powers: {stays}", file=sys.stderr)
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)  # a change of user clears it
+    if os.getppid() != parent:
+        return
     worker.run([socket.socket(fileno=int(descriptor)) for descriptor in sockets])
 
 

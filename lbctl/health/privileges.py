@@ -1,10 +1,10 @@
-"""Giving up what the probe worker does not need, for good."""
+"""Giving up what a worker does not need, for good."""
 
 import ctypes
 import errno
 import os
 import pwd
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 # linux/prctl.h
@@ -43,19 +43,31 @@ def name_process(name: str) -> None:
     _prctl(_PR_SET_NAME, ctypes.c_char_p(name.encode()))
 
 
-def drop_to(account: str, needs: Iterable[str]) -> str:
-    """Be the user `account`, keep CAP_NET_RAW if it is held, and nothing that could bring
-    another one back. Returns why it stays the user it is; "": it does not.
+def first_account(names: Sequence[str]) -> str:
+    """The first of the users `names` that exists; else the last."""
+    for name in names:
+        try:
+            pwd.getpwnam(name)
+        except KeyError:
+            continue
+        return name
+    return names[-1]
+
+
+def drop_to(account: str, needs: Iterable[str], *, raw: bool = True) -> str:
+    """Be the user `account`, keep CAP_NET_RAW if it is held (not `raw`: nor that), and nothing
+    that could bring another one back. Returns why it stays the user it is; "": it does not.
 
     needs: files that must be readable then. To be called while the process has one thread.
     Raises OSError.
     """
     permitted = _permitted()
+    kept = 1 << _CAP_NET_RAW if raw else 0
     if permitted >> _CAP_SETPCAP & 1:
-        _empty_bounding_set()
+        _empty_bounding_set(kept)
     stays = _become(account, needs) if os.geteuid() == 0 else ""
     _prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL)
-    _hold(permitted & 1 << _CAP_NET_RAW)
+    _hold(permitted & kept)
     _prctl(_PR_SET_NO_NEW_PRIVS, 1)
     return stays
 
@@ -85,10 +97,10 @@ def _become(account: str, needs: Iterable[str]) -> str:
     return ""
 
 
-def _empty_bounding_set() -> None:
+def _empty_bounding_set(kept: int) -> None:
     """What a set-user-id program, or root by exec, could otherwise get back."""
     for capability in range(64):
-        if capability == _CAP_NET_RAW:
+        if kept >> capability & 1:
             continue
         try:
             _prctl(_PR_CAPBSET_DROP, capability)

@@ -1,12 +1,12 @@
 """A command whose exit status says how the server is. The worker may not run anything
 itself: the spawner beside it does, as an unprivileged user."""
 
-import pwd
 import select
 from socket import socket
 
 import msgspec
 
+from lbctl.health.privileges import first_account
 from lbctl.health.reactor import Bell, Reactor, rung
 from lbctl.health.result import Failed, Unable
 from lbctl.model import Endpoint, ExecProbe
@@ -18,13 +18,7 @@ PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 def account() -> str:
     """Whose group the commands of checks have."""
-    for name in ACCOUNTS:
-        try:
-            pwd.getpwnam(name)
-        except KeyError:
-            continue
-        return name
-    return ACCOUNTS[-1]
+    return first_account(ACCOUNTS)
 
 
 def environment(endpoint: Endpoint, timeout: float) -> dict[str, str]:

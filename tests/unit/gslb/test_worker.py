@@ -1,9 +1,15 @@
 """A worker between a board and a socket, in this process."""
 
+import os
+import pwd
+import select
 import shutil
 import socket
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -13,7 +19,8 @@ from lbctl.gslb.crew import Tally
 from lbctl.gslb.datagrams import Datagrams
 from lbctl.gslb.native import build
 from lbctl.gslb.policy import Standing, Weather
-from lbctl.gslb.worker import Report, Settings, Worker
+from lbctl.gslb.worker import ACCOUNTS, Report, Settings, Worker
+from lbctl.health.privileges import first_account
 from tests.unit.gslb.scene import SEOUL4, TOKYO4, Server, ecs, opt, query
 from tests.unit.gslb.test_native import OPEN, SECRET
 from tests.unit.gslb.test_responder import addresses, judge
@@ -26,6 +33,7 @@ class Stand:
     """A worker, its board, its socket, and where it reports to."""
 
     def __init__(self, directory, library: str) -> None:
+        self.library = library
         self.server = Server()
         self.board = Board(directory)
         self.board.put(
@@ -78,7 +86,8 @@ def stand(request, tmp_path) -> Iterator[Stand]:
         if shutil.which("cc") is None:
             pytest.skip("no cc: apt-get install gcc")
         library = str(build(tmp_path))
-    made = Stand(tmp_path, library)
+    tmp_path.chmod(0o700)  # a worker need not be let through
+    made = Stand(tmp_path / "gslb", library)
     yield made
     made.close()
 
@@ -135,3 +144,63 @@ def test_a_parent_that_does_not_read_makes_no_query_wait(stand: Stand) -> None:
 
 def _of(found: Counter[tuple[str, str, str]], name: str, site: str) -> int:
     return sum(count for key, count in found.items() if key[:2] == (name, site))
+
+
+# --- as a process -----------------------------------------------------------------------
+
+START = """
+import os, subprocess, sys
+child = subprocess.Popen([sys.executable, "-m", "lbctl.gslb.worker", *sys.argv[1:]],
+                         pass_fds=[int(one) for one in sys.argv[2:]])
+print(child.pid, flush=True)
+sys.stdin.read()
+os._exit(0)
+"""
+
+
+@pytest.fixture
+def process(tmp_path, stand: Stand) -> Iterator[tuple[int, subprocess.Popen]]:
+    """A worker's pid, and its parent; the stand's board, its socket, its reports."""
+    settings = Settings(OPEN, (SECRET,), library=stand.library)
+    told, tell = os.pipe()
+    os.write(tell, msgspec.msgpack.encode(settings))
+    os.close(tell)
+    passed = [told, stand.worker._report_to.fileno(), stand.group.socket.fileno()]
+    parent = subprocess.Popen(
+        [sys.executable, "-c", START, str(stand.board.directory), *map(str, passed)],
+        pass_fds=passed, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    os.close(told)
+    with parent:
+        yield int(parent.stdout.readline()), parent
+        parent.kill()
+
+
+def _status(pid: int) -> dict[str, list[str]]:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return {key: value.split() for key, _, value in (line.partition(":") for line in lines)}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="not root: `sudo make test`")
+def test_a_worker_is_nobody_and_follows_the_board_all_the_same(process, stand: Stand) -> None:
+    pid, parent = process
+    stand.client.settimeout(20.0)
+    stand.client.send(query("geo.gslb.example", 1, KT))
+    assert addresses(judge(stand.client.recv(2048))) == [SEOUL4]
+    status = _status(pid)
+    nobody = pwd.getpwnam(first_account(ACCOUNTS))
+    assert status["Uid"] == [str(nobody.pw_uid)] * 4
+    assert status["Gid"] == [str(nobody.pw_gid)] * 4
+    assert status["Groups"] == []
+    for kind in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"):
+        assert int(status[kind][0], 16) == 0
+    assert status["NoNewPrivs"] == ["1"]
+    before = os.umask(0o077)
+    stand.board.put({"answers": stand.server.compiler.answers(SEOUL_DOWN)})
+    os.umask(before)
+    stand.client.send(query("geo.gslb.example", 1, KT))
+    assert addresses(judge(stand.client.recv(2048))) == [TOKYO4]
+    descriptor = os.pidfd_open(pid)
+    parent.kill()  # nothing but the kernel tells the worker
+    assert select.select([descriptor], [], [], 20.0)[0]
+    os.close(descriptor)
