@@ -29,7 +29,7 @@ class Location:
 class Place:
     """What the databases and overrides say of one network. Empty: not known.
 
-    override: which of a policy set's CIDR maps names it; measured: which measured network.
+    cidr: which of a policy set's CIDR maps names it; measured: which measured network.
     """
 
     country: str = ""  # ISO 3166-1 alpha-2

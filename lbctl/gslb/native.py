@@ -1,7 +1,7 @@
 """`fast.c` as Python sees it: built by the box's C compiler, called through ctypes.
 
 Where there is no compiler, or building fails, `Unbuilt` says why and the server runs on
-Python alone: the same answers, at a quarter to a third of the speed (ADR 10).
+Python alone: the same answers, at about 0.3 of the speed (ADR 10).
 """
 
 import ctypes
@@ -20,6 +20,7 @@ FLAGS = ("-O2", "-shared", "-fPIC")
 ASK, DROP, SLIP = 0, -1, -2  # what `reply` may say instead of a reply
 ROOM = 1280
 _HARVEST = 4096
+PATIENCE = 60  # seconds for the compiler, which takes one
 _RULINGS = (Ruling.SEND, Ruling.SLIP, Ruling.DROP)
 
 
@@ -37,14 +38,16 @@ def build(directory: Path) -> Path:
     if library.exists():
         return _loadable(library)
     fresh = library.with_suffix(f".{os.getpid()}")
-    done = subprocess.run(
-        [compiler, *FLAGS, "-o", str(fresh), str(SOURCE)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    command = [compiler, *FLAGS, "-o", str(fresh), str(SOURCE)]
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=False, timeout=PATIENCE
+        )
+    except subprocess.TimeoutExpired:
+        raise Unbuilt(f"{compiler} took over {PATIENCE} s") from None
     if done.returncode:
-        raise Unbuilt(f"{compiler} failed: {done.stderr.strip().splitlines()[-1:]}")
+        last = " ".join(done.stderr.strip().splitlines()[-1:])
+        raise Unbuilt(f"{compiler} failed: {last or f'exit status {done.returncode}'}")
     fresh.replace(library)
     return _loadable(library)
 

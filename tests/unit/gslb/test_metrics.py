@@ -1,17 +1,21 @@
 """What a server counts, how it is said, and that its workers are kept."""
 
 import asyncio
+import os
 from array import array
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import cast
 
 import pytest
 
+from lbctl.gslb import api
 from lbctl.gslb.board import Board
 from lbctl.gslb.control import Control
 from lbctl.gslb.cookie import Cookies
 from lbctl.gslb.crew import Tally, _keep
+from lbctl.gslb.eyes import Eyes
 from lbctl.gslb.metrics import exposition
 from lbctl.gslb.overview import Overview
 from lbctl.gslb.responder import Responder
@@ -60,6 +64,19 @@ def test_a_large_count_keeps_its_digits(tmp_path: Path) -> None:
     text = exposition(control)
     assert "lbctl_gslb_worker_restarts_total 12345678\n" in text
     assert 'site="seoul",reason="geo"} 1800000123\n' in text
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="not root: `sudo make test`")
+def test_the_socket_is_the_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    control, path = started(tmp_path), tmp_path / "gslb.sock"
+    monkeypatch.setattr(api, "group_id", lambda: 4242)  # a machine that has the group
+
+    async def look() -> os.stat_result:
+        async with api.serving(control, cast(Eyes, None), path):
+            return path.stat()
+
+    found = asyncio.run(look())
+    assert (found.st_uid, found.st_gid, found.st_mode & 0o777) == (0, 4242, 0o660)
 
 
 def test_a_report_that_makes_no_sense_counts_nothing() -> None:

@@ -214,6 +214,19 @@ def test_without_a_compiler_the_reason_is_said(monkeypatch, tmp_path) -> None:
         build(tmp_path)
 
 
+def test_a_compiler_that_fails_or_hangs_is_said(monkeypatch, tmp_path) -> None:
+    compiler = tmp_path / "cc"
+    compiler.write_text("#!/bin/sh\necho first >&2\necho no space left >&2\nexit 1\n")
+    compiler.chmod(0o755)
+    monkeypatch.setattr("lbctl.gslb.native.COMPILERS", (str(compiler),))
+    with pytest.raises(Unbuilt, match=r"cc failed: no space left$"):
+        build(tmp_path)
+    compiler.write_text("#!/bin/sh\nexec sleep 20\n")
+    monkeypatch.setattr("lbctl.gslb.native.PATIENCE", 0.05)
+    with pytest.raises(Unbuilt, match=r"cc took over 0\.05 s"):
+        build(tmp_path)
+
+
 def test_a_missing_file_is_an_error(library, tmp_path) -> None:
     native = Native(library, OPEN, SECRET)
     with pytest.raises(FileNotFoundError):
