@@ -64,6 +64,7 @@ class Replica:
         self._building: Copy | None = None
         self._complete = False
         self._asked = False  # for a new copy; until it begins nothing else is looked at
+        self._refused = 0  # the batch that made us ask: one before it is of the new copy
         self._changed: dict[bytes, bytes | None] = {}
 
     @property
@@ -94,14 +95,18 @@ class Replica:
     def take(self, batch: Batch) -> Ack | Again | None:
         """Apply it, and what to answer."""
         if self._asked:
-            return None
+            return (
+                None
+                if batch.seq > self._refused
+                else self._again(batch, "a copy without its beginning")
+            )
         target = self._building if self._building is not None else self._held
         if target is self._held and not self._complete:
-            return self._again("a change before any copy")
+            return self._again(batch, "a change before any copy")
         try:
             target.add(batch)
         except Fault as fault:
-            return self._again(str(fault))
+            return self._again(batch, str(fault))
         if target is self._held:
             self._changed.update(batch.puts)
             self._changed.update(dict.fromkeys(batch.gone))
@@ -121,8 +126,9 @@ class Replica:
         self._changed.update((k, v) for k, v in copy.state.items() if old.get(k) != v)
         self._changed.update((key, None) for key in old if key not in copy.state)
 
-    def _again(self, reason: str) -> Again:
+    def _again(self, refused: Batch, reason: str) -> Again:
         kind = reason.rpartition(": ")[2] if ": " in reason else reason.split(" (")[0]
         self.faults[kind] = self.faults.get(kind, 0) + 1
         self._building, self._asked, self.whole = None, True, False
+        self._refused = refused.seq
         return Again(reason)

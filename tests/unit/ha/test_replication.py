@@ -3,7 +3,7 @@
 from contextlib import suppress
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from lbctl.ha.author import KEYS, WINDOW, Author
@@ -38,6 +38,7 @@ STEP = st.one_of(
 
 @settings(max_examples=300)
 @given(st.booleans(), st.lists(STEP, max_size=40))
+@example(False, [("send", 2), ("lose",), ("deliver", 1), ("answer", 1), ("send", 1), ("lose",)])
 def test_after_quiet_both_sides_hold_the_same(
     copied: bool, steps: list[tuple[object, ...]]
 ) -> None:
