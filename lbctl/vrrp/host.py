@@ -21,7 +21,6 @@ from lbctl.vrrp.netlink import Link, Netlink, News
 from lbctl.vrrp.node import Effects, Node
 from lbctl.vrrp.receive import Count, Dropped
 from lbctl.vrrp.router import VirtualRouter
-from lbctl.vrrp.settings import FAST
 from lbctl.vrrp.sysctl import Sysctls
 from lbctl.vrrp.wire import Wire
 
@@ -65,8 +64,9 @@ class Host:
         clock: Callable[[], float],
         record: Path,
         tell: Telling,
+        real_time: bool,
     ) -> None:
-        self.node = Node()
+        self.node = Node(real_time)
         self.moved: set[str] = set()
         self._selector, self._clock, self._tell = selector, clock, tell
         self._fence: Fence | None = None
@@ -123,8 +123,8 @@ class Host:
         while not heard and self._clock() < takeover:
             pass
 
-    def configure(self, routers: Mapping[str, Router], real_time: bool) -> None:
-        """Run these and no others."""
+    def configure(self, routers: Mapping[str, Router]) -> None:
+        """Run these and no others; `look` follows."""
         now = self._clock()
         for router in routers.values():
             self._locate(router.interface, router.family, self._owned(routers), now)
@@ -133,12 +133,6 @@ class Host:
         for name in [name for name in routers if name not in there]:
             self.carry(self.node.add(name, routers[name], self._clock()))
             self._keep_pace()
-        now = self._clock()  # not before the routers that have just begun
-        for name, running in list(self.node.routers.items()):
-            slow = running.settings.interval < FAST and not real_time
-            reason = "adverts faster than 100 ms need SCHED_FIFO, which is not granted"
-            self.carry(self.node.hinder(name, "scheduler", reason if slow else None, now))
-        self._look(now)
 
     def indexes(self, interfaces: Iterable[str]) -> dict[str, int]:
         """Those of `interfaces` that there are."""
@@ -264,17 +258,18 @@ class Host:
                     if self._gear.get(name) is not gear:
                         return
         except OSError:
-            self._look(now)  # the interface went: the picture says more
+            self.look()  # the interface went: the picture says more
 
     # --- interfaces ---------------------------------------------------------------------
 
     def _take_news(self) -> None:
         if not self._news.read(self._picture, NEWS):
             self._picture = self._kernel.picture()
-        self._look(self._clock())
+        self.look()
 
-    def _look(self, now: float) -> None:
-        """What the picture means for the routers and their trackers."""
+    def look(self) -> None:
+        """What the picture means for the routers that run now, and for their trackers."""
+        now = self._clock()
         settings = {name: router.settings for name, router in self.node.routers.items()}
         owned = self._owned(settings)
         for interface, family in {(one.interface, one.family) for one in settings.values()}:

@@ -13,6 +13,7 @@ from lbctl.model import Address, Family, Router, Tracker, TrackerKind
 from lbctl.vrrp.effects import Effect
 from lbctl.vrrp.receive import Count, Dropped, Packet, examine
 from lbctl.vrrp.router import GROUP, VirtualRouter
+from lbctl.vrrp.settings import FAST
 
 
 class Fact(NamedTuple):
@@ -33,13 +34,19 @@ class Place(NamedTuple):
 Effects = list[tuple[str, Effect]]
 TrackerKey = tuple[TrackerKind, str, int]  # `Tracker.key`
 ABSENT = Place(None, "not looked at yet")
+TOO_FAST = "adverts faster than 100 ms need SCHED_FIFO, which is not granted"
 
 
 class Node:
-    """All virtual routers of this gateway, by name."""
+    """All virtual routers of this gateway, by name. real_time: whether adverts may be fast.
+    standing_by: router -> reason, also of those that do not run (yet). changes: how often
+    the routers that run, or their settings, were others."""
 
-    def __init__(self) -> None:
+    def __init__(self, real_time: bool = True) -> None:
         self.routers: dict[str, VirtualRouter] = {}
+        self.standing_by: dict[str, str] = {}
+        self.changes = 0
+        self._real_time = real_time
         self._facts: dict[TrackerKey, Fact] = {}
         self._places: dict[tuple[str, Family], Place] = {}
         self._waiting: dict[str, Router] = {}  # until the router they replace is done
@@ -69,15 +76,18 @@ class Node:
         an old name, ends gracefully."""
         effects: Effects = []
         self._waiting = {}
+        self.changes += 1
         for name, router in list(self.routers.items()):
             settings = wanted.get(name)
-            if settings is None or not _same(settings, router.settings):
-                effects += _of(name, router.stop("removed from the configuration", now))
+            if settings is None or router.stopped or not _same(settings, router.settings):
+                if not router.stopped:
+                    effects += _of(name, router.stop("removed from the configuration", now))
                 if settings is not None:
                     self._waiting[name] = settings
             else:
                 effects += _of(name, router.adjust(settings, now))
                 effects += self._weigh(name, now)
+                effects += self._pace(name, now)
         for name, settings in wanted.items():
             if name not in self.routers:
                 effects += self._add(name, settings, now)
@@ -144,9 +154,12 @@ class Node:
         return self._order(name, lambda router: router.fail_over(reason, now), now)
 
     def stand_by(self, name: str, reason: str, now: float) -> Effects:
+        self.standing_by |= dict.fromkeys(self.companions(name), reason)
         return self._order(name, lambda router: router.stand_by(reason, now), now)
 
     def resume(self, name: str, now: float) -> Effects:
+        for companion in self.companions(name):
+            self.standing_by.pop(companion, None)
         return self._order(name, lambda router: router.resume(now), now)
 
     def sync(self, name: str, holds: bool) -> None:
@@ -183,11 +196,21 @@ class Node:
                 yield name, router.deadline
 
     def _add(self, name: str, settings: Router, now: float) -> Effects:
+        """All that is known is told to it before it starts: an owner is Active at once."""
         place = self._places.get((settings.interface, settings.family), ABSENT)
+        self.changes += 1
         router = self.routers[name] = VirtualRouter(settings, place.own)
         router.locate(place.own, place.reason, now)
         self._weigh(name, now)
+        self._pace(name, now)
+        if (reason := self.standing_by.get(name)) is not None:
+            router.stand_by(reason, now)
         return _of(name, router.start(now))
+
+    def _pace(self, name: str, now: float) -> Effects:
+        router = self.routers[name]
+        late = router.settings.interval < FAST and not self._real_time
+        return _of(name, router.hinder("scheduler", TOO_FAST if late else None, now))
 
     def _weigh(self, name: str, now: float) -> Effects:
         router = self.routers[name]
@@ -214,6 +237,7 @@ class Node:
             effects += _confer(group, members, now)
         for name in [name for name, router in self.routers.items() if router.done]:
             del self.routers[name]
+            self.changes += 1
             if (settings := self._waiting.pop(name, None)) is not None:
                 effects += self._add(name, settings, now)
         return effects

@@ -105,7 +105,12 @@ class VirtualRouter:
     @property
     def done(self) -> bool:
         """Stopped, and its addresses are given up."""
-        return self._stopped is not None and self.role is not Role.ACTIVE
+        return self.stopped and self.role is not Role.ACTIVE
+
+    @property
+    def stopped(self) -> bool:
+        """It ends, or has not begun."""
+        return self._stopped is not None
 
     @property
     def own_fault(self) -> str:

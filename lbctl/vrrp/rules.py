@@ -12,17 +12,14 @@ TABLE = "inet lbctl-vrrp"
 
 
 def accept_rules(routers: Iterable[Router]) -> str:
-    """A text for `nft -f -` that makes the table so, whatever it was; "" if none is wanted.
-    Without routers: one that removes it."""
-    routers = list(routers)
+    """A text for `nft -f -` that makes the table so, whatever it was; without addresses to
+    drop: one that removes it."""
     # Adding first makes the removal succeed in any case.
     gone = f"table {TABLE} {{}}\ndelete table {TABLE}\n"
-    if not routers:
-        return gone
     deaf = [router for router in routers if not router.accept and not router.owner]
     addresses = [address for router in deaf for address in router.addresses]
     if not addresses:
-        return ""
+        return gone
     lines = []
     for version, match in ((4, "ip"), (6, "ip6")):
         some = ", ".join(str(address) for address in addresses if address.version == version)

@@ -46,6 +46,7 @@ from lbctl.messages import (
 )
 from lbctl.model import Router, TrackerKind
 from lbctl.vrrp import chores, realtime
+from lbctl.vrrp.chores import AnyChore
 from lbctl.vrrp.control import PATH, Server
 from lbctl.vrrp.effects import Change, Notice, Tell
 from lbctl.vrrp.explain import explain
@@ -102,7 +103,8 @@ class Process:
         self._start_helper()
         options.runtime.mkdir(parents=True, exist_ok=True)
         record = options.runtime / "vrrp-sysctl.json"
-        self._host = Host(self._selector, time.monotonic, record, self._tell)
+        real_time = realtime.real_time()
+        self._host = Host(self._selector, time.monotonic, record, self._tell, real_time)
         self._node = self._host.node
         self._seldom = Seldom()
         self._saved = Saved()
@@ -110,9 +112,10 @@ class Process:
         self._fenced: dict[str, int] = {}  # interfaces that it is on, or cannot be put on
         self._unfenced = ""  # why there is none
         self._pending: Routers | None = None  # until the fence is up
+        self._asked: dict[str, int] = {}  # interfaces that the helper has it put up on
         self._stopping = False
-        self._rules = ""
-        self._real_time = realtime.real_time()
+        self._rules = ""  # of nft, as far as known: nothing at first
+        self._seen = -1  # of `Node.changes`
         self._lacks = lacks
         for line in lacks:
             self.log(line)
@@ -143,7 +146,7 @@ class Process:
         if self._helper is not None:
             if self._fence is not None:
                 self._helper.send(chores.TakeDown(tuple(self._fenced)))
-            if self._rules:
+            if self._rules != accept_rules([]):
                 self._helper.send(chores.Rules(accept_rules([])))
             self._helper.close()
         self._timer.close()
@@ -158,13 +161,13 @@ class Process:
 
     def _tick(self) -> None:
         self._host.tick()
-        if self._host.moved:
-            self._host.moved.clear()
-            self._put_up_fence()
+        if self._host.moved or self._node.changes != self._seen:
+            self._follow()
         if self._helper_at is not None and self._helper_at <= time.monotonic():
             self._helper_at = None
-            self._start_helper()
-            self._employ()
+            if self._helper is None:
+                self._start_helper()
+            self._follow()
             self._keep()
 
     # --- what to run --------------------------------------------------------------------
@@ -186,6 +189,7 @@ class Process:
             pass
         except msgspec.MsgspecError as error:
             self.log(f"{path}: cannot be read, starting without it (lbctl apply): {error}")
+        self._node.standing_by = dict(self._saved.standing_by)
         if self._options.settings is not None:
             self._configure(read_settings(self._options.settings))
         elif self._saved.routers:
@@ -193,7 +197,7 @@ class Process:
                 self._configure(Routers(self._saved.routers))
             except LbctlError as error:
                 self.log(f"{path}: refused, starting without routers (lbctl apply): {error}")
-        self._stand_aside()
+        self._follow()
 
     def _configure(self, message: Routers) -> None:
         """Raises InvalidConfig, and changes nothing then."""
@@ -203,8 +207,22 @@ class Process:
             self._pending = message
             return
         self._pending = None
-        self._host.configure(routers, self._real_time)
-        self._employ()
+        self._host.configure(routers)
+
+    def _follow(self) -> None:
+        """What follows from the routers that run now. `_tick` calls it after each change of
+        them: one that waited for another to leave begins long after it was configured."""
+        self._host.moved.clear()
+        self._seen = self._node.changes
+        self._host.look()
+        routers = [router.settings for router in self._node.routers.values()]
+        slow = (TrackerKind.SCRIPT, TrackerKind.ROUTE)
+        wanted = {t for one in routers for t in to_message(one).trackers if t.type in slow}
+        self._order(chores.Watch(tuple(sorted(wanted, key=_subject))))
+        self._put_up_fence(self._pending)
+        rules = accept_rules(routers)
+        if rules != self._rules and self._order(chores.Rules(rules)):
+            self._rules = rules
 
     # --- the fence ----------------------------------------------------------------------
 
@@ -212,13 +230,14 @@ class Process:
         """Have it on every interface of the routers (of `message`, which are to run), and
         say whether that is still to come."""
         pins = self._options.pins
-        if pins is None or self._helper is None:
+        if pins is None:
             return False
         names = {one.interface for one in (message or Routers(self._saved.routers)).routers}
         found = self._host.indexes(names)
         lacking = {name: index for name, index in found.items() if self._fenced.get(name) != index}
-        if lacking:
-            self._helper.send(chores.PutUp(str(pins), tuple(sorted(lacking))))
+        if not lacking.items() <= self._asked.items():
+            put_up = chores.PutUp(str(pins), tuple(sorted(lacking)))
+            self._asked |= lacking if self._order(put_up) else {}
         return bool(lacking)
 
     def _hear_of_fence(self, fenced: chores.Fenced) -> None:
@@ -241,13 +260,6 @@ class Process:
         if self._pending is not None:
             with suppress(InvalidConfig):  # it was valid when it came
                 self._configure(self._pending)
-            self._stand_aside()
-
-    def _stand_aside(self) -> None:
-        """Those that were told to stand by before they ran."""
-        now, standing_by = time.monotonic(), self._saved.standing_by
-        for name in standing_by.keys() & self._node.routers.keys():
-            self._host.carry(self._node.stand_by(name, standing_by[name], now))
 
     def _save(self, saved: Saved) -> None:
         if saved == self._saved:
@@ -268,19 +280,14 @@ class Process:
         self._helper = Helper()
         self._selector.register(self._helper, selectors.EVENT_READ, self._hear_helper)
 
-    def _employ(self) -> None:
-        """Tell the helper what to look at."""
-        routers = [router.settings for router in self._node.routers.values()]
-        slow = (TrackerKind.SCRIPT, TrackerKind.ROUTE)
-        wanted = {t for one in routers for t in to_message(one).trackers if t.type in slow}
-        rules = accept_rules(routers)
-        if self._helper is not None:
-            self._helper.send(chores.Watch(tuple(sorted(wanted, key=_subject))))
-            if self._pending is not None:
-                self._put_up_fence(self._pending)
-            if rules != self._rules:
-                self._helper.send(chores.Rules(rules or accept_rules([])))
-        self._rules = rules
+    def _order(self, chore: AnyChore) -> bool:
+        """Have the helper do it. False: there is none, or it has no room now; `_tick` then
+        starts it, if need be, and orders again."""
+        if self._helper is not None and self._helper.send(chore):
+            return True
+        if self._helper_at is None:
+            self._helper_at = time.monotonic() + HELPER_PAUSE
+        return False
 
     def _hear_helper(self) -> None:
         helper = self._helper
@@ -290,7 +297,7 @@ class Process:
                 case None:
                     self._selector.unregister(helper)
                     helper.close()
-                    self._helper, self._rules = None, ""
+                    self._helper, self._rules, self._asked = None, "", {}
                     self._helper_at = time.monotonic() + HELPER_PAUSE
                 case chores.Found(tracker, subject, holds, evidence):
                     fact = Fact(holds, "" if holds else evidence)
@@ -406,14 +413,11 @@ class Process:
         return []
 
     def _stand_by(self, name: str, reason: str | None, now: float) -> None:
-        companions = self._node.companions(name)
-        standing_by = {n: r for n, r in self._saved.standing_by.items() if n not in companions}
         if reason is None:
             self._host.carry(self._node.resume(name, now))
         else:
             self._host.carry(self._node.stand_by(name, reason, now))
-            standing_by |= dict.fromkeys(companions, reason)
-        self._save(Saved(self._saved.routers, standing_by))
+        self._save(Saved(self._saved.routers, dict(self._node.standing_by)))
 
     def _known(self, name: str) -> VirtualRouter:
         try:

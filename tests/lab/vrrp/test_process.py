@@ -37,6 +37,12 @@ def neighbour(host: Host, address: str) -> str:
     return words[words.index("lladdr") + 1] if "lladdr" in words else ""
 
 
+def filtered(stand: Stand) -> str:
+    """What local programs do not get."""
+    table = ["nft", "list", "table", "inet", "lbctl-vrrp"]
+    return stand.lab.gateways[0].run(table, check=False).stdout
+
+
 # --- addresses --------------------------------------------------------------------------
 
 
@@ -121,6 +127,29 @@ def test_without_accept_local_programs_get_nothing(stand: Stand) -> None:
     stand.one.processes[0].kill(signal.SIGHUP)
     eventually(lambda: "refused" in client.run(ask, check=False).stderr.lower())
     assert "lbctl-vrrp" not in gateway.run(["nft", "list", "tables"]).stdout
+
+
+@covers("9568 6.1-4")
+def test_what_a_killed_process_filtered_passes_again(stand: Stand) -> None:
+    stand.start(replace(HIGH, extra={"accept": False}))
+    eventually(lambda: VIP in filtered(stand))
+    stand.crash(stand.one)
+    assert VIP in filtered(stand)
+    stand.start(HIGH)
+    eventually(lambda: filtered(stand) == "")
+
+
+def test_one_that_waited_for_another_to_leave_gets_all_that_is_its_own(stand: Stand) -> None:
+    """Another VRID under the old name: the old router leaves first."""
+    script = {"type": "script", "subject": "false", "interval": 0.1}
+    stand.start(replace(HIGH, extra={"accept": False}))
+    eventually(lambda: VIP in filtered(stand))
+    other = replace(HIGH, vip="192.0.2.11", vrid=9, extra={"accept": False, "trackers": [script]})
+    stand.one.write(other)
+    stand.one.processes[0].kill(signal.SIGHUP)
+    assert "script false: exit code 1" in stand.expect(stand.one, "fault").why[0]
+    eventually(lambda: "192.0.2.11" in filtered(stand))
+    assert VIP not in filtered(stand)
 
 
 # --- interfaces -------------------------------------------------------------------------

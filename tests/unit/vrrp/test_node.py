@@ -184,6 +184,40 @@ def test_another_router_under_an_old_name_waits_for_the_old_one_to_leave() -> No
     assert roles(one) == {"front": "backup"}
 
 
+def test_what_keeps_a_router_out_keeps_out_the_one_that_waited_for_it() -> None:
+    one = Node(real_time=False)
+    one.locate("front", Family.IPV4, Place(OWN), 0.0)
+    one.configure({"front": FRONT}, 0.0)
+    one.tick(3.5)
+    seen = one.changes
+    one.configure({"front": replace(FRONT, vrid=9, interval=0.01)}, 4.0)
+    hear(one, 100, 4.5, "front")
+    assert one.routers["front"].settings.vrid == 9
+    assert roles(one) == {"front": "fault"}
+    assert "need SCHED_FIFO" in one.routers["front"].reason
+    assert one.changes > seen + 1, "once configured, once when it began"
+
+
+def test_one_that_is_to_stand_by_does_so_from_its_first_moment() -> None:
+    one = node({"front": FRONT})
+    one.stand_by("front", "disk", 1.0)
+    one.configure({"front": replace(FRONT, vrid=9, priority=255)}, 4.0)
+    one.tick(60.0)
+    assert (one.routers["front"].settings.vrid, roles(one)) == (9, {"front": "initialize"})
+    assert one.routers["front"].reason == "disk"
+    one.resume("front", 61.0)
+    assert (roles(one), one.standing_by) == ({"front": "active"}, {})
+
+
+def test_one_that_leaves_and_is_wanted_again_comes_back() -> None:
+    one = node({"front": FRONT})
+    one.tick(3.5)
+    one.configure({}, 4.0)
+    one.configure({"front": FRONT}, 4.2)
+    hear(one, 100, 4.5, "front")
+    assert roles(one) == {"front": "backup"}
+
+
 def test_a_router_that_is_not_named_any_more_leaves_gracefully() -> None:
     one = node({"front": FRONT, "back": BACK})
     one.tick(3.5)
