@@ -17,7 +17,8 @@ from lbctl.model import Address, Family, Mac, Router
 from lbctl.vrrp.realtime import jiffy
 
 CLOCK = "fence_clock"
-LEASES, PARENTS = abi.ROUTERS - 1, abi.PORTS  # virtual routers and interfaces, at most
+# Virtual routers, interfaces and addresses, at most.
+LEASES, PARENTS, ADDRESSES = abi.ROUTERS - 1, abi.PORTS, abi.FENCE_KEYS
 FRAME = bytes(64)  # BPF_PROG_TEST_RUN wants one
 FOR_EVER = (1 << 64) - 1
 
@@ -65,27 +66,48 @@ class Fence:
             self._leases = abi.Fence.from_buffer(memory)
             self._stack = stack.pop_all()
 
-    def guard(self, wanted: dict[str, Guarded]) -> None:
-        """These routers and no others, by name; one that is new is fenced at once."""
+    def guard(self, wanted: dict[str, Guarded]) -> dict[str, str]:
+        """These routers and no others, by name; one that is new is fenced at once. Those
+        that there is no room for, and why: others may still be leaving."""
+        wanted, refused = self._fitting(wanted)
         if wanted == self._guarded:
-            return
+            return refused
         for name in self._guarded.keys() - wanted.keys():
             self.end(name)
+            del self._numbers[name]
         self._leases.clear_until = 0  # look closely, whatever is half written
         free = iter(set(range(1, abi.ROUTERS)) - set(self._numbers.values()))
         for name in wanted:
             if name not in self._numbers:
-                try:
-                    self._numbers[name] = next(free)
-                except StopIteration:
-                    raise DataPlaneError(f"{name}: no room in the fence") from None
+                self._numbers[name] = next(free)
                 self._leases.until[self._numbers[name]] = 0
         self._write_macs(wanted)
         self._write_keys(wanted)
-        for name in self._numbers.keys() - wanted.keys():
-            del self._numbers[name]
-        self._guarded = dict(wanted)
+        self._guarded = wanted
         self._sum_up()
+        return refused
+
+    def _fitting(self, wanted: dict[str, Guarded]) -> tuple[dict[str, Guarded], dict[str, str]]:
+        """Those that the maps have room for, those that are in them first; what the others
+        lack."""
+        fits: dict[str, Guarded] = {}
+        refused: dict[str, str] = {}
+        addresses: set[bytes] = set()
+        parents: set[int] = set()
+        for name in sorted(wanted, key=lambda one: one not in self._guarded):
+            one = wanted[name]
+            places = set(one.places())
+            if len(fits) == LEASES:
+                refused[name] = f"the fence has room for {LEASES} virtual routers"
+            elif len(addresses) + len(places - addresses) > ADDRESSES:
+                refused[name] = f"the fence has room for {ADDRESSES} virtual addresses"
+            elif len(parents | {one.ifindex}) > PARENTS:
+                refused[name] = f"the fence has room for {PARENTS} interfaces"
+            else:
+                fits[name] = one
+                addresses |= places
+                parents.add(one.ifindex)
+        return fits, refused
 
     def renew(self, name: str, seconds: float) -> None:
         """From now on, rounded down: a peer never waits longer than we answer."""
@@ -124,16 +146,14 @@ class Fence:
                 port = ports.setdefault(one.ifindex, abi.FencePort(one.ifindex))
                 four = one.router.family is Family.IPV4
                 (port.router4 if four else port.router6)[one.router.vrid] = self._numbers[name]
-        if len(ports) > abi.PORTS:
-            raise DataPlaneError(f"virtual routers on more than {abi.PORTS} interfaces")
         for place in range(abi.PORTS):
             self._leases.port[place] = [*ports.values(), *[abi.FencePort()] * abi.PORTS][place]
 
     def _write_keys(self, wanted: dict[str, Guarded]) -> None:
-        """Those that stay are never absent."""
+        """Those that stay are never absent; those that go make room first."""
         held = {k: self._numbers[name] for name, one in wanted.items() for k in one.places()}
-        for address, number in held.items():
-            bpf.update(self._keys, address, number.to_bytes(4, "little"))
         for address in set(bpf.keys(self._keys, sizeof(abi.FenceKey))) - held.keys():
             with suppress(FileNotFoundError):
                 bpf.delete(self._keys, address)
+        for address, number in held.items():
+            bpf.update(self._keys, address, number.to_bytes(4, "little"))

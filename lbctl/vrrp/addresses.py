@@ -88,11 +88,21 @@ class Addresses:
         if self._macvlan:
             self._errands.do(netlink.delete_link(self._index), self.device)
 
+    def in_the_way(self, picture: Picture) -> str | None:
+        """The first address that is on the interface, and not by us."""
+        for address in self.router.addresses:
+            if address not in self._held and (self._index, address) in picture.addresses:
+                return self._foreign(address)
+        return None
+
+    def _foreign(self, address: Address) -> str | None:
+        if self.router.owner or self._macvlan:
+            return None  # the owner has it on the interface for good
+        return f"{address} is on {self.device} already, and not lbctl's (ip address del)"
+
     def _trouble(self, address: Address, error: OSError) -> str | None:
         if error.errno == errno.EEXIST:
-            if self.router.owner or self._macvlan:
-                return None  # the owner has it on the interface for good
-            return f"{address} is on {self.device} already, and not lbctl's (ip address del)"
+            return self._foreign(address)
         return f"cannot add {address} to {self.device}: {error.strerror}"
 
     def _make_macvlan(self, sysctls: Sysctls) -> int:

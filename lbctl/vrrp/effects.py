@@ -52,6 +52,7 @@ class Notice(StrEnum):
     PRIORITY = "priority"
     HAND_OVER = "hand_over"
     UNFENCED = "unfenced"
+    UNSENT = "unsent"
 
 
 @dataclass(frozen=True, slots=True)

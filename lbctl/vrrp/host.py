@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import assert_never
 
 from lbctl.ha.fence import Fence, Guarded
+from lbctl.messages import Role
 from lbctl.model import Address, Family, Router, Tracker, TrackerKind
 from lbctl.vrrp import places
 from lbctl.vrrp.addresses import Addresses, sweep
-from lbctl.vrrp.effects import Announce, Change, Drop, Send, Take, Tell
+from lbctl.vrrp.effects import Announce, Change, Drop, Effect, Notice, Send, Take, Tell
 from lbctl.vrrp.errand import Errands
 from lbctl.vrrp.netlink import Link, Netlink, News
 from lbctl.vrrp.node import Effects, Node
@@ -36,12 +37,14 @@ Telling = Callable[[str, Change | Tell | Dropped], None]
 
 @dataclass
 class Gear:
-    """What one virtual router has in the kernel."""
+    """What one virtual router has in the kernel. unsent: why its last advert did not leave,
+    or not for every peer."""
 
     router: VirtualRouter
     parent: Link
     addresses: Addresses
     wire: Wire
+    unsent: str = ""
 
     def belongs(self, router: VirtualRouter, parent: Link | None) -> bool:
         """False: there is nothing to keep; the device went, or it is another router."""
@@ -142,12 +145,17 @@ class Host:
     def put_up(self, fence: Fence) -> None:
         """From now on what is not ours is fenced, and what is renews its lease."""
         self._fence, self._refence = fence, True
-        self._guard()
+        self.carry([])
 
     def passed_by(self, name: str) -> dict[Count, int]:
         """VRRP packets on the interface that are not this router's, by what is wrong."""
         gear = self._gear.get(name)
         return gear.wire.passed_by() if gear else {}
+
+    def unsent(self, name: str) -> tuple[str, ...]:
+        """Why the router's adverts do not leave, or not for every peer; empty: they do."""
+        gear = self._gear.get(name)
+        return (_cannot_send(gear.unsent),) if gear is not None and gear.unsent else ()
 
     def close(self) -> None:
         """Leave nothing in the kernel."""
@@ -172,7 +180,7 @@ class Host:
             self._equip()
         for number, (name, effect) in enumerate(effects, 1):
             gear = self._gear.get(name)
-            if name in self._blocked and not isinstance(effect, Drop | Change | Tell):
+            if name in self._blocked and _is_void(effect):
                 continue
             match effect:
                 case Take():
@@ -213,19 +221,21 @@ class Host:
 
     def _send(self, name: str, gear: Gear | None, send: Send) -> None:
         router = self.node.routers.get(name)
-        at = self._clock()
+        at: float | None = self._clock()
         try:
             if self._fence is not None:  # without a lease no advert: the peers act on silence
                 self._fence.renew(name, send.lease)
             if gear is None:
                 raise OSError("no socket")
-            gear.wire.send(send.advert, send.form)
-        except OSError:
-            if router is not None:
-                router.sent(None)
-        else:
-            if router is not None:
-                router.sent(at)
+            unsent = gear.wire.send(send.advert, send.form)
+        except OSError as error:
+            at, unsent = None, error.strerror or str(error)
+        if router is not None:
+            router.sent(at)
+        if gear is not None and gear.unsent != unsent:
+            gear.unsent = unsent
+            if unsent:
+                self._tell(name, Tell(Notice.UNSENT, _cannot_send(unsent)))
 
     def _announce(self, gear: Gear | None) -> None:
         if gear is None:
@@ -236,8 +246,13 @@ class Host:
             gear.router.counts[Count.SEND_ERRORS] += 1
 
     def _retry(self, now: float) -> None:
+        """What is seen to be in the way still stays a fault: no role changes for each look."""
         blocked, self._blocked = self._blocked, {}
-        for name in blocked.keys() & self.node.routers.keys():
+        for name in blocked.keys() & self._gear.keys():
+            if (trouble := self._gear[name].addresses.in_the_way(self._picture)) is not None:
+                self._blocked[name], self._retry_at = trouble, now + RETRY
+        self._refence = True  # there may be room now
+        for name in blocked.keys() & self.node.routers.keys() - self._blocked.keys():
             self.carry(self.node.hinder(name, "kernel", None, now))
 
     # --- packets ------------------------------------------------------------------------
@@ -332,11 +347,12 @@ class Host:
             gear.wire.beside(frozenset(vrids[one.interface, one.family]))
 
     def _guard(self) -> None:
-        """Have the fence know every router and where it is."""
+        """Have the fence know every router and where it is; one that it has no room for is
+        at fault."""
         if self._fence is None or not self._refence:
             return
         self._refence = False
-        self._fence.guard(
+        self._blocked |= self._fence.guard(
             {n: Guarded(gear.router.settings, gear.parent.index) for n, gear in self._gear.items()}
         )
 
@@ -362,6 +378,7 @@ class Host:
 
     def _strip(self, name: str) -> None:
         gear = self._gear.pop(name)
+        self._blocked.pop(name, None)  # what was in its way may not be in the next one's
         self._refence = True
         self._unwire(gear)
         gear.addresses.close()
@@ -369,3 +386,14 @@ class Host:
     def _unwire(self, gear: Gear) -> None:
         self._selector.unregister(gear.wire)
         self._errands.do(gear.wire.close, gear.parent.name)
+
+
+def _is_void(effect: Effect) -> bool:
+    """What a router does not do that the kernel has refused something, nor says it did."""
+    if isinstance(effect, Change):
+        return effect.role is Role.ACTIVE
+    return isinstance(effect, Take | Send | Announce)
+
+
+def _cannot_send(why: str) -> str:
+    return f"adverts cannot be sent: {why} (nft list ruleset: IP protocol 112; ip route get)"

@@ -93,9 +93,11 @@ class Picture:
             self.links.pop(index, None)
             self.addresses = {key: at for key, at in self.addresses.items() if key[0] != index}
         elif kind in (_NEWADDR, _DELADDR) and (held := _parse_address(body)) is not None:
-            self.addresses.pop((held.index, held.address), None)
+            # One that is renewed keeps its place: the first is the source of adverts.
             if kind == _NEWADDR:
                 self.addresses[held.index, held.address] = held
+            else:
+                self.addresses.pop((held.index, held.address), None)
 
 
 class Netlink:

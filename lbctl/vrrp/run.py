@@ -20,7 +20,7 @@ from typing import assert_never
 import msgspec
 
 from lbctl.errors import InvalidConfig, LbctlError, NotPermitted
-from lbctl.ha.fence import LEASES, PARENTS, Fence
+from lbctl.ha.fence import ADDRESSES, LEASES, PARENTS, Fence
 from lbctl.messages import (
     AnyMessage,
     Ask,
@@ -138,6 +138,7 @@ class Process:
     def stop(self) -> None:
         """Hand over, then end; asked a second time, end without waiting for a successor."""
         again, self._stopping = self._stopping, True
+        self._pending = None
         self._host.carry(self._node.stop("stopped", time.monotonic(), at_once=again))
 
     def close(self) -> None:
@@ -200,7 +201,9 @@ class Process:
         self._follow()
 
     def _configure(self, message: Routers) -> None:
-        """Raises InvalidConfig, and changes nothing then."""
+        """Raises LbctlError, and changes nothing then."""
+        if self._stopping:
+            raise LbctlError("the VRRP process is stopping: apply again when it has started")
         routers = validated(message, self._options.pins is not None)
         self._save(Saved(message.routers, self._saved.standing_by))
         if self._put_up_fence(message):
@@ -435,7 +438,12 @@ class Process:
             router.role,
             router.priority,
             str(router.peer.address) if router.peer else "",
-            (*explain(self._node, name, now), *self._lacks, *self._fenceless()),
+            (
+                *explain(self._node, name, now),
+                *self._lacks,
+                *self._fenceless(),
+                *self._host.unsent(name),
+            ),
             counts,
             to_message(router.settings),
             router.leaving is not None,
@@ -485,6 +493,9 @@ def unfenceable(routers: Mapping[str, Router]) -> list[str]:
     found = []
     if len(routers) > LEASES:
         found.append(f"{len(routers)} virtual routers: at most {LEASES}")
+    addresses = sum(len(router.addresses) for router in routers.values())
+    if addresses > ADDRESSES:
+        found.append(f"{addresses} virtual addresses: at most {ADDRESSES}")
     if len({router.interface for router in routers.values()}) > PARENTS:
         found.append(f"virtual routers on more than {PARENTS} interfaces")
     tick = jiffy()

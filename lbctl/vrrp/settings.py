@@ -1,8 +1,9 @@
 """Virtual routers in messages and back, and what is wrong with them."""
 
+import shlex
 from collections.abc import Iterable
 from dataclasses import astuple
-from ipaddress import IPv6Address, ip_address
+from ipaddress import IPv6Address, ip_address, ip_network
 
 from msgspec import structs
 
@@ -51,7 +52,7 @@ def faults(router: Router) -> list[str]:
         return [*found, "addresses: at least one, at most 255"]
     if len({address.version for address in (*router.addresses, *router.peers)}) > 1:
         found.append("addresses and peers: all IPv4 or all IPv6 (two virtual routers for both)")
-    found += _interval_faults(router)
+    found += _peer_faults(router) + _interval_faults(router) + _text_faults(router)
     if router.version == 2 and router.family is Family.IPV6:
         found.append("version 2 has no IPv6: set version: 3")
     if min(router.preempt_delay, router.hold, router.refresh) < 0:
@@ -59,6 +60,40 @@ def faults(router: Router) -> list[str]:
     if router.owner and any(tracker.weight is not None for tracker in router.trackers):
         found.append("the owner's priority is always 255: its trackers have no weight")
     return found
+
+
+def _peer_faults(router: Router) -> list[str]:
+    """IPv6 adverts leave from a link-local address (RFC 9568, 5.1.2.1), and a peer hears
+    only those that it knows."""
+    return [
+        f"peer {peer}: write the peer's link-local address (fe80::...): IPv6 adverts leave from it"
+        for peer in router.peers
+        if peer.version == 6 and not peer.is_link_local
+    ]
+
+
+def _text_faults(router: Router) -> list[str]:
+    """Commands and prefixes that cannot be read when they are needed."""
+    found = []
+    if router.notify is not None:
+        found += _command_faults("notify", router.notify.command)
+    for tracker in router.trackers:
+        if tracker.kind is TrackerKind.SCRIPT:
+            found += _command_faults("script", tracker.subject)
+        if tracker.kind is TrackerKind.ROUTE:
+            try:
+                ip_network(tracker.subject)
+            except ValueError as error:
+                found.append(f"route {tracker.subject}: {error}")
+    return found
+
+
+def _command_faults(what: str, command: str) -> list[str]:
+    try:
+        words = shlex.split(command)
+    except ValueError as error:
+        return [f"{what} {command!r}: {error}"]
+    return [] if words else [f"{what} {command!r}: no command"]
 
 
 def _interval_faults(router: Router) -> list[str]:

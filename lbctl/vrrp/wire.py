@@ -82,20 +82,24 @@ class Wire:
             age = _age(ancillary)
             yield _packet6(data, ancillary, sender, age) if self._six else _packet4(data, age)
 
-    def send(self, advert: Advert, form: ChecksumForm) -> None:
-        """To the group, or to each peer; the last error is raised after all were tried."""
+    def send(self, advert: Advert, form: ChecksumForm) -> str:
+        """To the group, or to each peer; which peers it cannot be sent to, and why. Raises
+        OSError if it left for nobody."""
         if not self.router.peers:
             self._out.send(self._frame(advert, form))
-            return
-        failure: OSError | None = None
+            return ""
+        failures: list[str] = []
         for peer in self.router.peers:
             data = packet.encode(advert, self.own, peer, form)
             try:
                 self._raw.sendto(data, (str(peer), 0, *self._scope(peer)))
             except OSError as error:
-                failure = error
-        if failure is not None:
-            raise failure
+                failures.append(f"{peer}: {error.strerror}")
+                code = error.errno
+        unsent = ", ".join(failures)
+        if len(failures) == len(self.router.peers):
+            raise OSError(code, unsent)
+        return unsent
 
     def announce(self) -> None:
         for frame in self._announcements:

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -185,6 +186,30 @@ def test_a_process_that_starts_anew_starts_fenced(loaded: Path, ifindex: int) ->
     successor.guard({"other": Guarded(OTHER, ifindex)})
     assert verdict(loaded, "in", WEB_IN["tcp"], ifindex) == PASS  # nobody's any more
     successor.close()
+
+
+def test_those_that_come_while_others_still_leave_wait_for_room(loaded: Path, ifindex: int) -> None:
+    def some(first: int, count: int, addresses: int) -> dict[str, Guarded]:
+        return {
+            f"r{n}": Guarded(Router(f"r{n}", "front", n, tuple(
+                ip_address(f"198.18.{n}.{i}") for i in range(1, addresses + 1))), ifindex)
+            for n in range(first, first + count)
+        }  # fmt: skip
+
+    with closing(Fence(loaded)) as fence:
+        old, new = some(1, 40, 1), some(41, 40, 1)
+        assert fence.guard(old) == {}
+        refused = fence.guard(new | old)
+        assert set(refused) == {f"r{n}" for n in range(64, 81)}
+        assert refused["r64"] == "the fence has room for 63 virtual routers"
+        assert fence.guard(new) == {}
+        assert set(fence._numbers) == set(new)
+        full = some(1, 16, 254)
+        assert fence.guard(full) == {}
+        assert set(fence.guard(full | some(17, 1, 254))) == {"r17"}
+        assert fence.guard(some(101, 16, 254)) == {}
+        apart = {f"r{n}": Guarded(one.router, n) for n, one in enumerate(new.values(), 1)}
+        assert len(fence.guard(apart)) == 32
 
 
 def test_a_lease_is_rounded_down_to_jiffies(fence: Fence) -> None:

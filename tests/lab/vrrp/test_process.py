@@ -12,7 +12,7 @@ import pytest
 
 from lbctl.errors import LbctlError
 from lbctl.lab import Host, eventually
-from lbctl.messages import HandOver, Quorum, Resume, StandBy
+from lbctl.messages import HandOver, Quorum, Resume, Routers, StandBy
 from tests.lab.vrrp.speakers import Lbctl, Spec
 from tests.lab.vrrp.stand import Stand
 from tests.unit.vrrp.clauses import covers
@@ -107,6 +107,8 @@ def test_an_address_of_somebody_else_is_a_fault_with_the_mend(stand: Stand) -> N
         stand.one.start(replace(HIGH, own_mac=True))
         found = stand.expect(stand.one, "fault")
         assert f"{VIP} is on front already, and not lbctl's" in found.why[0]
+        eventually(lambda: "web: fault" in stand.one.log())
+        assert "web: active" not in stand.one.log(), "it never was"
     finally:
         gateway.run(["ip", "address", "del", f"{VIP}/32", "dev", "front"])
 
@@ -215,6 +217,24 @@ def test_another_address_on_the_interface_is_the_next_advert_s_source(stand: Sta
     finally:
         gateway.run(["ip", "address", "replace", "192.0.2.2/24", "dev", "front"])
     stand.expect(stand.one, "active")
+
+
+def test_one_peer_that_cannot_be_sent_to_is_told_and_moves_nothing(stand: Stand) -> None:
+    gateway = stand.lab.gateways[0]
+    peers = {"peers": ["192.0.2.3", "192.0.2.77"]}
+    cut = "table inet cut { chain out { type filter hook output priority 0 ;"
+    gateway.run(["nft", f"add {cut} ip daddr 192.0.2.77 drop ; }} ; }}"])
+    try:
+        stand.start(replace(HIGH, extra=peers), replace(LOW, peer="192.0.2.2", source="192.0.2.3"))
+        stand.listen(1.0)
+        one, two = stand.standing(stand.one), stand.standing(stand.two)
+        assert (one.role, two.role) == ("active", "backup")
+        assert one.counts["active_transitions"] == 1
+        (line,) = [line for line in one.why if "cannot be sent" in line]
+        assert "192.0.2.77: Operation not permitted (nft list ruleset" in line
+    finally:
+        gateway.run(["nft", "delete table inet cut"])
+    eventually(lambda: not any("cannot be sent" in w for w in stand.standing(stand.one).why))
 
 
 def test_a_tracked_interface_takes_from_the_priority(stand: Stand) -> None:
@@ -397,6 +417,8 @@ def test_a_second_sigterm_ends_it_at_once(stand: Stand) -> None:
     process, since = stand.one.processes[0], time.monotonic()
     process.kill(signal.SIGTERM)
     eventually(lambda: "active, handing over" in stand.standing(stand.one).why[0])
+    with pytest.raises(LbctlError, match="is stopping"):
+        stand.ask(stand.one, Routers(()))
     process.kill(signal.SIGTERM)
     process.wait()
     assert time.monotonic() - since < 2.5, "it waited for a successor"

@@ -371,7 +371,7 @@ def router(draw, name: str, front: str, vrid: int, services: tuple[str, ...]) ->
         first, others = IPv4Address(f"192.0.{vrid}.0"), IPv4Address("198.51.100.0")
         addresses = tuple(first + number for number in numbers)
     else:
-        first, others = IPv6Address(f"2001:db8:{vrid:x}::"), IPv6Address("2001:db8:cc::")
+        first, others = IPv6Address(f"2001:db8:{vrid:x}::"), IPv6Address("fe80::cc:0")
         addresses = with_link_local(vrid, tuple(first + number for number in numbers))
     priority = draw(st.integers(1, 255))
     hundredths = st.integers(1, 4095).map(lambda n: n / 100)

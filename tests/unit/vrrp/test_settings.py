@@ -11,10 +11,12 @@ from msgspec import structs
 from lbctl.errors import InvalidConfig
 from lbctl.messages import Routers, RouterSettings, decode, encode
 from lbctl.model import Mac, Notify, Preempt, Router, Tracker, TrackerKind
+from lbctl.vrrp.run import validated
 from lbctl.vrrp.settings import clashes, faults, from_message, to_message, virtual_mac
 from tests.unit.vrrp.clauses import covers
 
 VIP = ip_address("192.0.2.10")
+LOCAL, VIP6 = ip_address("fe80::10"), ip_address("2001:db8::10")
 ROUTER = Router("web", "front", 7, (VIP,))
 SETTINGS = RouterSettings("web", "front", 7, 100, ("192.0.2.10",))
 
@@ -33,6 +35,21 @@ SETTINGS = RouterSettings("web", "front", 7, 100, ("192.0.2.10",))
         ({"interval": 0.5, "version": 2}, "interval 0.5 s: whole seconds, 1 to 255, in version 2"),
         ({"version": 4}, "version 4: 2 or 3"),
         ({"hold": -1.0}, "preempt_delay, hold and refresh are not negative"),
+        ({"notify": Notify("/bin/hook 'x")}, 'notify "/bin/hook \'x": No closing quotation'),
+        ({"notify": Notify(" ")}, "notify ' ': no command"),
+        (
+            {"trackers": (Tracker(TrackerKind.SCRIPT, "check 'x"),)},
+            'script "check \'x": No closing quotation',
+        ),
+        (
+            {"trackers": (Tracker(TrackerKind.ROUTE, "192.0.2.1/24"),)},
+            "route 192.0.2.1/24: 192.0.2.1/24 has host bits set",
+        ),
+        (
+            {"addresses": (LOCAL, VIP6), "peers": (ip_address("2001:db8::3"),)},
+            "peer 2001:db8::3: write the peer's link-local address (fe80::...): "
+            "IPv6 adverts leave from it",
+        ),
         (
             {"priority": 255, "trackers": (Tracker(TrackerKind.SCRIPT, "x", -1),)},
             "the owner's priority is always 255: its trackers have no weight",
@@ -91,10 +108,11 @@ def test_routers_that_clash_are_named() -> None:
     assert clashes([ROUTER, replace(other, vrid=8)]) == []
 
 
+words = st.text("abc-/ ", min_size=1, max_size=5).filter(str.strip)
 trackers = st.builds(
     Tracker,
-    kind=st.sampled_from(TrackerKind),
-    subject=st.text(max_size=5),
+    kind=st.sampled_from([kind for kind in TrackerKind if kind is not TrackerKind.ROUTE]),
+    subject=words,
     weight=st.none() | st.integers(-254, 254),
 )
 routers = st.builds(
@@ -109,7 +127,7 @@ routers = st.builds(
     preempt=st.sampled_from(Preempt),
     peers=st.lists(st.ip_addresses(v=4), max_size=2).map(tuple),
     trackers=st.lists(trackers, max_size=3).map(tuple),
-    notify=st.none() | st.builds(Notify, command=st.text(max_size=5), keepalived=st.booleans()),
+    notify=st.none() | st.builds(Notify, command=words, keepalived=st.booleans()),
 )
 
 
@@ -118,3 +136,13 @@ def test_a_router_survives_the_message(router: Router) -> None:
     message = decode(encode(Routers((to_message(router),))))
     assert isinstance(message, Routers)
     assert [from_message(one) for one in message.routers] == [router]
+
+
+def test_more_addresses_than_the_fence_has_room_for_are_refused() -> None:
+    many = tuple(
+        RouterSettings(f"r{n}", "front", n, 100, tuple(f"198.18.{n}.{i}" for i in range(1, 255)))
+        for n in range(1, 18)
+    )
+    with pytest.raises(InvalidConfig, match="4318 virtual addresses: at most 4096"):
+        validated(Routers(many), fenced=True)
+    assert len(validated(Routers(many))) == 17

@@ -13,9 +13,11 @@ import pytest
 
 import lbctl.vrrp
 from lbctl.messages import Role
-from lbctl.model import Family, Notify, Router
-from lbctl.vrrp import run
-from lbctl.vrrp.netlink import Held, Link, Picture
+from lbctl.model import Family, Mac, Notify, Router
+from lbctl.vrrp import netlink, run
+from lbctl.vrrp.addresses import Addresses
+from lbctl.vrrp.errand import Errands
+from lbctl.vrrp.netlink import Held, Link, Netlink, Picture
 from lbctl.vrrp.node import Fact, Place
 from lbctl.vrrp.notify import arguments
 from lbctl.vrrp.places import place, state
@@ -126,6 +128,27 @@ def held(address: str, **more: int) -> Held:
 def test_adverts_leave_from_the_first_address_that_is_not_virtual() -> None:
     found = picture(held("192.0.2.10", tag=118), held("192.0.2.99", tag=76), held("192.0.2.1"))
     assert place(found, "front", Family.IPV4, frozenset()) == Place(OWN)
+
+
+def test_an_address_that_is_renewed_stays_the_first() -> None:
+    """A DHCP client renews it every few minutes."""
+    found = picture()
+    for address in (OWN, ip_address("192.0.2.99"), OWN):
+        message = netlink.add_address(2, address)
+        for kind, body in netlink.split(message):
+            found.take(kind, body)
+    assert [one.address for one in found.on(2)] == [OWN, ip_address("192.0.2.99")]
+
+
+def test_an_address_of_somebody_else_is_seen_to_be_in_the_way(tmp_path: Path) -> None:
+    kernel, errands = Netlink(), Errands()
+    router, link = replace(ROUTER, mac=Mac.OWN), picture().links[2]
+    addresses = Addresses(kernel, errands, Sysctls(tmp_path / "record", tmp_path), router, link)
+    assert addresses.in_the_way(picture(held("192.0.2.1"))) is None
+    trouble = addresses.in_the_way(picture(held("192.0.2.1"), held("192.0.2.10")))
+    assert trouble == "192.0.2.10 is on front already, and not lbctl's (ip address del)"
+    errands.close()
+    kernel.close()
 
 
 def test_the_owner_s_own_address_is_its_own() -> None:
