@@ -4,7 +4,7 @@ Faults are (path in the `gslb` section, what is wrong and how to mend it).
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from lbctl.gslb.model import (
     AllDown,
@@ -23,7 +23,7 @@ from lbctl.gslb.model import (
     Zone,
 )
 from lbctl.gslb.networks import key_of
-from lbctl.gslb.plan import nested
+from lbctl.gslb.plan import inner_apexes
 from lbctl.gslb.records import LARGEST
 from lbctl.gslb.wire import Type, is_below, name_to_text
 from lbctl.model import Network
@@ -37,8 +37,9 @@ def faults(gslb: Gslb) -> Iterator[Fault]:
     """All that is wrong with `gslb` as a whole."""
     for name, policy in gslb.policies.items():
         yield from _policy(gslb, ("policies", name), policy)
+    inner = inner_apexes(gslb)
     for zone in gslb.zones:
-        yield from _zone(gslb, zone)
+        yield from _zone(gslb, zone, inner[zone.apex])
         yield from _referrals(zone)
     for number, endpoint in enumerate(gslb.listens):
         if endpoint.address.is_unspecified:
@@ -80,7 +81,7 @@ def _keys(at: Path, networks: Iterable[Network]) -> Iterator[Fault]:
             yield at, f"{error}: no resolver sends so much (write a /64 or shorter)"
 
 
-def _zone(gslb: Gslb, zone: Zone) -> Iterator[Fault]:
+def _zone(gslb: Gslb, zone: Zone, inner: Sequence[bytes]) -> Iterator[Fault]:
     at: Path = _zone_path(zone)
     static: dict[bytes, set[int]] = {}
     for record in zone.records:
@@ -90,8 +91,9 @@ def _zone(gslb: Gslb, zone: Zone) -> Iterator[Fault]:
         here = (*at, "names", _relative(name, zone))
         if not is_below(name.wire, zone.apex):
             yield here, f"is outside the zone {name_to_text(zone.apex)}"
-        if inner := nested(gslb, zone, name.wire):
-            yield here, f"lies in the zone {name_to_text(inner)}, which answers (write it there)"
+        if theirs := [apex for apex in inner if is_below(name.wire, apex)]:
+            closest = name_to_text(max(theirs, key=len))
+            yield here, f"lies in the zone {closest}, which answers (write it there)"
         elif any(is_below(name.wire, cut) for cut in cuts):
             yield here, "lies under a delegation of the zone file: its servers answer"
         yield from _name(gslb, here, name, static.get(name.wire, set()), zone)

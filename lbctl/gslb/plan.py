@@ -11,7 +11,7 @@ A *pool* is what slots with the same policy and the same members share; a *table
 pools with the same ordering steps at the same sites share: one network -> region map.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from lbctl.gslb import records
@@ -77,30 +77,29 @@ class Plan:
 def plan(gslb: Gslb) -> Plan:
     """The slots of all zones. The zones have been checked (`check.faults`)."""
     made = Plan()
+    inner = inner_apexes(gslb)
     for zone in gslb.zones:
-        _Zone(zone, made, inner_apexes(gslb, zone)).fill(gslb.policies)
+        _Zone(zone, made, inner[zone.apex]).fill(gslb.policies)
     return made
 
 
-def inner_apexes(gslb: Gslb, zone: Zone) -> tuple[bytes, ...]:
-    """The apexes of our zones within `zone`: what lies there is theirs to answer."""
-    apexes = [one.apex for one in gslb.zones if one.apex != zone.apex]
-    return tuple(apex for apex in apexes if is_below(apex, zone.apex))
-
-
-def nested(gslb: Gslb, zone: Zone, name: bytes) -> bytes:
-    """The apex of a zone within `zone` that `name` lies in; empty: there is none."""
-    found = (apex for apex in inner_apexes(gslb, zone) if is_below(name, apex))
-    return max(found, key=len, default=b"")
+def inner_apexes(gslb: Gslb) -> dict[bytes, list[bytes]]:
+    """For each zone's apex those of our zones within it: what lies there is theirs to answer."""
+    inner: dict[bytes, list[bytes]] = {zone.apex: [] for zone in gslb.zones}
+    for apex in inner:
+        for above in _ancestors(apex, b"\0"):
+            if above in inner:
+                inner[above].append(apex)
+    return inner
 
 
 class _Zone:
     """One zone on its way into the plan. inner: the apexes of those within it."""
 
-    def __init__(self, zone: Zone, made: Plan, inner: tuple[bytes, ...]) -> None:
+    def __init__(self, zone: Zone, made: Plan, inner: Sequence[bytes]) -> None:
         self.zone = zone
         self.made = made
-        self.inner = inner
+        self.inner = frozenset(inner)
         self.sets: dict[bytes, dict[int, list[Record]]] = {}
         for record in zone.records:
             self.sets.setdefault(record.name, {}).setdefault(record.type, []).append(record)
@@ -111,7 +110,11 @@ class _Zone:
 
     def foreign(self, name: bytes) -> bool:
         """Whether a zone within this one answers for `name`."""
-        return any(is_below(name, apex) for apex in self.inner)
+        while len(name) > len(self.zone.apex):
+            if name in self.inner:
+                return True
+            name = parent(name)
+        return False
 
     def negative(self, rcode: Rcode, ttl: int = 2**31) -> Answer:
         return records.negative(rcode, self.zone.apex, self.soa.rdata, min(ttl, self.soa.ttl))
