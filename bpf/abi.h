@@ -158,7 +158,7 @@ struct lb_server {
 	__u8 state;
 	__u8 mode;
 	__u16 flags;		/* LB_SERVER_* */
-	__u32 max_connections;
+	__u32 max_connections;	/* flows at a time, of schedulers with memory; 0: no limit */
 	__u16 weight;
 	__u8 family;
 	__u8 pad[13];
@@ -368,7 +368,8 @@ struct lb_meta {
 	X(DROP_RETURN_FULL, "drop_return_full") /* no room for a record */    \
 	X(DROP_BROKEN, "drop_broken")	     /* maps that contradict themselves */ \
 	X(DROP_UNKNOWN, "drop_unknown")	     /* of a flow that the last Active may have had */ \
-	X(DROP_FENCED, "drop_fenced")	     /* of a virtual router that is not ours now */
+	X(DROP_FENCED, "drop_fenced")	     /* of a virtual router that is not ours now */ \
+	X(DROP_ALL_FULL, "drop_all_full")    /* servers with their most connections */
 
 #define LB_VERDICT_ENUM(name, text) LB_##name,
 enum lb_verdict { LB_VERDICTS(LB_VERDICT_ENUM) LB_VERDICT_COUNT };

@@ -14,6 +14,7 @@
 
 #include "leave.h"
 #include "schedule.h"
+#include "suspect.h"
 #include "which.h"
 
 /* The packet inside. check: of its transport; NULL: cut off. */
@@ -31,6 +32,12 @@ struct lb_inner {
 static inline int lb_is_error(__u8 type, int v6)
 {
 	return v6 ? type >= 1 && type <= 4 : type == 3 || type == 11 || type == 12;
+}
+
+/* Does it say that the server cannot be reached? A packet that is too long does not. */
+static inline int lb_is_refusal(const struct lb_icmp *icmp, int v6)
+{
+	return v6 ? icmp->type == 1 : icmp->type == 3 && icmp->code != 4;
 }
 
 static inline int lb_parse_inner_ip(struct lb_cursor_at *cursor, struct lb_inner *inner, int v6)
@@ -193,6 +200,8 @@ static inline enum lb_verdict lb_error_out(struct lb_ctx *c, struct lb_icmp *icm
 	delta = lb_translate_end(inner, lb_inner_dest(inner, v6), &inner->l4->dest, &end, v6);
 	outer = lb_source_delta(&c->packet, listen->addr.w, v6);
 	icmp->check = lb_csum_apply(icmp->check, delta + (v6 ? outer : 0));
+	if (lb_is_refusal(icmp, v6))
+		lb_suspect(c, index);
 	lb_count_out(c, index, v6);
 	lb_set_source(&c->packet, listen->addr.w, outer, v6);
 	return lb_leave_by(c, device);

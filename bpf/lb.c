@@ -60,6 +60,8 @@ static inline enum lb_verdict lb_forward(struct lb_ctx *c, __u32 index, int v6)
 	if (LB_HAS_FENCE && lb_unlikely(lb_may_not_serve(c, listen, v6)))
 		return lb_rare(LB_DROP_FENCED);
 	chosen = lb_choose(c, listen, index, v6);
+	if (LB_HAS_LOADS && lb_unlikely(c->full))
+		return lb_rare(LB_DROP_ALL_FULL);
 	server = lb_servers(chosen);
 	if (!server)
 		return lb_rare(LB_DROP_BROKEN);

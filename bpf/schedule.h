@@ -104,17 +104,33 @@ static inline __u32 lb_less_loaded(const struct lb_listen *listen, __u32 index, 
 	return load_a * second <= load_b * first ? a : b;
 }
 
+static inline __u32 lb_most(__u32 index)
+{
+	struct lb_server *server = lb_servers(index);
+
+	return server ? server->max_connections : 0;
+}
+
 /* by: 1 as a flow begins, -1 as it ends. */
 static inline void lb_count_load(const struct lb_listen *listen, __u32 server, int by)
 {
 	struct lb_load *load = lb_loads(server);
 
-	if (load && lb_by_load(listen))
+	if (load && (lb_by_load(listen) || lb_most(server)))
 		__sync_fetch_and_add(&load->open, (__s64)by);
 }
 
-/* The server of a new flow, by the listen's scheduler. */
-static inline __u32 lb_schedule(const struct lb_listen *listen, __u32 index, __u64 hash,
+/* Has it as many flows as it may? */
+static inline int lb_full(__u32 index)
+{
+	struct lb_load *load = lb_loads(index);
+	__u32 most = lb_most(index);
+
+	return most && load && load->open >= (__s64)most;
+}
+
+/* The server whose turn it is, by the listen's scheduler. */
+static inline __u32 lb_in_turn(const struct lb_listen *listen, __u32 index, __u64 hash,
 				const struct lb_slot *slot)
 {
 	if (LB_HAS_LOADS && lb_by_load(listen))
@@ -122,6 +138,26 @@ static inline __u32 lb_schedule(const struct lb_listen *listen, __u32 index, __u
 	if (listen->scheduler == LB_SCHED_MH || listen->scheduler == LB_SCHED_SH)
 		return slot->server;
 	return lb_next_turn(listen, index);
+}
+
+#define LB_TRIES 32 /* places of the sequence that are searched for a server with room */
+
+/* The server of a new flow; 0 and c->full: those that were asked have no room. */
+static inline __u32 lb_schedule(struct lb_ctx *c, const struct lb_listen *listen, __u32 index,
+				__u64 hash, const struct lb_slot *slot)
+{
+	__u32 chosen = lb_in_turn(listen, index, hash, slot);
+	int i;
+
+	if (!LB_HAS_LOADS || !lb_full(chosen))
+		return chosen;
+	for (i = 0; i < LB_TRIES; i++) {
+		chosen = lb_next_turn(listen, index);
+		if (!lb_full(chosen))
+			return chosen;
+	}
+	c->full = 1;
+	return 0;
 }
 
 /* The way of a client's own: one for all flows of it to this listen. */
@@ -140,7 +176,7 @@ static inline __u64 lb_client_hash(const struct lb_ctx *c, const struct lb_liste
 }
 
 /* Where a client's flows go: to the server of its last one, as long as that takes new ones. */
-static inline __u32 lb_persist(const struct lb_ctx *c, const struct lb_listen *listen,
+static inline __u32 lb_persist(struct lb_ctx *c, const struct lb_listen *listen,
 			       __u32 index, __u64 hash, const struct lb_slot *slot, __u32 tick,
 			       int v6)
 {
@@ -153,12 +189,13 @@ static inline __u32 lb_persist(const struct lb_ctx *c, const struct lb_listen *l
 	if (place.way && ((tick - (__u32)place.word) & LB_AGE_MASK) <= listen->persistence) {
 		chosen = lb_way_server(place.word);
 		server = lb_servers(chosen);
-		if (server && server->state == LB_SERVER_ALIVE && server->weight) {
+		if (server && server->state == LB_SERVER_ALIVE && server->weight &&
+		    !(LB_HAS_LOADS && lb_full(chosen))) {
 			lb_flow_touch(&place, LB_FLOW_CLIENT, tick);
 			return chosen;
 		}
 	}
-	chosen = lb_schedule(listen, index, hash, slot);
+	chosen = lb_schedule(c, listen, index, hash, slot);
 	if (place.way)
 		lb_flow_drop(&place);
 	if (chosen)
@@ -167,13 +204,13 @@ static inline __u32 lb_persist(const struct lb_ctx *c, const struct lb_listen *l
 	return chosen;
 }
 
-static inline __u32 lb_place_new(const struct lb_ctx *c, const struct lb_listen *listen,
+static inline __u32 lb_place_new(struct lb_ctx *c, const struct lb_listen *listen,
 				 __u32 index, __u64 hash, const struct lb_slot *slot, __u32 tick,
 				 int v6)
 {
 	if (LB_HAS_PERSISTENCE && listen->persistence)
 		return lb_persist(c, listen, index, hash, slot, tick, v6);
-	return lb_schedule(listen, index, hash, slot);
+	return lb_schedule(c, listen, index, hash, slot);
 }
 
 /* What a client's packet makes of its flow's state. */

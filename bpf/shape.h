@@ -4,7 +4,7 @@
  * the program; the text tests these constants, so that all of it is compiled in each shape.
  *
  *   LB_FLOWS        schedulers with memory, or a server that several listens share
- *   LB_LOADS        lc and wlc; needs LB_FLOWS
+ *   LB_LOADS        lc, wlc, and limits of connections; needs LB_FLOWS
  *   LB_PERSISTENCE  clients that stay with their server; needs LB_FLOWS
  *   LB_DIRECT       prefixes that servers talk to untranslated
  *   LB_IPV6         listens with IPv6 addresses

@@ -25,7 +25,8 @@ from lbctl.model import (
 
 @dataclass(frozen=True)
 class Abilities:
-    """What a data path offers. persistence, oneshot, marks, limits: whether it has them."""
+    """What a data path offers. persistence, oneshot, marks: whether it has them. limits:
+    which of connections per server."""
 
     modes: frozenset[Mode]
     families: frozenset[Family]
@@ -38,7 +39,7 @@ class Abilities:
     longest_persistence: int = 0  # seconds; 0: any
     oneshot: bool = False
     marks: bool = False
-    limits: bool = False
+    limits: frozenset[str] = frozenset()
 
 
 HASH_FLAGS = frozenset(
@@ -56,7 +57,7 @@ ABILITIES: Mapping[Datapath, Abilities] = {
         engines=True,
         oneshot=True,
         marks=True,
-        limits=True,
+        limits=frozenset({"max_connections", "min_connections"}),
     ),
     Datapath.XDP: Abilities(
         modes=frozenset({Mode.NAT}),
@@ -66,6 +67,7 @@ ABILITIES: Mapping[Datapath, Abilities] = {
         persistence=True,
         longest_persistence=7200,
         oneshot=True,
+        limits=frozenset({"max_connections"}),
     ),
 }
 
@@ -110,8 +112,9 @@ def _lacking(can: Abilities, datapath: Datapath, service: Service) -> Iterator[F
             f"oneshot with {service.forwarding.mode} (use dr or tun, or leave it out)",
         )
     for name, server in service.servers.items():
-        if (server.max_connections or server.min_connections) and not can.limits:
-            yield ("servers", name, "max_connections"), "limit of connections per server"
+        for limit in ("max_connections", "min_connections"):
+            if getattr(server, limit) and limit not in can.limits:
+                yield ("servers", name, limit), f"{limit} of a server"
 
 
 def _lacking_persistence(can: Abilities, persistence: Persistence | None) -> Iterator[Fault]:

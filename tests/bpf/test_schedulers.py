@@ -222,3 +222,56 @@ def test_a_timeout_that_cannot_be_kept(gateway: PacketGateway, timeout: int) -> 
     (refusal,) = converge(gateway.plane, Table({WEB: service})).refused
     assert isinstance(refusal.error, Unsupported)
     assert "XDP keeps a client for 7200 s at most" in str(refusal.error)
+
+
+# --- limits -------------------------------------------------------------------------------
+
+
+def limit(gateway: PacketGateway, scheduler: str, **most: int) -> None:
+    """Servers one, two, three with these limits; 0: none."""
+    places = {"one": ONE, "two": TWO, "three": THREE}
+    held = {places[name]: Destination(1, max_connections=n) for name, n in most.items()}
+    table = Table({WEB: VirtualService(Scheduler(scheduler), held)})
+    assert not converge(gateway.plane, table).refused
+    assert gateway.plane.observe() == table
+
+
+def verdict(gateway: PacketGateway, port: int) -> str:
+    return gateway.send(four.client(VIP) / TCP(sport=port, dport=80, flags="S")).verdict
+
+
+@pytest.mark.parametrize("scheduler", ["rr", "wrr", "lc", "wlc"])
+def test_a_full_server_takes_no_more_flows(gateway: PacketGateway, scheduler: str) -> None:
+    limit(gateway, scheduler, one=3, two=0)
+    found = opened(gateway, range(30000, 30040))
+    assert found == {ONE: 3, TWO: 37}
+
+
+def test_where_all_are_full_a_new_flow_is_dropped_and_old_ones_go_on(
+    gateway: PacketGateway,
+) -> None:
+    limit(gateway, "rr", one=2, two=2)
+    before = {port: connect(gateway, port) for port in range(30000, 30004)}
+    assert verdict(gateway, 30004) == "drop_all_full"
+    for port, server in before.items():
+        assert tcp(gateway, port, "A", 1) == server
+    tcp(gateway, 30000, "R", 1)
+    assert connect(gateway, 30005) == before[30000]
+    assert verdict(gateway, 30006) == "drop_all_full"
+
+
+def test_a_limit_that_is_raised_or_set_later_counts_what_is_there(gateway: PacketGateway) -> None:
+    limit(gateway, "rr", one=0, two=0)
+    assert opened(gateway, range(30000, 30010)) == {ONE: 5, TWO: 5}
+    limit(gateway, "rr", one=5, two=0)
+    gateway.plane.stats()
+    assert opened(gateway, range(30010, 30020)) == {TWO: 10}
+    limit(gateway, "rr", one=7, two=0)
+    assert opened(gateway, range(30020, 30030))[ONE] == 2
+
+
+def test_a_hash_keeps_no_limit(gateway: PacketGateway) -> None:
+    table = Table({WEB: VirtualService(Scheduler("mh"), {ONE: Destination(1, max_connections=3)})})
+    [error] = [one.error for one in converge(gateway.plane, table).refused]
+    assert isinstance(error, Unsupported)
+    assert "mh keeps no limit of connections" in str(error)

@@ -112,6 +112,7 @@ XDP_CAN = {
     "ipv6",
     "nat",
     "oneshot",
+    "max_connections",
     "persistence",
     *(f"scheduler {s}" for s in ("rr", "wrr", "lc", "wlc", "mh", "sh")),
 }

@@ -80,6 +80,7 @@ VERDICTS = (
     "drop_broken",
     "drop_unknown",
     "drop_fenced",
+    "drop_all_full",
 )
 VERDICT_ROOM = 64
 ROUTERS = 64  # virtual routers; number 0 is nobody

@@ -47,7 +47,7 @@ from lbctl.dataplane.xdp.registry import Registry, read_hop, write_hop
 from lbctl.dataplane.xdp.rings import Rings
 from lbctl.dataplane.xdp.shape import Feature, Shape, features_of
 from lbctl.dataplane.xdp.sharing import Sharing
-from lbctl.dataplane.xdp.support import check_destination, check_service, remembers
+from lbctl.dataplane.xdp.support import BY_LOAD, check_destination, check_service, remembers
 from lbctl.dataplane.xdp.trace import Tracer
 from lbctl.dataplane.xdp.wanted import Wishes
 from lbctl.errors import DataPlaneError
@@ -282,10 +282,11 @@ class XdpPlane:
             self._flows.drop(sweep)
 
     def _correct_loads(self) -> None:
-        """lc and wlc count flows as they come and go, and miss those that just fall silent."""
+        """lc, wlc and limits count flows as they come and go, and miss those that just fall
+        silent."""
         for listen, _, number in self._registry.servers():
-            record = self._maps.listens[self._registry.listens[listen]]
-            if SchedulerCode(record.scheduler) in (SchedulerCode.LC, SchedulerCode.WLC):
+            by_load = self._scheduler(self._registry.listens[listen]).name.lower() in BY_LOAD
+            if by_load or self._maps.servers[number].max_connections:
                 self._maps.loads[number].open = self._flows.open(number)
 
     def _drop_dead(self) -> None:
@@ -373,13 +374,14 @@ class XdpPlane:
                     batch.killed = True
                 batch.forget(number)
             case AddServer(frontend, endpoint, destination):
-                check_destination(frontend, destination)
+                check_destination(frontend, destination, self._scheduler(number))
                 self._add_server(op, number, batch)
                 batch.settle.add(number)
             case SetServer(frontend, endpoint, destination):
-                check_destination(frontend, destination)
+                check_destination(frontend, destination, self._scheduler(number))
                 record = self._maps.servers[self._member(op, number, endpoint, batch)]
                 record.weight = destination.weight
+                record.max_connections = destination.max_connections
                 batch.settle.add(number)
             case RemoveServer(frontend, endpoint):
                 self._member(op, number, endpoint, batch)
@@ -397,6 +399,9 @@ class XdpPlane:
         self._rings.open(number)
         batch.settle.add(number)
         batch.publish.append(listen)
+
+    def _scheduler(self, number: int) -> SchedulerCode:
+        return SchedulerCode(self._maps.listens[number].scheduler)
 
     def _add_server(self, op: AddServer, number: int, batch: "_Batch") -> None:
         if op.endpoint in self._registry.members[number]:
@@ -488,6 +493,8 @@ class XdpPlane:
                 features |= features_of(op.service)
             if isinstance(op.frontend, Listen) and op.frontend.address.version == 6:
                 features.add(Feature.IPV6)
+            if isinstance(op, AddServer | SetServer) and op.destination.max_connections:
+                features |= {Feature.FLOWS, Feature.LOADS}
             if isinstance(op, AddServer) and isinstance(op.frontend, Listen):
                 triple = (op.endpoint, op.frontend.proto)
                 number = self._registry.listens.get(op.frontend)
@@ -503,10 +510,13 @@ class XdpPlane:
             found.add(Feature.VLAN)
         for number in self._registry.listens.values():
             found |= features_of(self._registry.header(number))
-        if any(self._maps.servers[n].flags for _, _, n in self._registry.servers()):
+        records = [self._maps.servers[number] for _, _, number in self._registry.servers()]
+        if any(record.flags for record in records):
             found.add(Feature.FLOWS)
         if self._fenced or any(bpf.keys(self._maps.fds["fence_keys"], sizeof(abi.FenceKey))):
             found.add(Feature.FENCE)
+        if any(record.max_connections for record in records):
+            found |= {Feature.FLOWS, Feature.LOADS}
         if any(listen.address.version == 6 for listen in self._registry.listens):
             found.add(Feature.IPV6)
         return found

@@ -165,6 +165,9 @@ class Registry:
         record.listen = number
         record.mode = ModeCode.NAT
         record.weight = destination.weight
+        record.max_connections = destination.max_connections
+        if fresh:
+            self._maps.loads[server].open = 0
         record.l3_delta, record.l4_delta = deltas(listen, endpoint)
         write_hop(record, hop)
         if fresh:
@@ -234,7 +237,7 @@ class Registry:
 
     def _service(self, number: int) -> VirtualService:
         destinations = {
-            endpoint: Destination(self._maps.servers[server].weight)
+            endpoint: read_destination(self._maps.servers[server])
             for endpoint, server in self.members[number].items()
         }
         return replace(self.header(number), destinations=destinations)
@@ -251,6 +254,10 @@ class Registry:
         for listen, number in self.listens.items():
             for endpoint, server in self.members[number].items():
                 yield listen, endpoint, server
+
+
+def read_destination(record: abi.Server) -> Destination:
+    return Destination(record.weight, max_connections=record.max_connections)
 
 
 def read_listen(record: abi.Listen) -> Listen:

@@ -58,12 +58,19 @@ def check_persistence(frontend: Listen, persistence: Persistence) -> None:
         )
 
 
-def check_destination(frontend: Frontend, destination: Destination) -> None:
+def check_destination(
+    frontend: Frontend, destination: Destination, scheduler: SchedulerCode
+) -> None:
     """Raises Unsupported."""
     mode = destination.forwarding.mode
     if mode is not Mode.NAT:
         raise Unsupported(f"{frontend}: XDP has no mode {mode}", "`mode: nat`, or datapath: ipvs")
-    if destination.max_connections:
+    if destination.max_connections and scheduler.name.lower() not in MEMORY:
         raise Unsupported(
-            f"{frontend}: XDP keeps no limit of connections per server", "`datapath: ipvs` can"
+            f"{frontend}: {scheduler.name.lower()} keeps no limit of connections per server",
+            f"a scheduler that remembers flows: {', '.join(sorted(MEMORY))}",
+        )
+    if destination.min_connections:
+        raise Unsupported(
+            f"{frontend}: XDP knows no min_connections", "leave it out, or `datapath: ipvs`"
         )
