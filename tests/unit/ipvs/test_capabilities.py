@@ -43,9 +43,13 @@ def config(datapath=Datapath.AUTO, **changes):
         ({"listens": (MARK,)}, ("listen", 0), "firewall marks (fwmark:7/ipv6)"),
         ({"listens": (parse_frontend("192.0.2.10:9/sctp"),)}, ("listen", 0), "sctp"),
         (
-            {"servers": {"app1": replace(WEB.servers["app1"], max_connections=5)}},
-            ("servers", "app1", "max_connections"),
-            "limit of connections",
+            {
+                "servers": {
+                    "app1": replace(WEB.servers["app1"], max_connections=5, min_connections=3)
+                }
+            },
+            ("servers", "app1", "min_connections"),
+            "xdp has no min_connections of a server",
         ),
     ],
 )
