@@ -278,3 +278,20 @@ def test_nothing_is_remembered_for_an_error(gateway: PacketGateway) -> None:
     about = inside(IP(src="192.0.2.11", dst=CLIENT) / tcp(80, 45099), 28)
     gateway.send(four.client("192.0.2.11", src=ROUTER) / TOO_BIG / about)
     assert [way.key for way in gateway.plane._flows] == before
+
+
+@pytest.mark.parametrize(
+    ("error", "refuses"),
+    [(PORT, True), (TOO_BIG, False), (EXPIRED, False)],
+    ids=["port unreachable", "too big", "expired"],
+)
+def test_a_server_that_cannot_be_reached_is_counted(
+    gateway: PacketGateway, error: Packet, refuses: bool
+) -> None:
+    def refused() -> int:
+        return sum(one.refused for one in gateway.plane.stats().servers.values())
+
+    before = refused()
+    seen = gateway.send(from_server(error, to_web(28)[0]), "back")
+    assert seen.verdict == "return"
+    assert refused() - before == refuses
