@@ -97,14 +97,16 @@ static inline void lb_flow_find(const struct lb_gateway *gw, __u64 hash, __u32 t
 }
 
 /*
- * Puts a new flow into an empty or dead way; 0 where there is none. Who reads an isn before
- * it is written takes the packet for one of an older flow.
+ * Puts a new flow into an empty or dead way; 0 where there is none, or where another CPU has
+ * put it a moment ago: place->word is then what that wrote, and otherwise 0. Who reads an isn
+ * before it is written takes the packet for one of an older flow.
  */
 static inline int lb_flow_put(const struct lb_gateway *gw, struct lb_place *place, __u64 word,
 			      __u32 isn, __u32 tick)
 {
 	int i;
 
+	place->word = 0;
 	if (!place->set)
 		return 0;
 #pragma nounroll
@@ -112,11 +114,18 @@ static inline int lb_flow_put(const struct lb_gateway *gw, struct lb_place *plac
 		__u64 *way = &place->set->way[i];
 		__u64 old = *way;
 
-		if (old && !lb_way_expired(gw, old, tick))
-			continue;
-		if (__sync_val_compare_and_swap(way, old, word) == old) {
-			place->set->isn[i] = isn;
-			return 1;
+		if (!old || lb_way_expired(gw, old, tick)) {
+			__u64 seen = __sync_val_compare_and_swap(way, old, word);
+
+			if (seen == old) {
+				place->set->isn[i] = isn;
+				return 1;
+			}
+			old = seen;
+		}
+		if (!((old ^ word) >> LB_TAG_SHIFT)) {
+			place->word = old;
+			return 0;
 		}
 	}
 	return 0;

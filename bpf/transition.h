@@ -68,7 +68,7 @@ static inline __u32 lb_changing_udp(const struct lb_ctx *c, struct lb_place *pla
 	if (stable == owner || !cursor || cursor->udp_records >= c->gw->udp_records)
 		return owner;
 	if (!lb_flow_put(c->gw, place, lb_way_make(hash, stable, LB_FLOW_UDP, tick), 0, tick))
-		return owner;
+		return place->word ? lb_way_server(place->word) : owner;
 	__sync_fetch_and_add(&cursor->udp_records, 1); /* the sweep sets it right */
 	return stable;
 }
@@ -96,10 +96,13 @@ static inline __u32 lb_changing(const struct lb_ctx *c, __u32 listen, __u64 hash
 		return lb_changing_udp(c, &place, listen, hash, owner, stable, tick);
 	if (!place.way && lb_is_syn(c) && !owner)
 		return 0; /* all drain: nobody takes what is new */
-	if (!place.way && lb_is_syn(c) && stable != owner && !lb_has_payload(c) &&
-	    lb_flow_put(c->gw, &place, lb_way_make(hash, owner, LB_FLOW_EMBRYONIC, tick),
-			lb_seq(c), tick))
-		return owner;
+	if (!place.way && lb_is_syn(c) && stable != owner && !lb_has_payload(c)) {
+		if (lb_flow_put(c->gw, &place, lb_way_make(hash, owner, LB_FLOW_EMBRYONIC, tick),
+				lb_seq(c), tick))
+			return owner;
+		if (place.word)
+			return lb_way_server(place.word);
+	}
 	return lb_unrecorded(c, old, owner, tick);
 }
 
