@@ -133,7 +133,8 @@ struct lb_listen {
 	__u16 persistence;	/* ticks that a client is remembered for; 0: none */
 	__u16 seconds;		/* the same, as it was asked for */
 	struct lb_addr mask;	/* of the client's address: who shares it is one client */
-	__u8 pad1[12];
+	__u16 spare[2];		/* servers that had the most room, for when one is full */
+	__u8 pad1[8];
 };
 
 enum lb_server_state {

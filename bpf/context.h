@@ -18,7 +18,6 @@ struct lb_ctx {
 	__u32 source;		/* addresses; an IPv6 one is folded */
 	__u32 dest;
 	__u32 port;		/* which of the gateway's it came in on */
-	int full;		/* it begins one that no server has room for */
 	int fresh;		/* it begins a flow, as far as anybody can tell */
 	int held;		/* nobody remembers its flow, and it is too early to say so */
 	__u32 datagram_server;	/* what the rest of a datagram follows, or comes from */

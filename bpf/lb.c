@@ -60,8 +60,6 @@ static inline enum lb_verdict lb_forward(struct lb_ctx *c, __u32 index, int v6)
 	if (LB_HAS_FENCE && lb_unlikely(lb_may_not_serve(c, listen, v6)))
 		return lb_rare(LB_DROP_FENCED);
 	chosen = lb_choose(c, listen, index, v6);
-	if (LB_HAS_LOADS && lb_unlikely(c->full))
-		return lb_rare(LB_DROP_ALL_FULL);
 	server = lb_servers(chosen);
 	if (!server)
 		return lb_rare(LB_DROP_BROKEN);
@@ -69,6 +67,8 @@ static inline enum lb_verdict lb_forward(struct lb_ctx *c, __u32 index, int v6)
 	if (lb_unlikely(lb_length(&c->packet, v6) > server->mtu)) { /* 0, unless it is alive */
 		if (LB_HAS_FLOWS && listen->flags & LB_LISTEN_MEMORY && c->held)
 			return lb_rare(LB_DROP_UNKNOWN);
+		if (LB_HAS_LOADS && !chosen && listen->turns & (LB_TURNS_HALF - 1))
+			return lb_rare(LB_DROP_ALL_FULL);
 		return lb_rare(lb_alive(chosen) ? LB_DROP_TOO_BIG : LB_DROP_NO_SERVER);
 	}
 	if (LB_HAS_FLOWS && server->flags & LB_SERVER_RECORD &&

@@ -120,13 +120,19 @@ static inline void lb_count_load(const struct lb_listen *listen, __u32 server, i
 		__sync_fetch_and_add(&load->open, (__s64)by);
 }
 
-/* Has it as many flows as it may? */
-static inline int lb_full(__u32 index)
+/* Has it as many flows as it may? All ones if so, else 0: a number and no branch (ADR 4). */
+static inline __u64 lb_full(__u32 index)
 {
+	struct lb_server *server = lb_servers(index);
 	struct lb_load *load = lb_loads(index);
-	__u32 most = lb_most(index);
+	__s64 room;
 
-	return most && load && load->open >= (__s64)most;
+	if (!server || !load)
+		return 0;
+	room = (__s64)(__u32)(server->max_connections - 1) - load->open; /* 0: no limit */
+	room >>= 63;
+	lb_keep(room);
+	return room;
 }
 
 /* The server whose turn it is, by the listen's scheduler. */
@@ -140,24 +146,31 @@ static inline __u32 lb_in_turn(const struct lb_listen *listen, __u32 index, __u6
 	return lb_next_turn(listen, index);
 }
 
-#define LB_TRIES 32 /* places of the sequence that are searched for a server with room */
+/*
+ * One that had room when the control plane last looked, and has it still; else 0. They are
+ * few and no loop, for the verifier's sake: the sweep gives no turn to who is full.
+ */
+static inline __u32 lb_spare(const struct lb_listen *listen)
+{
+	__u64 first = listen->spare[0], second = listen->spare[1];
+	__s64 none;
 
-/* The server of a new flow; 0 and c->full: those that were asked have no room. */
-static inline __u32 lb_schedule(struct lb_ctx *c, const struct lb_listen *listen, __u32 index,
-				__u64 hash, const struct lb_slot *slot)
+	first &= ~lb_full(first);
+	second &= ~lb_full(second);
+	none = (__s64)(first - 1) >> 63;
+	lb_keep(none);
+	return first | (second & none);
+}
+
+/* The server of a new flow; 0: none, or those that were asked have no room. */
+static inline __u32 lb_schedule(const struct lb_listen *listen, __u32 index, __u64 hash,
+				const struct lb_slot *slot)
 {
 	__u32 chosen = lb_in_turn(listen, index, hash, slot);
-	int i;
 
-	if (!LB_HAS_LOADS || !lb_full(chosen))
-		return chosen;
-	for (i = 0; i < LB_TRIES; i++) {
-		chosen = lb_next_turn(listen, index);
-		if (!lb_full(chosen))
-			return chosen;
-	}
-	c->full = 1;
-	return 0;
+	if (LB_HAS_LOADS && lb_full(chosen))
+		chosen = lb_spare(listen);
+	return chosen;
 }
 
 /* The way of a client's own: one for all flows of it to this listen. */
@@ -195,12 +208,14 @@ static inline __u32 lb_persist(struct lb_ctx *c, const struct lb_listen *listen,
 			return chosen;
 		}
 	}
-	chosen = lb_schedule(c, listen, index, hash, slot);
+	chosen = lb_schedule(listen, index, hash, slot);
 	if (place.way)
 		lb_flow_drop(&place);
-	if (chosen)
-		lb_flow_put(c->gw, &place, lb_way_make(client, chosen, LB_FLOW_CLIENT, tick), 0,
-			    tick);
+	if (chosen &&
+	    !lb_flow_put(c->gw, &place, lb_way_make(client, chosen, LB_FLOW_CLIENT, tick), 0,
+			 tick) &&
+	    place.word)
+		return lb_way_server(place.word);
 	return chosen;
 }
 
@@ -210,7 +225,7 @@ static inline __u32 lb_place_new(struct lb_ctx *c, const struct lb_listen *liste
 {
 	if (LB_HAS_PERSISTENCE && listen->persistence)
 		return lb_persist(c, listen, index, hash, slot, tick, v6);
-	return lb_schedule(c, listen, index, hash, slot);
+	return lb_schedule(listen, index, hash, slot);
 }
 
 /* What a client's packet makes of its flow's state. */
@@ -247,6 +262,15 @@ static inline __u32 lb_unremembered(const struct lb_ctx *c, const struct lb_slot
 	if (!slot->old || c->packet.proto == IPPROTO_UDP)
 		return slot->server;
 	return lb_unrecorded(c, slot->old, slot->server, tick);
+}
+
+/* The same for a flow that begins, which a server that is full does not get. */
+static inline __u32 lb_begun_unremembered(const struct lb_ctx *c, const struct lb_slot *slot,
+					  __u32 tick)
+{
+	__u32 server = lb_unremembered(c, slot, tick);
+
+	return LB_HAS_LOADS && c->packet.proto == IPPROTO_TCP ? server & ~lb_full(server) : server;
 }
 
 #define LB_STRANGER (~0U) /* in place of a server: nobody remembers the packet's flow */
@@ -308,8 +332,10 @@ static inline __u32 lb_remembered(struct lb_ctx *c, const struct lb_listen *list
 		c->held = 1;
 		return 0;
 	}
-	if (c->packet.proto == IPPROTO_TCP && (!syn || lb_has_payload(c)))
+	if (c->packet.proto == IPPROTO_TCP && !syn)
 		return lb_unremembered(c, &slot, tick);
+	if (lb_has_payload(c))
+		return lb_begun_unremembered(c, &slot, tick);
 	c->fresh = 1;
 	server = lb_place_new(c, listen, index, mixed, &slot, tick, v6);
 	if (!server)
@@ -320,7 +346,9 @@ static inline __u32 lb_remembered(struct lb_ctx *c, const struct lb_listen *list
 			lb_count_load(listen, server, 1);
 		return server;
 	}
-	return lb_unremembered(c, &slot, tick);
+	if (place.word)
+		return lb_way_server(place.word);
+	return lb_begun_unremembered(c, &slot, tick);
 }
 
 /* Does the packet begin a flow? A scheduler with memory knows; elsewhere a SYN does. */
@@ -370,7 +398,7 @@ static inline int lb_record_return(const struct lb_ctx *c, const struct lb_serve
 	word = lb_way_make(hash, index, LB_FLOW_RETURN, tick);
 	lb_flow_find(c->gw, hash, tick, &place);
 	if (!place.way)
-		return lb_flow_put(c->gw, &place, word, 0, tick);
+		return lb_flow_put(c->gw, &place, word, 0, tick) || place.word;
 	__sync_val_compare_and_swap(place.way, place.word, word);
 	return 1;
 }

@@ -3,6 +3,7 @@
 import random
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -268,6 +269,63 @@ def test_a_limit_that_is_raised_or_set_later_counts_what_is_there(gateway: Packe
     assert opened(gateway, range(30010, 30020)) == {TWO: 10}
     limit(gateway, "rr", one=7, two=0)
     assert opened(gateway, range(30020, 30030))[ONE] == 2
+
+
+def test_room_is_found_behind_a_heavy_server(gateway: PacketGateway) -> None:
+    """wrr's sequence names it a hundred times for once that it names the other."""
+    held = {ONE: Destination(100, max_connections=2), TWO: Destination(1)}
+    assert not converge(gateway.plane, Table({WEB: VirtualService(Scheduler("wrr"), held)})).refused
+    assert opened(gateway, range(30000, 30040)) == {ONE: 2, TWO: 38}
+    gateway.plane.tend()
+    assert opened(gateway, range(30100, 30140)) == {TWO: 40}
+    tcp(gateway, 30000, "R", 2)
+    gateway.plane.tend()
+    assert opened(gateway, range(30200, 30220))[ONE] == 1
+
+
+def test_a_process_that_starts_anew_gives_turns_to_who_has_room(gateway: PacketGateway) -> None:
+    limit(gateway, "rr", one=1, two=0)
+    opened(gateway, range(30000, 30002))
+    gateway.plane.tend()
+    tcp(gateway, 30000, "R", 2)
+    tcp(gateway, 30001, "R", 2)
+    again = gateway.reopen()
+    again.plane.tend()
+    assert opened(again, range(30010, 30014))[ONE] == 1
+    again.close()
+
+
+def test_a_client_that_stays_leaves_a_full_server(gateway: PacketGateway) -> None:
+    held = {ONE: Destination(1, max_connections=2), TWO: Destination(1)}
+    service = VirtualService(Scheduler("rr"), held, Persistence(60))
+    assert not converge(gateway.plane, Table({WEB: service})).refused
+    found = [connect(gateway, port) for port in range(30000, 30010)]
+    assert found.count(ONE) <= 2
+    assert len(set(found[4:])) == 1
+
+
+def test_a_limit_and_its_scheduler_come_at_once(gateway: PacketGateway) -> None:
+    apply(gateway, "mh", {ONE: 1, TWO: 1})
+    limit(gateway, "lc", one=3, two=0)
+    assert opened(gateway, range(30000, 30020))[ONE] == 3
+
+
+@pytest.mark.parametrize("payload", [b"", b"at once"], ids=["full cache", "Fast Open"])
+def test_what_is_not_remembered_does_not_go_to_a_full_server(pins: Path, payload: bytes) -> None:
+    """The ring places it, and half of its slots are the full server's."""
+    gateway = PacketGateway(Gateway("front", ("back",), flow_cache=1), pins)
+    limit(gateway, "rr", one=1, two=0)
+    for port in range(30000, 30004 if payload else 32000):
+        with suppress(AssertionError):  # dropped: the cache is full
+            connect(gateway, port)
+    verdicts: Counter[str] = Counter()
+    for port in range(40000, 40040):
+        packet = four.client(VIP) / TCP(sport=port, dport=80, flags="S") / payload
+        seen = gateway.send(packet)
+        verdicts[seen.verdict] += 1
+        assert seen.verdict == "drop_all_full" or seen.packet[IP].dst == "198.51.100.12"
+    gateway.close()
+    assert min(verdicts["drop_all_full"], verdicts["forward"]) > 5
 
 
 def test_a_hash_keeps_no_limit(gateway: PacketGateway) -> None:

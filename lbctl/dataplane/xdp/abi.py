@@ -83,6 +83,7 @@ VERDICTS = (
     "drop_all_full",
 )
 VERDICT_ROOM = 64
+SPARES = 2
 ROUTERS = 64  # virtual routers; number 0 is nobody
 FENCE_KEYS = 4096
 
@@ -188,6 +189,7 @@ class Listen(Structure):
     persistence: int
     seconds: int
     mask: Addr
+    spare: Array[c_uint16]
     pad1: Array[c_uint8]
     _fields_: ClassVar[Sequence[Field]] = [
         ("addr", Addr),
@@ -202,7 +204,8 @@ class Listen(Structure):
         ("persistence", c_uint16),
         ("seconds", c_uint16),
         ("mask", Addr),
-        ("pad1", c_uint8 * 12),
+        ("spare", c_uint16 * SPARES),
+        ("pad1", c_uint8 * 8),
     ]
 
 

@@ -45,7 +45,7 @@ from lbctl.dataplane.xdp.ports import write_ports
 from lbctl.dataplane.xdp.program import Program
 from lbctl.dataplane.xdp.registry import Registry, read_hop, write_hop
 from lbctl.dataplane.xdp.rings import Rings
-from lbctl.dataplane.xdp.shape import Feature, Shape, features_of
+from lbctl.dataplane.xdp.shape import Feature, Shape, features_of, limits_of
 from lbctl.dataplane.xdp.sharing import Sharing
 from lbctl.dataplane.xdp.support import BY_LOAD, check_destination, check_service, remembers
 from lbctl.dataplane.xdp.trace import Tracer
@@ -283,11 +283,19 @@ class XdpPlane:
 
     def _correct_loads(self) -> None:
         """lc, wlc and limits count flows as they come and go, and miss those that just fall
-        silent."""
-        for listen, _, number in self._registry.servers():
-            by_load = self._scheduler(self._registry.listens[listen]).name.lower() in BY_LOAD
-            if by_load or self._maps.servers[number].max_connections:
-                self._maps.loads[number].open = self._flows.open(number)
+        silent. Who is full gets no turn: the program looks at a few others only."""
+        limited = set[int]()
+        for listen, _, server in self._registry.servers():
+            number = self._registry.listens[listen]
+            by_load = self._scheduler(number).name.lower() in BY_LOAD
+            if by_load or self._maps.servers[server].max_connections:
+                self._maps.loads[server].open = self._flows.open(server)
+            if self._maps.servers[server].max_connections:
+                limited.add(number)
+        for number in limited:
+            self._rings.follow_room(
+                number, self._registry.members[number], weighted=self._weighted(number)
+            )
 
     def _drop_dead(self) -> None:
         """Flows of dead servers are forgotten."""
@@ -374,11 +382,11 @@ class XdpPlane:
                     batch.killed = True
                 batch.forget(number)
             case AddServer(frontend, endpoint, destination):
-                check_destination(frontend, destination, self._scheduler(number))
+                self._need_limits(op, number, batch)
                 self._add_server(op, number, batch)
                 batch.settle.add(number)
             case SetServer(frontend, endpoint, destination):
-                check_destination(frontend, destination, self._scheduler(number))
+                self._need_limits(op, number, batch)
                 record = self._maps.servers[self._member(op, number, endpoint, batch)]
                 record.weight = destination.weight
                 record.max_connections = destination.max_connections
@@ -402,6 +410,9 @@ class XdpPlane:
 
     def _scheduler(self, number: int) -> SchedulerCode:
         return SchedulerCode(self._maps.listens[number].scheduler)
+
+    def _weighted(self, number: int) -> bool:
+        return self._scheduler(number).name.lower() not in WEIGHTLESS
 
     def _add_server(self, op: AddServer, number: int, batch: "_Batch") -> None:
         if op.endpoint in self._registry.members[number]:
@@ -428,6 +439,15 @@ class XdpPlane:
         if not known or (number, endpoint) in batch.dying:
             raise DataPlaneError(f"{op}: No such destination")
         return self._registry.members[number][endpoint]
+
+    def _need_limits(self, op: AddServer | SetServer, number: int, batch: "_Batch") -> None:
+        """The same, of what a server asks for."""
+        service = batch.services.get(number)
+        scheduler = service.scheduler.name if service else self._scheduler(number).name.lower()
+        check_destination(op.frontend, op.destination, scheduler)
+        needed = Shape(frozenset(limits_of(op.destination.max_connections)))
+        if (error := batch.no_program) is not None and not self._program.covers(needed):
+            raise DataPlaneError(f"{op}: {error.message}", error.hint)
 
     def _need_program(self, op: AddService | SetService, batch: "_Batch") -> None:
         """Refuse what the program that runs, for want of a better one, cannot do."""
@@ -478,10 +498,8 @@ class XdpPlane:
 
     def _write_ring(self, number: int, dying: set[Endpoint]) -> None:
         living = {e: n for e, n in self._registry.members[number].items() if e not in dying}
-        scheduler = SchedulerCode(self._maps.listens[number].scheduler).name.lower()
-        weighted = scheduler not in WEIGHTLESS
         self.writes["slots"] += self._rings.write(
-            number, living, weighted=weighted, tick=self._tick()
+            number, living, weighted=self._weighted(number), tick=self._tick()
         )
 
     def _shape(self, ops: Iterable[Op]) -> Shape:
@@ -493,8 +511,8 @@ class XdpPlane:
                 features |= features_of(op.service)
             if isinstance(op.frontend, Listen) and op.frontend.address.version == 6:
                 features.add(Feature.IPV6)
-            if isinstance(op, AddServer | SetServer) and op.destination.max_connections:
-                features |= {Feature.FLOWS, Feature.LOADS}
+            if isinstance(op, AddServer | SetServer):
+                features |= limits_of(op.destination.max_connections)
             if isinstance(op, AddServer) and isinstance(op.frontend, Listen):
                 triple = (op.endpoint, op.frontend.proto)
                 number = self._registry.listens.get(op.frontend)
@@ -515,8 +533,7 @@ class XdpPlane:
             found.add(Feature.FLOWS)
         if self._fenced or any(bpf.keys(self._maps.fds["fence_keys"], sizeof(abi.FenceKey))):
             found.add(Feature.FENCE)
-        if any(record.max_connections for record in records):
-            found |= {Feature.FLOWS, Feature.LOADS}
+        found |= limits_of(max((record.max_connections for record in records), default=0))
         if any(listen.address.version == 6 for listen in self._registry.listens):
             found.add(Feature.IPV6)
         return found

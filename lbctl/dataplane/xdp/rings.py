@@ -4,7 +4,7 @@ A ring is one page of slots or several in a row. One that has grown never shrink
 can be split, each half with the server of the whole, but not joined.
 """
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from lbctl.dataplane import ring
@@ -16,6 +16,7 @@ from lbctl.errors import DataPlaneError
 from lbctl.model import Endpoint
 
 TAKES_TURNS = frozenset({SchedulerCode.RR, SchedulerCode.WRR, SchedulerCode.LC, SchedulerCode.WLC})
+NO_LIMIT = 1 << 40  # more connections than any server has
 # Pages by the number of servers up to which they serve: a hundred slots each, about.
 SIZES = ((20, 1), (256, 8), (abi.SERVERS, 32))
 
@@ -61,6 +62,7 @@ class Rings:
             self._mark(span, 1)
         self._taken[0] = 1
         self.changing = set(self._spans)  # listens that may have slots to settle
+        self._passed: dict[int, set[int]] = {}  # by listen: servers that no turn was given
 
     def span(self, listen: int) -> Span:
         return self._spans[listen]
@@ -90,10 +92,46 @@ class Rings:
         table = [numbers[name] for name in names] or [0] * len(self._spans[listen].slots)
         keeps = set() if record.flags & abi.LISTEN_ONESHOT else set(members.values())
         written = self._rewrite(listen, table, keeps, tick)
-        if record.scheduler in TAKES_TURNS:
-            order = [numbers[n] for n in ring.turns(weights, abi.TURNS)]
-            written += self._write_turns(listen, order)
-        return written
+        return written + self.write_turns(listen, members, weighted=weighted)
+
+    def write_turns(self, listen: int, members: Mapping[Endpoint, int], *, weighted: bool) -> int:
+        """The sequence of new flows alone: of servers that have room, unless none has."""
+        record = self._maps.listens[listen]
+        if record.scheduler not in TAKES_TURNS:
+            record.turns = 0
+            return 0
+        self.write_spares(listen, members.values())
+        weights = self._weights(members, weighted)
+        numbers = {str(endpoint): number for endpoint, number in members.items()}
+        full = self._passed[listen] = self._full(members.values())
+        roomy = {name: weight for name, weight in weights.items() if numbers[name] not in full}
+        order = ring.turns(roomy or weights, abi.TURNS)
+        return self._write_turns(listen, [numbers[name] for name in order])
+
+    def follow_room(self, listen: int, members: Mapping[Endpoint, int], *, weighted: bool) -> None:
+        """Some of the members have limits, and what they have was just counted anew."""
+        if self._passed.get(listen) != self._full(members.values()):
+            self.write_turns(listen, members, weighted=weighted)
+        else:
+            self.write_spares(listen, members.values())
+
+    def _full(self, numbers: Iterable[int]) -> set[int]:
+        servers, loads = self._maps.servers, self._maps.loads
+        return {n for n in numbers if 0 < servers[n].max_connections <= loads[n].open}
+
+    def write_spares(self, listen: int, numbers: Collection[int]) -> None:
+        """Who takes a new flow where the one whose turn it is has no room: those of the
+        servers with these numbers that have the most."""
+        servers, loads = self._maps.servers, self._maps.loads
+        room = {
+            number: servers[number].max_connections - loads[number].open
+            if servers[number].max_connections
+            else NO_LIMIT - loads[number].open
+            for number in numbers
+            if servers[number].weight
+        }
+        best = sorted(room, key=lambda number: -room[number])[: abi.SPARES]
+        self._maps.listens[listen].spare[:] = [*best, *[0] * (abi.SPARES - len(best))]
 
     def read(self, listen: int) -> tuple[list[int], list[int], list[int]]:
         """For each slot its server, its old one (0 where it does not change) and the tick
@@ -244,6 +282,7 @@ class Rings:
         if (span := self._spans.pop(listen, None)) is not None:
             self._free(span)
         self.changing.discard(listen)
+        self._passed.pop(listen, None)
 
     def _find(self, pages: int) -> Span | None:
         """First fit among spans that start at a multiple of their size."""

@@ -52,6 +52,11 @@ def features_of(service: VirtualService) -> set[Feature]:
     return found
 
 
+def limits_of(most: int) -> set[Feature]:
+    """What a server needs that takes so many connections at a time; 0: any number."""
+    return {Feature.FLOWS, Feature.LOADS} if most else set()
+
+
 _INCLUDE = re.compile(r'^#include "([a-z_.0-9]+)"$', re.MULTILINE)
 
 

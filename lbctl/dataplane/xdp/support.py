@@ -58,16 +58,14 @@ def check_persistence(frontend: Listen, persistence: Persistence) -> None:
         )
 
 
-def check_destination(
-    frontend: Frontend, destination: Destination, scheduler: SchedulerCode
-) -> None:
+def check_destination(frontend: Frontend, destination: Destination, scheduler: str) -> None:
     """Raises Unsupported."""
     mode = destination.forwarding.mode
     if mode is not Mode.NAT:
         raise Unsupported(f"{frontend}: XDP has no mode {mode}", "`mode: nat`, or datapath: ipvs")
-    if destination.max_connections and scheduler.name.lower() not in MEMORY:
+    if destination.max_connections and scheduler not in MEMORY:
         raise Unsupported(
-            f"{frontend}: {scheduler.name.lower()} keeps no limit of connections per server",
+            f"{frontend}: {scheduler} keeps no limit of connections per server",
             f"a scheduler that remembers flows: {', '.join(sorted(MEMORY))}",
         )
     if destination.min_connections:
