@@ -7,7 +7,7 @@ seems to come in on, and the verdict is read from the counters.
 import ctypes
 import os
 import subprocess
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,13 +116,17 @@ class PacketGateway:
 
     def send(self, packet: Ether | bytes, interface: str = "front") -> Seen:
         frame = packet if isinstance(packet, bytes) else raw(packet)
-        before = self.plane.stats().verdicts
+        before = self.verdicts()
         with bpf.opened(self.pins / "lb") as program:
             run = bpf.run_program(program, frame, ifindex=self.ifindex[interface])
-        after = self.plane.stats().verdicts
+        after = self.verdicts()
         changed = [name for name in after if after[name] != before[name]]
         assert len(changed) == 1, f"one verdict for each packet, not {changed}"
         return Seen(changed[0], run.action, Ether(run.data))
+
+    def verdicts(self) -> Mapping[str, int]:
+        """As anybody is told who asks: that sweeps the flow cache."""
+        return self.plane.stats().verdicts
 
     def reopen(self) -> "PacketGateway":
         """As a process that starts anew would."""
