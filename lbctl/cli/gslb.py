@@ -19,6 +19,12 @@ dry_run_option = click.option(
 )
 
 
+me_option = click.option(
+    "--me", envvar="LBCTL_GSLB_ME", default="local", show_default=True,
+    help="Which of the observers this server is.",
+)  # fmt: skip
+
+
 @click.group()
 @click.option("--gslb-socket", envvar="LBCTL_GSLB_SOCKET", default=SOCKET, show_default=True)
 @click.pass_context
@@ -30,7 +36,7 @@ def gslb(context: click.Context, gslb_socket: str) -> None:
 @gslb.command()
 @click.option("--config", type=click.Path(path_type=Path), default="/etc/lbctl/lbctl.yaml",
               show_default=True)  # fmt: skip
-@click.option("--me", default="local", help="Which of the observers this server is.")
+@me_option
 @click.option("--runtime", type=click.Path(path_type=Path), default="/run/lbctl", show_default=True)
 @click.option("--daemon", default="", help="The local daemon's socket, if there is a daemon.")
 def serve(config: Path, me: str, runtime: Path, daemon: str) -> None:
@@ -44,13 +50,14 @@ def serve(config: Path, me: str, runtime: Path, daemon: str) -> None:
 
 @gslb.command()
 @click.argument("config", type=click.Path(path_type=Path))
+@me_option
 @json_option
 @pass_context
-def validate(context: Context, config: Path) -> None:
-    """Check the gslb section and its zone files; needs no server."""
+def validate(context: Context, config: Path, me: str) -> None:
+    """Check the gslb section, its zone files and PEM files as `serve` does; needs no server."""
     from lbctl.gslb.run import read
 
-    found = read(config, "local")
+    found = read(config, me)
     names = sum(len(zone.names) for zone in found.zones)
     if context.json:
         show_json({"zones": len(found.zones), "names": names, "sites": len(found.sites)})
@@ -218,8 +225,9 @@ def reload(context: Context) -> None:
 
     `lbctl gslb validate FILE` tries it without.
     """
-    context.client.post("gslb", "reload")
-    _done(context, {"done": "reloaded", "dry_run": False})
+    restart = context.client.post("gslb", "reload")["restart"]
+    said = f"reloaded; the next start takes {', '.join(restart)}" if restart else "reloaded"
+    _done(context, {"done": said, "dry_run": False, "restart": restart})
 
 
 def _would(context: Context, site: str, what: str) -> None:

@@ -73,7 +73,11 @@ def _build(
             faults += [source.say(Fault((*where, one), text)) for one, text in more]
         except OSError as error:
             where = ("gslb", "zones", name, "file")
-            faults.append(source.say(Fault(where, f"cannot be read: {error.strerror}")))
+            text = f"{zone.file}: cannot be read: {error.strerror}"
+            faults.append(source.say(Fault(where, text)))
+        except UnicodeDecodeError as error:
+            where = ("gslb", "zones", name, "file")
+            faults.append(source.say(Fault(where, f"{zone.file}: is no text: {error}")))
         except ValueError as error:
             faults.append(source.say(Fault(("gslb", "zones", name), str(error))))
         except InvalidConfig as error:
@@ -121,7 +125,9 @@ def _secrets(
             return secrets
         text = "wants 16 to 32 octets as hex, one secret a line"
     except (OSError, ValueError) as error:
-        text = f"cannot be read: {error}"
+        why = (error.strerror if isinstance(error, OSError) else "") or str(error)
+        text = f"cannot be read: {why}"
+    text = f"{section.cookie_secret}: {text}"
     faults.append(source.say(Fault(("gslb", "cookie_secret"), text)))
     return ()
 

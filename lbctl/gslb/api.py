@@ -29,8 +29,8 @@ from lbctl.daemon.peer import group_id
 from lbctl.errors import Exit, InvalidConfig, LbctlError, NotFound
 from lbctl.gslb.control import Control
 from lbctl.gslb.explain import explain, simulate
-from lbctl.gslb.eyes import Eyes
-from lbctl.gslb.looks import server_context
+from lbctl.gslb.eyes import RENEW, Eyes
+from lbctl.gslb.looks import pem_stamp, server_context
 from lbctl.gslb.metrics import exposition
 from lbctl.gslb.model import SiteApi
 from lbctl.gslb.reports import Load, SiteReport, Times, check_times, encode
@@ -175,6 +175,7 @@ class Operators:
         ecs = request.query.get("ecs")
         found = explain(
             control.known,
+            control.compiler,
             control.maps,
             control.weather,
             request.query["name"],
@@ -227,7 +228,8 @@ class Operators:
 
     async def reload(self, request: web.Request) -> web.Response:
         await self._control.reload()
-        return _ok({"changes": self._control.changes})
+        control = self._control
+        return _ok({"changes": control.changes, "restart": control.gslb.differs(control.started)})
 
     async def metrics(self, request: web.Request) -> web.Response:
         return web.Response(text=exposition(self._control), content_type="text/plain")
@@ -259,20 +261,65 @@ def _unlink(path: Path) -> None:
     path.unlink(missing_ok=True)
 
 
+class _Peers:
+    """The listener for peers. Its certificate follows the files."""
+
+    def __init__(self, files: SiteApi, report: Callable[[], SiteReport]) -> None:
+        self._files = files
+        self._report = report
+        self._runner: web.AppRunner | None = None
+        self._stamp: tuple[tuple[int, int], ...] = ()
+
+    async def site(self, request: web.Request) -> web.Response:
+        return web.Response(body=encode(self._report()), content_type="application/json")
+
+    async def follow(self) -> None:
+        """Listen with the files as they are. Raises OSError; what listens goes on."""
+        stamp = pem_stamp(self._files)
+        if stamp == self._stamp:
+            return
+        context = server_context(self._files)  # before the old one closes
+        await self.close()
+        app = web.Application()
+        app.add_routes([web.get("/v1/site", self.site)])
+        runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
+        await runner.setup()
+        host, port = str(self._files.listen.address), self._files.listen.port
+        try:
+            await web.TCPSite(runner, host, port, ssl_context=context).start()
+        except OSError:
+            await runner.cleanup()
+            raise
+        self._runner, self._stamp = runner, stamp
+
+    async def keep(self, errors: dict[str, str]) -> None:
+        """For ever: follow the files; what is wrong with them is told."""
+        while True:
+            await asyncio.sleep(RENEW)
+            try:
+                await self.follow()
+            except OSError as error:  # ssl.SSLError is one
+                errors["listener for peers"] = f"{self._files.certificate}: {error}"
+            else:
+                errors.pop("listener for peers", None)
+
+    async def close(self) -> None:
+        runner, self._runner, self._stamp = self._runner, None, ()
+        if runner is not None:
+            await runner.cleanup()
+
+
 @asynccontextmanager
-async def telling(files: SiteApi, report: Callable[[], SiteReport]) -> AsyncIterator[None]:
+async def telling(
+    files: SiteApi, report: Callable[[], SiteReport], errors: dict[str, str]
+) -> AsyncIterator[None]:
     """Answer peers over mutual TLS while in the context."""
-
-    async def site(request: web.Request) -> web.Response:
-        return web.Response(body=encode(report()), content_type="application/json")
-
-    app = web.Application()
-    app.add_routes([web.get("/v1/site", site)])
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
-    await runner.setup()
-    host, port = str(files.listen.address), files.listen.port
+    peers = _Peers(files, report)
+    await peers.follow()
+    keeper = asyncio.create_task(peers.keep(errors))
     try:
-        await web.TCPSite(runner, host, port, ssl_context=server_context(files)).start()
         yield
     finally:
-        await runner.cleanup()
+        keeper.cancel()
+        await asyncio.gather(keeper, return_exceptions=True)
+        await peers.close()

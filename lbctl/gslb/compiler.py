@@ -90,6 +90,11 @@ class Compiler:
         ]
         return blob
 
+    def ring(self, pool: Pool, region_number: int, weather: Weather) -> Drawn:
+        """What `pool` answers for a region: who is named at each slot of its ring."""
+        drawn = draw(pool.policy, pool.members, self.regions[pool.table][region_number], weather)
+        return self._remember(pool.policy, (self.plan.pools[pool], region_number), drawn)
+
     @property
     def answered(self) -> frozenset[str]:
         """The sites that any of the last answers names."""

@@ -55,6 +55,7 @@ class Control:
     slow: str = ""  # why workers run on Python alone, if they do
     orders: Path | None = None  # the file that keeps the drains over a restart
     left_at: dict[str, float] = field(default_factory=dict)
+    started: Gslb | None = None  # what runs since the start, whatever was reloaded
     _known: Knowledge | None = None
     _compiler: Compiler | None = None
     _answers: bytes = b""
@@ -72,6 +73,11 @@ class Control:
         return self._known
 
     @property
+    def compiler(self) -> Compiler:
+        assert self._compiler is not None  # `start` has run
+        return self._compiler
+
+    @property
     def maps(self) -> list[RegionMap]:
         return self._maps
 
@@ -81,6 +87,7 @@ class Control:
 
     async def start(self) -> None:
         """Read drains and databases, and publish the first answers. Raises LbctlError."""
+        self.started = self.gslb
         if self.orders is not None:
             try:
                 self.overview.drains = read_orders(self.orders)
@@ -195,11 +202,10 @@ class Control:
         weather = self.overview.weather(time.monotonic())
         if weather == self.weather:
             return
-        assert self._compiler is not None
         self.weather = weather  # before what may fail: the same weather would fail again
         if _measured(self.gslb, weather) != self.known.measured:
             self._stale.set()
-        answers = self._compiler.answers(weather)
+        answers = self.compiler.answers(weather)
         self.errors.pop("answers", None)
         if answers != self._answers:
             self.board.put({"answers": answers})
@@ -209,16 +215,14 @@ class Control:
             self.changes += 1
 
     def _note_answered(self) -> None:
-        assert self._compiler is not None
-        answered, now = self._compiler.answered, time.monotonic()
+        answered, now = self.compiler.answered, time.monotonic()
         self.left_at = {
             site: self.left_at.get(site, now) for site in self.gslb.sites if site not in answered
         }
 
     def names_with(self, site: str) -> list[str]:
         """The names whose answers hold `site` now."""
-        assert self._compiler is not None
-        return self._compiler.names_with(site)
+        return self.compiler.names_with(site)
 
     def standing(self, site: str) -> Standing:
         return self.weather.standings.get((site, ""), Standing())

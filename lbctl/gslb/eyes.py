@@ -17,16 +17,18 @@ from lbctl.gslb.looks import (
     ask,
     client_context,
     handshake,
+    pem_stamp,
     probe_external,
     probe_vips,
     whole,
 )
 from lbctl.gslb.measure import EVERY, WAIT, Fed, Smoothed
-from lbctl.gslb.model import Api, ExternalCheck, Site
+from lbctl.gslb.model import Api, ExternalCheck, Site, SiteApi
 from lbctl.gslb.overview import SITE_TIMING
 from lbctl.gslb.reports import SiteReport, Unintelligible, decode
 from lbctl.model import Endpoint, Network
 
+RENEW = 5.0  # seconds between looks at the PEM files
 BEAT = SITE_TIMING.interval
 
 
@@ -38,8 +40,8 @@ class Eyes:
         self._session = session
         self._daemon = daemon  # the local daemon's socket; "" where there is none
         self._context: ssl.SSLContext | None = None
-        if control.gslb.api is not None:
-            self._context = client_context(control.gslb.api)
+        self._files: SiteApi | None = control.gslb.api
+        self._stamp: tuple[tuple[int, int], ...] = ()
         self._here: tuple[SiteReport, float] | None = None  # what the daemon said, and when
         self._times: dict[Network, Smoothed] = {}
         self.fed = Fed()
@@ -48,6 +50,8 @@ class Eyes:
         """What has to run: one task per site and per observer."""
         gslb = self.control.gslb
         tasks = []
+        if self._files is not None:
+            tasks.append(self._beat("certificates", RENEW, self.renew))
         for name, site in gslb.sites.items():
             if site.check is not None and not site.apis:
                 look = partial(self._external, name, site.check)
@@ -78,6 +82,12 @@ class Eyes:
                 self.control.errors.pop(what, None)
             self.control.mark()
             await asyncio.sleep(max(0.05, every - (time.monotonic() - started)))
+
+    async def renew(self) -> None:
+        """Take certificates that were renewed. Raises OSError; what we had stays."""
+        if self._files is not None and (stamp := pem_stamp(self._files)) != self._stamp:
+            self._context = client_context(self._files)
+            self._stamp = stamp
 
     async def _external(self, name: str, check: ExternalCheck) -> None:
         try:
@@ -163,6 +173,7 @@ async def looking(control: Control, daemon: str) -> AsyncIterator[Eyes]:
     """Look at all sites while in the context."""
     async with aiohttp.ClientSession() as session:
         eyes = Eyes(control, session, daemon)
+        await eyes.renew()
         tasks = [asyncio.create_task(one) for one in eyes.tasks()]
         try:
             yield eyes

@@ -4,6 +4,7 @@ import asyncio
 import socket
 import ssl
 from collections.abc import Sequence
+from pathlib import Path
 
 import aiohttp
 
@@ -33,6 +34,37 @@ def server_context(files: SiteApi | ApiListener) -> ssl.SSLContext:
     context.verify_mode = ssl.CERT_REQUIRED
     context.load_cert_chain(files.certificate, files.key)
     return context
+
+
+def pem_stamp(files: SiteApi) -> tuple[tuple[int, int], ...]:
+    """What changes when one of the PEM files does. Raises OSError."""
+    found = [Path(path).stat() for path in (files.certificate, files.key, files.ca)]
+    return tuple((status.st_mtime_ns, status.st_ino) for status in found)
+
+
+def pem_faults(files: SiteApi) -> list[tuple[str, str]]:
+    """(key of `api`, what is wrong) for PEM files that cannot be used."""
+    faults = []
+    for key in ("certificate", "key", "ca"):
+        path = getattr(files, key)
+        try:
+            Path(path).read_bytes()
+        except OSError as error:
+            faults.append((key, f"{path}: cannot be read: {error.strerror}"))
+    if faults:
+        return faults
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        context.load_verify_locations(files.ca)
+    except ssl.SSLError as error:
+        faults.append(("ca", f"{files.ca}: is no PEM file of certificates: {error.reason}"))
+    try:
+        context.load_cert_chain(files.certificate, files.key)
+    except ssl.SSLError as error:
+        pair = f"{files.certificate} and {files.key}"
+        text = f"{pair}: are no certificate and its key (PEM, without a password): {error.reason}"
+        faults.append(("certificate", text))
+    return faults
 
 
 async def ask(

@@ -292,3 +292,23 @@ class Gslb:
     identity: bytes = b""  # answers NSID (RFC 5001)
     api: SiteApi | None = None
     measure: Mapping[Network, Endpoint] = field(default_factory=dict)  # network -> its target
+
+    def differs(self, started: "Gslb | None") -> list[str]:
+        """The keys that a server which began as `started` takes at its next start only."""
+        if started is None:
+            return []
+        parts = {
+            "listen": "listens", "processes": "processes", "rate_limit": "rate_limit",
+            "identity": "identity", "cookie_secret": "cookie_secrets", "api": "api",
+            "measure": "measure",
+        }  # fmt: skip
+        keys = [key for key, part in parts.items() if getattr(self, part) != getattr(started, part)]
+        if self.observers.peers != started.observers.peers:
+            keys.append("observers.peers")
+        if _looked_at(self) != _looked_at(started):
+            keys.append("sites")
+        return keys
+
+
+def _looked_at(gslb: Gslb) -> dict[str, tuple[object, ...]]:
+    return {name: (site.apis, site.check, site.vips) for name, site in gslb.sites.items()}

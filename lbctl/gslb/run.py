@@ -6,6 +6,7 @@ import secrets
 import signal
 import time
 from contextlib import AsyncExitStack
+from dataclasses import fields, replace
 from pathlib import Path
 
 from lbctl.config.gslb import load_gslb
@@ -17,7 +18,8 @@ from lbctl.gslb.control import Control
 from lbctl.gslb.cookie import Cookies
 from lbctl.gslb.crew import Tally, crew
 from lbctl.gslb.eyes import looking
-from lbctl.gslb.model import Gslb
+from lbctl.gslb.looks import pem_faults
+from lbctl.gslb.model import Databases, Gslb, SiteApi
 from lbctl.gslb.native import Unbuilt, build_in
 from lbctl.gslb.overview import Overview
 from lbctl.gslb.responder import Responder
@@ -29,13 +31,27 @@ CLOCK = 0.5  # seconds between looks at the clock, for TCP's cookies
 
 
 def read(config: Path, me: str) -> Gslb:
-    """The `gslb` section of a file; paths in it are relative to the file. Raises
-    InvalidConfig."""
+    """The `gslb` section of a file, as `serve` uses it: paths in it are relative to the file,
+    and its PEM files can be used. Raises InvalidConfig."""
     try:
         text = config.read_bytes()
     except OSError as error:
         raise InvalidConfig([f"{config}: cannot be read: {error.strerror}"]) from None
-    return load_gslb(text, str(config), me, lambda path: (config.parent / path).read_text())
+    there = config.absolute().parent  # `chdir` changes nothing
+    found = load_gslb(text, str(config), me, lambda path: (there / path).read_text())
+    databases = {
+        one.name: str(there / path)
+        for one in fields(found.databases)
+        if (path := getattr(found.databases, one.name))
+    }
+    found = replace(found, databases=Databases(**databases))
+    if found.api is None:
+        return found
+    api = found.api
+    api = SiteApi(api.listen, *(str(there / path) for path in (api.certificate, api.key, api.ca)))
+    if faults := pem_faults(api):
+        raise InvalidConfig([f"{config}: gslb.api.{key}: {text}" for key, text in faults])
+    return replace(found, api=api)
 
 
 async def serve(config: Path, me: str, runtime: Path, daemon: str) -> None:
@@ -69,7 +85,7 @@ async def serve(config: Path, me: str, runtime: Path, daemon: str) -> None:
         await stack.enter_async_context(serving(control, eyes, runtime / "gslb.sock"))
         if gslb.api is not None:
             await stack.enter_async_context(
-                telling(gslb.api, lambda: eyes.report(time.monotonic()))
+                telling(gslb.api, lambda: eyes.report(time.monotonic()), control.errors)
             )
         await stack.enter_async_context(answering(streams, responder.stream_reply))
         await stack.enter_async_context(
