@@ -107,10 +107,14 @@ class Control:
                 self._dirty.clear()
                 self.turns += 1
                 await self._told("answers", self._follow())
-                await self._told("drains", self.keep())
+                await self.keep()
 
     async def keep(self) -> None:
-        """Keep the drains in their file, if they are others. Raises OSError."""
+        """Keep the drains in their file, if they are others; where that fails they hold
+        until the next start, and that is told."""
+        await self._told("drains", self._keep())
+
+    async def _keep(self) -> None:
         async with self._keeper:
             drains = dict(self.overview.drains)
             if self.orders is not None and drains != self._kept:

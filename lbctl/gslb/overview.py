@@ -50,7 +50,7 @@ class Overview:
     def reported(self, site: str, gateway: int, report: SiteReport, now: float) -> None:
         """A gateway of `site` told us how it does."""
         self.reports[site, gateway] = (report, now)
-        self.drains = newer(self.drains, report.drains)
+        self._orders(report)
 
     def heard(self, observer: str, report: SiteReport, now: float) -> None:
         """An observer told us what it sees."""
@@ -58,12 +58,17 @@ class Overview:
             if site in self.gslb.sites:
                 self.words[observer, site] = Word(seen.health, now, seen.why)
         self.fed(observer, report, now)
-        self.drains = newer(self.drains, report.drains)
+        self._orders(report)
 
     def fed(self, observer: str, report: SiteReport, now: float) -> None:
         """The GSLB server at a site said what agents told it."""
         if observer in self.gslb.sites:
             self.feeds[observer] = (SiteReport(observer, {}, report.load, times=report.times), now)
+
+    def _orders(self, report: SiteReport) -> None:
+        """Orders given elsewhere, about sites that there are."""
+        known = {site: one for site, one in report.drains.items() if site in self.gslb.sites}
+        self.drains = newer(self.drains, known)
 
     def ordered(self, site: str, draining: bool, reason: str, now: float) -> None:
         """An operator's word. now: Unix seconds; where another server's clock is ahead, the

@@ -98,6 +98,25 @@ def test_a_service_without_servers_leaves_while_its_site_stays(lab) -> None:
     eventually(lambda: lab.ask("seoul", "service.gslb.example", ntt) == [TOKYO])
 
 
+def test_a_silent_api_is_backed_by_the_vip(lab) -> None:
+    """Longer than it takes to be found dead: the gateway's last report is forgotten."""
+    ntt = "198.18.4.0/24"
+    assert connections(lab, "seoul", "tokyo") is not None
+    lab.stop("tokyo", "daemon")
+    eventually(lambda: connections(lab, "seoul", "tokyo") is None)
+    assert states(lab, "seoul")["tokyo"] == "up"
+    assert lab.ask("seoul", "service.gslb.example", ntt) == [TOKYO]
+    lab.stop("tokyo", "app")
+    lab.gateway()
+    eventually(lambda: connections(lab, "seoul", "tokyo") is not None)
+
+
+def connections(lab: GslbLab, site: str, of: str) -> int | None:
+    """What a site's server knows of another's connections."""
+    found = json.loads(lab.lbctl(site, "status", "-j"))
+    return next(one["connections"] for one in found["sites"] if one["site"] == of)
+
+
 def test_load_spills_over_and_comes_back(lab) -> None:
     ntt = "198.18.4.0/24"
     assert lab.ask("seoul", "load.gslb.example", ntt) == [TOKYO]

@@ -124,6 +124,18 @@ def test_drains_survive_a_restart(tmp_path: Path) -> None:
     assert not read_orders(path)["seoul"].draining
 
 
+def test_a_drain_that_cannot_be_kept_holds_and_that_is_told(tmp_path: Path) -> None:
+    control = control_of(GOOD, tmp_path)
+    control.orders = tmp_path / "nowhere" / "gslb-drains.json"
+
+    async def story() -> None:
+        await order(control, "seoul")
+        assert control.standing("seoul").draining
+        assert "nowhere/gslb-drains.new" in control.errors["drains"]
+
+    run(control, story)
+
+
 @pytest.mark.parametrize("bad", [b"", b"[]", b'{"x": 1}', b"\xff", b"[" * 100_000])
 def test_a_file_of_orders_that_is_none_is_told(tmp_path: Path, bad: bytes) -> None:
     path = tmp_path / "gslb-drains.json"

@@ -37,10 +37,10 @@ NAMES = ["geo", "sticky", "first2", "spill", "img", "x.apps", "none", "static", 
 def test_the_explanation_is_the_answer(known, name, weather) -> None:
     compiler = known.compiler()
     maps = regions.read(memoryview(known.networks))
+    server = Server()
+    server.weather(weather)
     compiler.answers(Weather())  # a good moment, for `last-good`
     for text in [*NETWORKS, "198.18.3.0/24", "203.0.113.0/24"]:
-        server = Server()  # each meets its first turn
-        server.weather(weather)
         said = explain(known, compiler, maps, weather, f"{name}.gslb.example",
                        ip_address("192.0.2.1"), ip_network(text))  # fmt: skip
         asked = [server.ask(query(f"{name}.gslb.example", kind, opt(ecs(text))))

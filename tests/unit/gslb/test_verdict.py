@@ -167,6 +167,14 @@ def test_a_server_without_a_word_of_its_daemon_says_nothing_of_services() -> Non
     assert overview.weather(12.0).standings["tokyo", "web"].why == "web: not there"
 
 
+def test_orders_about_sites_that_there_are_not_are_nobodys() -> None:
+    overview = Overview(GSLB)
+    orders = {site: DrainOrder(True, 1.0) for site in ("tokyo", "atlantis")}
+    overview.heard("tokyo", SiteReport("tokyo", drains=orders), 0.0)
+    overview.reported("tokyo", 0, SiteReport("tokyo", drains=orders), 0.0)
+    assert list(overview.drains) == ["tokyo"]
+
+
 def test_an_order_is_later_than_the_one_it_follows() -> None:
     overview = Overview(GSLB)
     ahead = {"tokyo": DrainOrder(True, 2_000.0)}  # by a server whose clock is ahead
