@@ -53,7 +53,8 @@ def inside(report, found):
     whole = report.case("ours, whole process, CPU", found["process_cpu"], "s").p20
     ours = report.case("ours, in the daemon, CPU", found["daemon_cpu"], "s").p20
     report.case("read back and compare, CPU", [found["look_cpu"]], "s")
-    report.case("a changed weight", found["weight_latency"], "s")
+    report.case("a changed weight, planned and written", found["weight_latency"], "s")
+    report.case("an override of a weight, its file read again", [found["override"]], "s")
     report.case("keepalived's reload", found["keepalived_reload"], "s")
     counts = [found[f"{name}_calls"] for name in ("ipvsadm", "process", "idle")]
     for name, count in zip(("ipvsadm -R", "ours", "ours, empty table"), counts, strict=True):
@@ -62,10 +63,20 @@ def inside(report, found):
     report.target("system calls, ours / ipvsadm", ratio, "x", "<=", 1 / 20)
     report.target("CPU, daemon / ipvsadm", ours / adm, "x", "<=", 0.8)
     report.look_ahead("CPU, whole process with its imports / ipvsadm", whole / adm, "x", "<=", 0.8)
-    report.target("writes of a reload without a difference", found["unchanged_writes"], "", "==", 0)
+    report.target("messages of restoring the table", found["written"], "", "==", 11_000)
+    again = "writes of a pass over the whole table without a difference"
+    report.target(again, found["unchanged_writes"], "", "==", 0)
     report.target("writes of one changed weight", found["weight_writes"], "", "==", 1)
-    quick = median(found["weight_latency"]) / median(found["keepalived_reload"])
-    report.target("changed weight / keepalived's reload", quick, "x", "<=", 0.1)
+    reload = median(found["keepalived_reload"])
+    quick = median(found["weight_latency"]) / reload
+    report.target(
+        "changed weight, planned and written / keepalived's reload", quick, "x", "<=", 0.1
+    )
+    # With what comes before: Python reads a file of 10,000 servers in a second outside.
+    whole = found["override"] / reload
+    report.look_ahead(
+        "an override, its file read again / keepalived's reload", whole, "x", "<=", 0.1
+    )
 
 
 if __name__ == "__main__":

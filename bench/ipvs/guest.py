@@ -13,7 +13,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from bench.ipvs.table import PLACES, keepalived, rules, table
+from bench.ipvs.table import PLACES, file, keepalived, rules, table
+from lbctl.config import Patch, parse
 from lbctl.dataplane.converge import converge
 from lbctl.dataplane.ipvs.codec import Command, server_entry, service_key
 from lbctl.dataplane.ipvs.netlink import open_ipvs
@@ -34,7 +35,8 @@ def main():
             "ipvsadm_calls": calls(["ipvsadm", "-R"], work, work / "rules"),
             "process_calls": calls(ours(work), work),
             "idle_calls": calls([*ours(work), "0"], work),
-            **daemon(work),
+            **data_path(work),
+            "override": override(work),
             "keepalived_reload": reload_keepalived(work),
         }
     Path(sys.argv[1]).write_text(json.dumps(figures))
@@ -88,8 +90,9 @@ def side_by_side(work):
     return found
 
 
-def daemon(work):
-    """What a running daemon writes, and how soon a change is in the kernel."""
+def data_path(work):
+    """What a daemon's data path writes, and how soon a change that it was told of is in the
+    kernel. No daemon runs here: its part before that, reading the file, is `override`'s."""
     clear(work)
     plane = IpvsPlane(work / "intent.json")
     assert converge(plane, table(), Table()).refused == ()
@@ -103,11 +106,29 @@ def daemon(work):
     changed = sum(plane.stats().writes.values()) - written - unchanged
     plane.close()
     return {
+        "written": written,
         "look_cpu": look,
         "unchanged_writes": unchanged,
         "weight_writes": changed / len(latencies),
         "weight_latency": latencies,
     }
+
+
+def override(work):
+    """Seconds of a weight that a person changes: as the daemon does it, the whole file is
+    read again with the override laid over it, and then the one weight is written."""
+    clear(work)
+    text, place = file(table()), PLACES[0]
+    plane = IpvsPlane(work / "intent.json")
+    assert converge(plane, table(), Table()).refused == ()
+    started = time.monotonic()
+    patch = Patch(("services", f"s{place}", "servers", "a0", "weight"), 2)
+    service = parse(text, patches=[patch]).config.services[f"s{place}"]
+    read = time.monotonic() - started
+    assert service.servers["a0"].weight == 2
+    wrote = latency(plane, place)
+    plane.close()
+    return read + wrote
 
 
 def latency(plane, place):

@@ -1,4 +1,4 @@
-"""One table in three languages: ours, ipvsadm's and keepalived's."""
+"""One table in four languages: the data path's, lbctl's file, ipvsadm's and keepalived's."""
 
 from ipaddress import IPv4Address
 
@@ -35,6 +35,20 @@ def rules(held):
             for endpoint, one in service.destinations.items()
         ]
     return "".join(lines)
+
+
+def file(held):
+    """lbctl.yaml, without checks: only the table."""
+    parts = ["apiVersion: lbctl/v1\ngateway: {front: lo, datapath: ipvs}\n"]
+    parts.append("defaults: {check: none, vip: external}\nservices:\n")
+    for number, (listen, service) in enumerate(held.services.items()):
+        parts.append(f"  s{number}:\n    listen: {listen}\n")
+        parts.append(f"    scheduler: {service.scheduler}\n    servers:\n")
+        parts += [
+            f"      a{n}: {{address: '{endpoint}', weight: {one.weight}}}\n"
+            for n, (endpoint, one) in enumerate(service.destinations.items())
+        ]
+    return "".join(parts)
 
 
 def keepalived(held):

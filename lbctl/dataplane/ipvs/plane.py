@@ -298,7 +298,8 @@ class IpvsPlane:
 
     def _sift(self, ops: Sequence[Op]) -> tuple[list[Refusal], Sequence[Op]]:
         """Refuse what would touch what is not ours."""
-        if not (self._foreign.services or self._strange):
+        removals = any(isinstance(op, RemoveService) for op in ops)
+        if not (self._foreign.services or removals):
             return [], ops
         trespasses = [(op, self._trespass(op)) for op in ops]
         refusals = [Refusal(op, error) for op, error in trespasses if error is not None]
@@ -306,8 +307,8 @@ class IpvsPlane:
 
     def _trespass(self, op: Op) -> DataPlaneError | None:
         """Why `op` would touch what is not ours, if it would."""
-        if isinstance(op, RemoveService) and op.frontend in self._strange:
-            return foreign(op, "a server")
+        if isinstance(op, RemoveService) and self._intent.owned.has(op.frontend):
+            return self._emptied(op)
         others = self._foreign.get(op.frontend)
         if others is None:
             return None
@@ -315,9 +316,20 @@ class IpvsPlane:
             return foreign(op, "the service")
         if isinstance(op, AddServer) and op.endpoint in others.destinations:
             return foreign(op, "the server")
-        if isinstance(op, RemoveService):
-            return foreign(op, "server " + ", ".join(str(one) for one in others.destinations))
         return None
+
+    def _emptied(self, op: RemoveService) -> DataPlaneError | None:
+        """Why a service of ours must stay: a server that another tool put there goes with it,
+        also one that came since we last looked."""
+        try:
+            with explained("read the servers"), suppress(ProcessLookupError):  # ESRCH: it is gone
+                held = [one.endpoint for one in self._servers(op.frontend)]
+                others = [one for one in held if not self._intent.owned.has(op.frontend, one)]
+                if others:
+                    return foreign(op, "server " + ", ".join(map(str, others)))
+        except (DataPlaneError, NotPermitted) as error:
+            return DataPlaneError(f"{op}: {error.message}", error.hint)
+        return foreign(op, "a server") if op.frontend in self._strange else None
 
     def _prepare(self, ops: Sequence[Op], was: Owned) -> tuple[list[Refusal], Sequence[Op]]:
         """What must be true before the kernel hears of `ops`, and is claimed already; those

@@ -188,6 +188,18 @@ def test_a_server_of_an_unknown_kind_is_passed_over_and_left_alone(kernel, nft, 
     assert key in kernel.servers[WEB]
 
 
+def test_a_server_that_came_since_we_looked_keeps_its_service(kernel, nft, tmp_path):
+    plane = opened(kernel, tmp_path)
+    converge(plane, served(WEB, Mode.NAT, APP1))
+    kernel._take(*request_of(AddServer(WEB, APP2, Destination(7))))
+    (refusal,) = plane.apply([RemoveService(WEB)])
+    assert "server 198.51.100.2:80 is another tool's" in str(refusal.error)
+    assert WEB in kernel.services
+    kernel._take(*request_of(RemoveServer(WEB, APP2)))
+    assert plane.apply([RemoveService(WEB)]) == []
+    assert kernel.services == {}
+
+
 # --- a pair -----------------------------------------------------------------------------
 
 
