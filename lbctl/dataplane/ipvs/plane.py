@@ -298,12 +298,28 @@ class IpvsPlane:
 
     def _sift(self, ops: Sequence[Op]) -> tuple[list[Refusal], Sequence[Op]]:
         """Refuse what would touch what is not ours."""
+        taken = self._taken(ops)
         removals = any(isinstance(op, RemoveService) for op in ops)
-        if not (self._foreign.services or removals):
+        if not (self._foreign.services or removals or taken):
             return [], ops
-        trespasses = [(op, self._trespass(op)) for op in ops]
+        trespasses = [
+            (op, foreign(op, "the service") if op.frontend in taken else self._trespass(op))
+            for op in ops
+        ]
         refusals = [Refusal(op, error) for op, error in trespasses if error is not None]
         return refusals, [op for op, error in trespasses if error is None]
+
+    def _taken(self, ops: Sequence[Op]) -> set[Frontend]:
+        """Services to be added that another tool has made since we last looked. They are never
+        claimed, or a process that dies at that very moment would own them when it comes back."""
+        adding = {
+            op.frontend
+            for op in ops
+            if isinstance(op, AddService) and not self._intent.owned.has(op.frontend)
+        }
+        with suppress(DataPlaneError, NotPermitted), explained("look for services"):
+            return {one.frontend for one in self._headers(adding)}
+        return set()  # then the kernel refuses what is there
 
     def _trespass(self, op: Op) -> DataPlaneError | None:
         """Why `op` would touch what is not ours, if it would."""

@@ -2,6 +2,7 @@
 
 import errno
 import json
+from contextlib import suppress
 
 import pytest
 from ipvs_kernel import Kernel
@@ -12,7 +13,7 @@ from lbctl.dataplane.ipvs.codec import Command, Dest, SyncDaemon, SyncRole
 from lbctl.dataplane.ipvs.genl import attribute
 from lbctl.dataplane.ipvs.operation import request_of
 from lbctl.dataplane.ipvs.plane import IpvsPlane, SyncPlace
-from lbctl.dataplane.port import AddServer, RemoveServer, RemoveService
+from lbctl.dataplane.port import AddServer, AddService, RemoveServer, RemoveService
 from lbctl.dataplane.select import _empty
 from lbctl.model import (
     Destination,
@@ -29,6 +30,7 @@ from lbctl.model import (
 
 WEB, FULL = Listen.parse("192.0.2.10:80/tcp"), Listen.parse("192.0.2.20:80/tcp")
 APP1, APP2 = Endpoint.parse("198.51.100.1:80"), Endpoint.parse("198.51.100.2:80")
+RR = VirtualService(Scheduler("rr"))
 NFT = """#!/bin/sh
 cd "$(dirname "$0")" || exit
 test ! -e broken || { echo broken >&2; exit 1; }
@@ -198,6 +200,27 @@ def test_a_server_that_came_since_we_looked_keeps_its_service(kernel, nft, tmp_p
     kernel._take(*request_of(RemoveServer(WEB, APP2)))
     assert plane.apply([RemoveService(WEB)]) == []
     assert kernel.services == {}
+
+
+class Killed(BaseException):
+    """The process is gone."""
+
+
+def test_who_dies_while_it_adds_does_not_own_what_another_tool_made(kernel, nft, tmp_path):
+    plane = opened(kernel, tmp_path)
+    ops = [AddService(WEB, RR), AddServer(WEB, APP1, Destination(1))]
+    kernel._take(*request_of(ops[0]))  # another tool's
+
+    def die(_):
+        raise Killed
+
+    alive, kernel.write = kernel.write, die
+    with suppress(Killed):
+        refused = plane.apply(ops)
+        assert [one.op for one in refused] == ops
+        assert "the service is another tool's" in str(refused[0].error)
+    kernel.write = alive
+    assert opened(kernel, tmp_path).observe() == Table()
 
 
 # --- a pair -----------------------------------------------------------------------------
