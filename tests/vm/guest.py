@@ -85,18 +85,20 @@ _FOUND = pytest.StashKey[tuple[dict, str, float]]()
 
 
 def _reports(item):
-    config, late = item.config, []
+    config, late, cost = item.config, [], []
     if _FOUND not in config.stash:
         selected = [one for one in item.session.items if one.get_closest_marker("ipvs")]
         config.stash[_FOUND] = _run([_plain(one) for one in selected], config)
         spent = config.stash[_FOUND][2]
+        cost = [("CPU seconds of the virtual machine", f"{spent:.0f}, of {BUDGET} at most")]
         if text := over_budget(spent, any(one.get_closest_marker("long") for one in selected)):
             late = [pytest.TestReport(item.nodeid, item.location, {}, "failed", text, "teardown")]
-    found, output, spent = config.stash[_FOUND]
+    found, output, _ = config.stash[_FOUND]
     if reports := found.get(_plain(item)):
         for report in reports:
             report.nodeid = item.nodeid
-            report.user_properties.append(("CPU seconds of the virtual machine", round(spent)))
+            if report.when == "call":  # whose properties are shown at the end
+                report.user_properties += cost
         return reports + late
     outcome, text = "failed", f"it did not run in the virtual machine, which said:\n{output}"
     if output.startswith("vm: missing"):
