@@ -4,11 +4,13 @@ import os
 import pwd
 import select
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -172,8 +174,13 @@ def process(tmp_path, stand: Stand) -> Iterator[tuple[int, subprocess.Popen]]:
     )  # fmt: skip
     os.close(told)
     with parent:
-        yield int(parent.stdout.readline()), parent
-        parent.kill()
+        pid = int(parent.stdout.readline())
+        try:
+            yield pid, parent
+        finally:
+            parent.kill()
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
 
 def _status(pid: int) -> dict[str, list[str]]:
