@@ -120,18 +120,31 @@ def _plain(item):
     return item.nodeid.removesuffix(f"@{_GROUP}")
 
 
-def _compile_outside(config):
-    """What the packet tests load is compiled by running them here."""
+def _compile_outside(config, nodeids):
+    """What tests there load is compiled by running those that load the same here."""
     from tests.vm.test_vm_xdp import command
 
-    subprocess.run(command(), cwd=config.rootpath, stdout=subprocess.DEVNULL, check=False)
+    commands = {
+        "test_vm_xdp": command(),
+        "test_vm_fence": [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-n",
+            "0",
+            "tests/bpf/test_fence.py",
+        ],
+    }
+    for name, words in commands.items():
+        if any(name in nodeid for nodeid in nodeids):
+            subprocess.run(words, cwd=config.rootpath, stdout=subprocess.DEVNULL, check=False)
 
 
 def _run(nodeids, config):
     """The guest's reports by test, all that it printed, and the CPU seconds that it took."""
     with tempfile.TemporaryDirectory(prefix="lbctl-guest-") as shared:
-        if any("test_vm_xdp" in nodeid for nodeid in nodeids):
-            _compile_outside(config)
+        _compile_outside(config, nodeids)
         before = _cpu()
         results, selected = Path(shared, "results"), Path(shared, "selected")
         selected.write_text("\n".join(nodeids))
