@@ -237,12 +237,14 @@ class Control:
         async with self._changing:
             number = self._standing.saved.last_override
             intent, events = self.intent, list[AnyEvent]()
+            without: Read | None = None  # read once, however many are deleted
             for path, value in values:
                 kept = replace(intent, overrides=without_path(intent.overrides, path))
                 if value is None and len(kept.overrides) < len(intent.overrides):
                     # What only an override had made is gone with the override.
-                    read = await self._read(kept.text, kept.origin, kept.overrides)
-                    if not _has(read, path):
+                    if without is None:
+                        without = await self._read_without([p for p, v in values if v is None])
+                    if not _has(without, path):
                         events += _dropped(intent, kept, f"deleted by {manner.by}")
                         intent = kept
                         continue
@@ -259,6 +261,13 @@ class Control:
                 )
             outcome = self._take(intent, read, manner, events, last_override=number)
             return msgspec.structs.replace(outcome, override=new[-1].id if new else None)
+
+    async def _read_without(self, paths: Sequence[Path]) -> Read:
+        """What there would be had nobody ever overridden anything at or below `paths`."""
+        overrides: Sequence[Override] = self.intent.overrides
+        for path in paths:
+            overrides = without_path(overrides, path)
+        return await self._read(self.intent.text, self.intent.origin, overrides)
 
     def _override(self, number: int, path: Path, value: object, manner: Manner) -> Override:
         now = self._clock.now()

@@ -401,6 +401,29 @@ def test_verdicts_are_saved_at_most_once_a_second(desk: Desk, monkeypatch) -> No
     story(work)
 
 
+def test_however_many_are_deleted_the_file_is_read_twice(desk: Desk) -> None:
+    """`lbctl ipvsadm -C` after `-R`: a thousand services that only overrides had made."""
+
+    async def work() -> None:
+        control = await desk.open()
+        paths = [("services", "web", "servers", f"new{n}") for n in range(20)]
+        await control.override_all(
+            [(path, {"address": f"198.51.100.{n}:80"}) for n, path in enumerate(paths, 20)], BY_ADA
+        )
+        reads = []
+
+        async def read(*asked: object) -> object:
+            reads.append(asked)
+            return await desk.read(*asked)
+
+        control._read = read
+        await control.override_all([(path, None) for path in paths], FORCED)
+        assert control.intent.overrides == ()
+        assert len(reads) == 2
+
+    asyncio.run(work())
+
+
 def test_a_restless_ring_is_its_services_matter_until_it_is_calm(desk: Desk) -> None:
     async def work() -> None:
         control = await desk.open()
