@@ -244,6 +244,10 @@ def test_connections_through_every_mode(balanced):
 
     balanced.serve(None, 1)
     assert balanced.who(2) == [2, 2]
+    # Whoever still talks to the server that left is told at once, and does not hang.
+    near.sendall(b"are you there?")
+    with pytest.raises(ConnectionResetError):
+        near.recv(100)
 
 
 def transfer(sender, receiver, size):
