@@ -67,6 +67,11 @@ class Pair:
         return NETNS / namespace(self.lab.name, SWITCH)
 
     @property
+    def patience(self) -> float:
+        """Seconds for a product to start and to take over."""
+        return 30 * self.interval + 3
+
+    @property
     def down(self) -> float:
         """The successor's Active_Down_Interval (RFC 9568, 6.1)."""
         return 3 * self.interval + (256 - LOW) * self.interval / 256
@@ -83,9 +88,8 @@ class Pair:
 
     def settle(self, priority: int) -> None:
         """Until only adverts of `priority` are on the wire, and probes are answered."""
-        wait = 30 * self.interval + 3
         with real_time():
-            calm = self.scene.watch(lambda: self._calm(priority), wait)
+            calm = self.scene.watch(lambda: self._calm(priority), self.patience)
         if not calm:
             raise SystemExit(f"no calm: {self.scene.record.adverts[-5:]}\n{self.first.log()}")
 
