@@ -24,7 +24,7 @@ class PlayedRouters:
 
     def __init__(self, path: Path) -> None:
         self.path, self.heard, self._role = path, False, Role.BACKUP
-        self._there = True  # the router that it speaks of
+        self._there, self.missed = True, False  # the router; and what it was told before that
         self._line: socket.socket | None = None
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._listener.bind(str(path))
@@ -40,8 +40,9 @@ class PlayedRouters:
                         self.say(self._role)
                     while data := self._line.recv(1 << 20):
                         message = decode(data)
-                        if isinstance(message, Synced) and self._there:
-                            self.heard = message.holds
+                        if isinstance(message, Synced):
+                            self.missed = not self._there
+                            self.heard = message.holds and self._there
             except OSError:
                 return
 
@@ -212,7 +213,7 @@ def test_a_vrrp_process_that_begins_again_hears_that_the_copy_is_whole(pair: Pai
     pair.synced()
     eventually(lambda: two.routers.heard)
     two.routers.restart()
-    eventually(lambda: "ended; it is looked for again" in two.daemon.run("get", "events").out)
+    eventually(lambda: two.routers.missed)
     two.routers.begin(Role.BACKUP)
     eventually(lambda: two.routers.heard)
 
