@@ -87,6 +87,7 @@ class Bout:
         self._switch = inside(NETNS / namespace(lab.name, SWITCH), Netlink)
 
     def close(self) -> None:
+        self.divide(False)
         for port in ("lb1-front", "lb2-front"):
             self.plug(port, True)
         self.ours.leave()
