@@ -26,6 +26,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import partial
 from socket import AF_UNIX, SOCK_SEQPACKET, socket, socketpair
 from time import monotonic
@@ -115,7 +116,9 @@ def serve(line: socket, group: str = "") -> None:
             if group:
                 script = msgspec.structs.replace(script, user=group)
             _keep(line, script, FIRST_USER + slot if group else None)
-        keepers[slot] = os.pidfd_open(pid)
+        # One that has ended by now is known no more, and its slot is free.
+        with suppress(ProcessLookupError):
+            keepers[slot] = os.pidfd_open(pid)
 
 
 def _receive(line: socket) -> bytes:
@@ -144,10 +147,19 @@ def _keep(line: socket, script: Script, uid: int | None) -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     status = 1
     try:
-        _tell(line, run(script, uid))
+        _tell(line, _told(script, uid))
         status = 0
     finally:
         os._exit(status)
+
+
+def _told(script: Script, uid: int | None) -> Ended:
+    """The end of a run, whatever happens: somebody waits to hear of it."""
+    try:
+        return run(script, uid)
+    except Exception as error:
+        why = f"cannot be run: {type(error).__name__}: {error}"
+        return Ended(script.id, None, why, unable=True)
 
 
 # --- one run ----------------------------------------------------------------------------
@@ -173,16 +185,25 @@ def run(script: Script, uid: int | None = None) -> Ended:
     except (OSError, KeyError, ValueError, subprocess.SubprocessError) as error:
         why = f"{script.command[0]}: cannot be run: {_reason(error)}"
         return Ended(script.id, None, why, unable=True)
-    why, output = _watch(child, script, started + script.timeout)
-    _end_group(child)
-    if not script.starts:
-        _end_all()
+    try:
+        why, output = _watch(child, script, started + script.timeout)
+    finally:
+        _end_group(child)
+        if not script.starts:
+            _end_all()
     status = child.returncode
     if not why and status < 0:
-        why = f"ended by {signal.Signals(-status).name}"
+        why = f"ended by {_signal(-status)}"
     told = output.decode(errors="replace")
     took = monotonic() - started
     return Ended(script.id, None if why else status, why, output=told, took=took)
+
+
+def _signal(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # a real-time signal has no name
+        return f"signal {number}"
 
 
 def _reason(error: Exception) -> str:
@@ -217,7 +238,8 @@ def _watch(child: subprocess.Popen[bytes], script: Script, end: float) -> tuple[
     os.set_blocking(pipe, False)
     output, printed, open_ = bytearray(), 0, True
     while True:
-        ready, _, _ = select.select([pidfd, *([pipe] if open_ else [])], [], [], end - monotonic())
+        patience = max(0.0, end - monotonic())  # it may have passed since the last look
+        ready, _, _ = select.select([pidfd, *([pipe] if open_ else [])], [], [], patience)
         if pipe in ready:
             piece = _read(pipe)
             open_, printed = bool(piece), printed + len(piece)

@@ -188,10 +188,19 @@ def _latin(value: str) -> str:
 
 
 def regex(value: str) -> str:
+    return _expression(value, value)
+
+
+def byte_regex(value: str) -> str:
+    """One that is matched with bytes; some escapes, such as \\u, are for text only."""
+    return _expression(value, value.encode())
+
+
+def _expression(value: str, pattern: str | bytes) -> str:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")  # what a later Python reads otherwise
-            re.compile(value)
+            re.compile(pattern)
     except (re.error, Warning, RecursionError, OverflowError) as error:
         raise ValueError(f"{show(value)} is not a regular expression: {error}") from None
     return value
@@ -248,6 +257,7 @@ Interface = Annotated[
     str, _matching(r"(?!\.\.?$)[^/\s:\x00-\x1f]{1,15}", "an interface (at most 15 characters)")
 ]
 Regex = Annotated[str, AfterValidator(regex)]
+ByteRegex = Annotated[str, AfterValidator(byte_regex)]
 UrlPath = Annotated[str, _matching(r"/[\x21-\x7e]*", "a path (write /health; encode spaces)")]
 HttpHost = Annotated[str, _matching(r"[\x21-\x7e]*", "a host name")]
 Method = Annotated[str, _matching(r"[A-Z]{1,20}", "a method (write GET)")]

@@ -22,6 +22,7 @@ from pydantic_core import PydanticKnownError
 from lbctl.config.duration import show_duration
 from lbctl.config.fields import (
     Beside,
+    ByteRegex,
     Bytes,
     Command,
     DnsName,
@@ -201,7 +202,7 @@ class AnyHttpCheck(Through):
     status: Annotated[Statuses, Field(min_length=1)] = [(200, 399)]
     """The statuses that pass: numbers and ranges like "200-299"."""
     body: Regex = ""
-    """A regular expression that the body must match somewhere."""
+    """A regular expression that the body must match somewhere in its first 4 KiB."""
     version: Literal["1.0", "1.1"] = "1.1"
     """Of HTTP."""
     keepalive: bool = False
@@ -228,7 +229,7 @@ class UdpCheck(Through):
     type: Literal["udp"]
     payload: Bytes = ""
     """What is sent; "\\xNN" in double quotes is a byte."""
-    expect: Regex = ""
+    expect: ByteRegex = ""
     """A regular expression that the answer must match. Default: silence will do."""
 
 

@@ -10,6 +10,7 @@ import re
 from dataclasses import dataclass
 
 from lbctl import __version__
+from lbctl.health.matching import SEARCHED, found
 from lbctl.health.result import Failed
 from lbctl.model import Endpoint, HttpProbe
 
@@ -159,7 +160,7 @@ class Answer:
         if self._length is not None and have < wanted:
             raise Failed(f"closed after {have} of {self._length} bytes of the body")
         self.body = bytes(self._data[start : start + wanted])
-        pattern = self._expected.body
-        if pattern is not None and pattern.search(self.body.decode(errors="replace")) is None:
+        pattern, text = self._expected.body, self.body[:SEARCHED].decode(errors="replace")
+        if pattern is not None and not found(pattern, text):
             raise Failed("body does not match")
         self.done = True

@@ -22,7 +22,7 @@ from lbctl.health.privileges import drop_to, name_process
 from lbctl.health.probes import Instruments, Prepared, prepare
 from lbctl.health.probes.command import account
 from lbctl.health.reactor import Reactor, Run, Steps
-from lbctl.health.result import Result, Unable
+from lbctl.health.result import Result, Unable, failure
 from lbctl.health.roster import Roster
 from lbctl.messages import AnyMessage, Assign, Files, Garbage, Job, ProbeNow, Unframer
 from lbctl.model import Endpoint
@@ -78,6 +78,10 @@ class Worker:
                 prepared = self._prepared_for(job)
             except (ValueError, Unable) as error:
                 self._finish(job.id, Result(None, str(error), 0.0))
+                continue
+            except Exception as error:
+                # As in a run: one check's fault is its own, and the server was not asked.
+                self._finish(job.id, Result(None, failure(error, 0.0).detail, 0.0))
                 continue
             steps: Steps | None = [] if self._roster.asked(job.id) else None
             finished = partial(self._finish, job.id, steps=steps)

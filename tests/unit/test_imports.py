@@ -41,6 +41,7 @@ LAYERS: dict[str, set[str]] = {
         "lbctl.health.grpc1",
         "lbctl.health.http1",
         "lbctl.health.judge",
+        "lbctl.health.matching",
         "lbctl.health.outbox",
         "lbctl.health.report",
         "lbctl.health.result",

@@ -5,6 +5,8 @@ import secrets
 from socket import socket
 
 from lbctl.health.dns1 import judge_answer
+from lbctl.health.matching import SEARCHED, found
+from lbctl.health.probes.bounded import bounded
 from lbctl.health.probes.dial import Remote
 from lbctl.health.reactor import news
 from lbctl.health.result import Failed
@@ -21,9 +23,13 @@ async def udp(remote: Remote, payload: bytes, expect: re.Pattern[bytes] | None) 
         sock.send(payload)
         silent = _SILENT if expect is None else ""
         data = await _receive(sock, "waiting for an answer", silent)
-        if expect is not None and expect.search(data) is None:
+        if expect is not None and not _matches(expect, data[:SEARCHED]):
             raise Failed(f"answered {data[:24]!r}, which is not what was expected")
         return f"answered {len(data)} bytes"
+
+
+def _matches(expect: re.Pattern[bytes], data: bytes) -> bool:
+    return bounded(lambda: found(expect, data), "to match the answer")
 
 
 async def dns(remote: Remote, asked: bytes, probe: DnsProbe) -> str:

@@ -1,7 +1,10 @@
 """A request, and an answer that is as expected: over a connection of its own, or over one
 that is kept for as long as the server does."""
 
+from functools import partial
+
 from lbctl.health.http1 import Answer, Expectation, Unanswered
+from lbctl.health.probes.bounded import bounded
 from lbctl.health.probes.dial import Dial, Stream
 
 
@@ -15,7 +18,11 @@ async def exchange(stream: Stream, request: bytes, expected: Expectation) -> Ans
     await stream.send(request)
     answer = Answer(expected)
     while not answer.done:
-        answer.receive(await stream.receive(answer.step))
+        data = await stream.receive(answer.step)
+        if expected.body is None:
+            answer.receive(data)
+        else:
+            bounded(partial(answer.receive, data), "to match the body")
     return answer
 
 

@@ -27,6 +27,7 @@ from lbctl.model import (
     GrpcProbe,
     HttpProbe,
     IcmpProbe,
+    TcpProbe,
     Timing,
     Tls,
     TlsProbe,
@@ -256,6 +257,20 @@ def test_udp_with_an_expected_answer(worker: Worker, datagrams) -> None:
 def test_udp_with_another_answer(worker: Worker, datagrams) -> None:
     worker.check(UdpProbe(b"ping", "^pong"), datagrams(lambda data: b"what?"))
     assert "answered b'what?', which is not what was expected" in found(worker, Health.DOWN)
+
+
+def test_udp_with_an_answer_that_takes_for_ever_to_search(worker: Worker, datagrams) -> None:
+    worker.check(UdpProbe(b"ping", "(a+)+$"), datagrams(lambda data: b"a" * 4000 + b"b"))
+    assert "to match the answer takes longer than 50 ms" in found(worker, Health.DOWN)
+
+
+def test_a_check_that_cannot_be_made_harms_no_other(worker: Worker, refusing: str) -> None:
+    worker.check(UdpProbe(b"x", r"\u00e9"), refusing, id=1)  # no pattern of bytes
+    said = found(worker, Health.UNKNOWN)
+    assert said.startswith("could not probe: ")
+    assert r"bad escape \u" in said
+    worker.check(TcpProbe(), refusing, id=2)
+    assert settled(worker, 2, Health.DOWN) == "3 of 3 probes: connection refused"
 
 
 def test_udp_silence_will_do_unless_an_answer_is_expected(worker: Worker, datagrams) -> None:

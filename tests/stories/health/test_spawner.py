@@ -18,11 +18,11 @@ ENV = {"PATH": "/usr/bin:/bin"}
 
 
 class Spawner:
-    def __init__(self) -> None:
+    def __init__(self, *command: str) -> None:
         self.line, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.line.settimeout(PATIENCE)
-        command = [sys.executable, "-m", "lbctl.spawner"]
-        self.process = subprocess.Popen(command, stdin=theirs)
+        words = command or ("-m", "lbctl.spawner")
+        self.process = subprocess.Popen([sys.executable, *words], stdin=theirs)
         theirs.close()
 
     def ask(self, shell: str, id: int = 1, timeout: float = PATIENCE, **more) -> None:
@@ -101,6 +101,46 @@ def test_a_hook_that_hangs_is_ended_with_its_group(spawner: Spawner) -> None:
 
 def test_one_that_ends_by_a_signal_says_which(spawner: Spawner) -> None:
     assert str(spawner.run("kill -SEGV $$")) == "ended by SIGSEGV"
+
+
+def test_a_signal_without_a_name_is_told_by_its_number(spawner: Spawner) -> None:
+    assert str(spawner.run("kill -40 $$")) == "ended by signal 40"
+
+
+def test_one_that_prints_past_its_end_is_ended(spawner: Spawner) -> None:
+    env = marked("prints")
+    ended = spawner.run("yes", timeout=0.0, most=0, env=env)  # its end is over at the first look
+    assert ended.why == "timed out after 0 s"
+    eventually(lambda: nobody_runs(env["MARK"]))
+
+
+def test_the_end_of_a_run_that_fails_in_the_keeper_is_told(spawner: Spawner) -> None:
+    spawner.line.send(msgspec.json.encode(Script(7, (), ENV, PATIENCE)))
+    ended = spawner.hear()
+    assert (ended.id, ended.status, ended.unable) == (7, None, True)
+
+
+# The spawner looks for its keeper only once that has ended.
+LATE = """
+import os
+spawner, really = os.getpid(), os.pidfd_open
+def late(pid):
+    while os.getpid() == spawner and os.path.exists(f"/proc/{pid}"):
+        os.sched_yield()
+    return really(pid)
+os.pidfd_open = late
+from lbctl.spawner import main
+main()
+"""
+
+
+def test_a_keeper_may_end_before_the_spawner_looks() -> None:
+    spawner = Spawner("-c", LATE)
+    try:
+        assert [spawner.run("exit 3").status for _ in range(2)] == [3, 3]
+    finally:
+        spawner.line.close()
+        spawner.process.wait(PATIENCE)
 
 
 def test_a_flood_of_output_ends_it(spawner: Spawner) -> None:

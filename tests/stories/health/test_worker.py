@@ -80,6 +80,28 @@ def test_the_application_is_not_woken_by_a_tcp_check(worker: Worker, serve: Serv
     assert server.accepted == 0
 
 
+BLANKS = b"HTTP/1.1 200 OK\r\n\r\n" + b" " * (70 << 10)
+ENDLESS_SEARCHES = [
+    ("(a+)+$", b"HTTP/1.1 200 OK\r\nContent-Length: 4001\r\n\r\n" + b"a" * 4000 + b"b"),
+    (r"\s+ok", BLANKS),
+    (r"\s*\s*ok", BLANKS),
+]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "answer"), ENDLESS_SEARCHES, ids=[case[0] for case in ENDLESS_SEARCHES]
+)
+def test_an_answer_that_takes_for_ever_to_search_holds_no_other_check_up(
+    worker: Worker, serve: Serve, pattern: str, answer: bytes
+) -> None:
+    worker.check(HttpProbe(body=pattern), serve(says(answer)).endpoint)
+    verdict = worker.verdict()
+    assert verdict.health is Health.DOWN
+    assert "match" in verdict.evidence  # `body does not match`, or that it takes too long
+    worker.check(TcpProbe(), serve().endpoint, id=2)
+    assert worker.verdict(2).health is Health.UP
+
+
 ANSWERS: list[tuple[str, Connection, HttpProbe, Health, str]] = [
     ("200", says(OK), HttpProbe(), Health.UP, "1 of 1 probe: 200 in "),
     ("204", says(b"HTTP/1.1 204\r\n\r\n"), HttpProbe(), Health.UP, "1 of 1 probe: 204 in "),

@@ -109,6 +109,11 @@ IN_A_SERVICE = [
         "6:31: services.web.check.body: '[' is not a regular expression: "
         "unterminated character set at position 0",
     ),
+    (  # good for text, and not for the bytes of a datagram
+        "check: {type: udp, expect: '\\u00e9'}",
+        "6:32: services.web.check.expect: '\\u00e9' is not a regular expression: "
+        "bad escape \\u at position 0",
+    ),
     (
         "check: {type: http, path: health}",
         "6:31: services.web.check.path: 'health' is not a path (write /health; encode spaces)",
