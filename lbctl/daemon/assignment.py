@@ -108,11 +108,11 @@ class Assignment:
     """What one worker was told, target by job id. An id is never used for another target.
 
     mine: of all that is wanted, what is this worker's. mark: of packets that go through a
-    server.
+    server; None while there is no way to it: its checks are told with the change after that.
     """
 
     mine: Callable[[Wanted], Wanted] = alone
-    mark: Callable[[Via], int] = nobodys_mark
+    mark: Callable[[Via], int | None] = nobodys_mark
     _ids: dict[Target, int] = field(default_factory=dict)
     _timings: dict[Target, Timing] = field(default_factory=dict)
     _targets: dict[int, Target] = field(default_factory=dict)
@@ -123,13 +123,13 @@ class Assignment:
 
     def whole(self, world: World, now: float) -> Assign:
         """All of it: for a worker that knows nothing."""
-        self._timings = self._wanted(world, now)
+        self._timings = self._possible(world, now)
         self._forget(self._ids.keys() - self._timings.keys())
         return Assign(start=tuple(self._jobs(world, self._timings)), whole=True)
 
     def change(self, world: World, now: float) -> Assign | None:
         """What is different since it was last told; None where nothing is."""
-        wanted = self._wanted(world, now)
+        wanted = self._possible(world, now)
         gone = self._timings.keys() - wanted.keys()
         fresh = [t for t, timing in wanted.items() if self._timings.get(t) != timing]
         self._timings = wanted
@@ -153,6 +153,14 @@ class Assignment:
     def _wanted(self, world: World, now: float) -> dict[Target, Timing]:
         return dict(self.mine(wanted_checks(world, now)))
 
+    def _possible(self, world: World, now: float) -> dict[Target, Timing]:
+        """Without those whose way is still being laid."""
+        wanted = self._wanted(world, now)
+        return {t: timing for t, timing in wanted.items() if self._mark(t) is not None}
+
+    def _mark(self, target: Target) -> int | None:
+        return 0 if target.via is None else self.mark(target.via)
+
     def target(self, job: int) -> Target | None:
         """What job `job` checks; None where it was cancelled meanwhile."""
         return self._targets.get(job)
@@ -165,7 +173,8 @@ class Assignment:
             seen = world.sightings.get(target)
             health = seen.health if seen is not None else Health.UNKNOWN
             timing = self._timings[target]
-            mark = 0 if target.via is None else self.mark(target.via)
+            mark = self._mark(target)
+            assert mark is not None, f"{target.endpoint}: is told before there is a way to it"
             where = str(target.endpoint)
             yield Job(self._number(target), target.probe, where, timing, health, mark)
 

@@ -45,8 +45,9 @@ class Passage:
         self._pid = 0
         self._from: tuple[Interface, ...] = ()
 
-    def mark(self, via: Via) -> int:
-        return self.marks[via]
+    def mark(self, via: Via) -> int | None:
+        """None: no way to it was laid so far."""
+        return self.marks.get(via)
 
     async def open(self, pid: int, gateway: Gateway) -> None:
         """Bring a fresh worker's namespace up. Raises LbctlError."""
@@ -97,8 +98,12 @@ def version_of(via: Via) -> int:
 
 
 def laid(mark: int, via: Via, own: Iterable[Interface]) -> Iterator[str]:
+    """Raises LbctlError where none of `own` is of its family."""
     version, table = version_of(via), FIRST_TABLE + mark
-    ours = next(str(one.ip) for one in own if one.version == version)
+    ours = next((str(one.ip) for one in own if one.version == version), None)
+    if ours is None:
+        why = f"checks through {via.address}: no IPv{version} address to ask from"
+        raise LbctlError(why, "name one in gateway.probe")
     if via.mode is Mode.TUN:
         assert via.encapsulation is not None
         kind, _, mode = _TUNNELS[via.encapsulation, version].partition(" ")

@@ -1,10 +1,11 @@
 """The ways through servers, as lines for `ip -batch`."""
 
-from ipaddress import ip_interface
+from ipaddress import ip_address, ip_interface
 
 import pytest
 
 from lbctl.daemon.passage import gone, laid, opening
+from lbctl.errors import LbctlError
 from lbctl.model import Encapsulation, Mode, Via
 
 OWN = (ip_interface("198.51.100.9/24"), ip_interface("2001:db8:1::9/64"))
@@ -47,6 +48,13 @@ def test_a_tun_server_has_a_tunnel_of_its_own(via: Via, tunnel: str) -> None:
     assert route == f"route add default dev t7 src {own} table 1007"
     assert rule == "rule add fwmark 7 table 1007"
     assert list(gone(7, via))[-1] == "link del t7"
+
+
+@pytest.mark.parametrize("address", ["198.51.100.11", "2001:db8:1::11"])
+def test_a_server_of_a_family_that_we_have_no_address_of_is_named(address: str) -> None:
+    other = [one for one in OWN if one.version != ip_address(address).version]
+    with pytest.raises(LbctlError, match=f"checks through {address}: no IPv. address"):
+        list(laid(7, Via(address, Mode.DR), other))
 
 
 def test_the_namespace_has_one_address_of_each_family() -> None:

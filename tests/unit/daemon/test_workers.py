@@ -10,6 +10,7 @@ import pytest
 
 from lbctl.daemon.assignment import Assignment, through_servers
 from lbctl.daemon.control import Control, Manner
+from lbctl.daemon.passage import Passage
 from lbctl.daemon.workers import WorkerKeeper
 from lbctl.health.judge import Health
 
@@ -156,6 +157,27 @@ def test_a_worker_that_nothing_is_for_does_not_run(tmp_path: Path) -> None:
             await asyncio.gather(keeping, return_exceptions=True)
 
     asyncio.run(run())
+
+
+def test_a_server_that_comes_while_ways_are_laid_is_told_with_the_next_change(
+    tmp_path: Path,
+) -> None:
+    async def work() -> None:
+        desk = Desk(tmp_path, FILE)
+        control = await desk.open()
+        passage = Passage()
+        told = Assignment(through_servers, passage.mark)
+        await control.take_file(WITH_A_WAY.encode(), "new", Manner())
+        first, second = sorted(told.vias(control.world, 0.0))
+        passage.marks[first] = 1
+        assert [job.mark for job in told.whole(control.world, 0.0).start] == [1]
+        assert told.change(control.world, 0.0) is None
+        passage.marks[second] = 2
+        change = told.change(control.world, 0.0)
+        assert change is not None
+        assert [job.mark for job in change.start] == [2]
+
+    asyncio.run(work())
 
 
 WITH_A_WAY = (
