@@ -14,6 +14,7 @@ from lbctl.model import (
     WEIGHTLESS,
     Address,
     Check,
+    Config,
     Endpoint,
     ExecProbe,
     Family,
@@ -26,10 +27,12 @@ from lbctl.model import (
     Server,
     Service,
     TcpProbe,
+    Timing,
     Trigger,
     VipOwner,
     family_of,
 )
+from lbctl.world import Target, targets
 
 
 def among(services: Mapping[str, Service]) -> Iterator[Fault]:
@@ -117,6 +120,29 @@ def warnings(name: str, service: Service) -> Iterator[Fault]:
     if service.servers and not any(server.weight for server in service.servers.values()):
         text = "every server has weight 0: none takes new connections"
         yield Fault((*at, "servers"), text, on_key=True)
+
+
+def paces(config: Config) -> Iterator[Fault]:
+    """Warnings about a check that services share and want at different paces: it runs once,
+    and its rise and fall are one service's. One for each pair of services."""
+    first: dict[Target, str] = {}
+    said: set[tuple[str, str]] = set()
+    for name, target in targets(config):
+        here, known = name.service, first.setdefault(target, name.service)
+        if (known, here) in said or _timing(config, known) == _timing(config, here):
+            continue
+        said.add((known, here))
+        text = (
+            f"{target.endpoint} is checked for {known} at another pace, and one check serves both"
+        )
+        mend = "write the same interval, timeout, rise and fall, or let the probes differ"
+        at: Path = ("services", here, "check")
+        yield Fault(at, f"{text} ({mend})", on_key=True, also=("services", known, "check"))
+
+
+def _timing(config: Config, service: str) -> Timing | None:
+    check = config.services[service].check
+    return None if check is None else check.timing
 
 
 def overlaps(listens: Iterable[tuple[Path, Frontend]]) -> Iterator[Fault]:

@@ -54,6 +54,7 @@ def load(
     if faults or config is None:
         raise InvalidConfig(_said(source, faults))
     notes = [w for name, one in config.services.items() for w in cross.warnings(name, one)]
+    notes += cross.paces(config)
     return config, stale, tuple(_said(source, notes))
 
 

@@ -21,7 +21,10 @@ from tests.lab.cgroups import Box, certificates
 
 pytestmark = [
     pytest.mark.lab,
-    pytest.mark.skipif(not cgroups.v1_is_here(), reason="no cgroup v1 with cpu and memory here"),
+    pytest.mark.skipif(
+        not cgroups.v1_is_here(),
+        reason="no cgroup v1 with cpu and memory (boot with systemd.unified_cgroup_hierarchy=0)",
+    ),
 ]
 MIB = 1 << 20
 HOLD = 4.0

@@ -98,7 +98,7 @@ def test_a_server_without_the_vip_is_found(scene: Scene) -> None:
 def test_where_no_packet_gets_is_told_apart(scene: Scene, server: str, evidence: str) -> None:
     said = scene.until(f"bad/{server}", "down")
     assert said.startswith("2 of 2 probes: ")
-    assert evidence in said or "no route to host" in said
+    assert evidence in said
 
 
 def test_a_check_can_be_asked_for_and_says_which_way_it_goes(scene: Scene) -> None:

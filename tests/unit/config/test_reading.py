@@ -311,6 +311,21 @@ def test_warnings(line: str, warning: str) -> None:
     assert said.startswith("lbctl.yaml:6:")
 
 
+def test_one_check_of_two_paces_is_warned_about_once() -> None:
+    text = (
+        HEAD
+        + """\
+services:
+  web: {listen: 192.0.2.10:80/tcp, check: {fall: 10}, servers: &all {a: 198.51.100.1:80, b: 198.51.100.2:80}}
+  api: {listen: 192.0.2.11:80/tcp, check: {fall: 1}, servers: *all}
+  ssh: {listen: 192.0.2.12:80/tcp, check: {fall: 10}, servers: *all}
+  own: {listen: 192.0.2.13:80/tcp, check: {fall: 1, type: http}, servers: *all}
+"""  # noqa: E501
+    )
+    (said,) = parse(text).warnings
+    assert "services.api.check: 198.51.100.1:80 is checked for web at another pace" in said
+
+
 def test_udp_with_a_tcp_check_is_warned_about() -> None:
     text = HEAD + "services: {d: {listen: 192.0.2.53:53/udp, servers: {a: 198.51.100.1}}}\n"
     assert parse(text).warnings == (
