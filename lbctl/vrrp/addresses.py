@@ -117,7 +117,7 @@ class Addresses:
             raise OSError(errno.EEXIST, f"{name} exists and is not ours")
         self._kernel.do(netlink.name_alias(link.index, ALIAS + self.router.name))
         if self.router.family is Family.IPV4:
-            sysctls.prepare_parent(self.parent.name)
+            sysctls.prepare_parent(self.parent)
         sysctls.prepare_macvlan(name, self.router.family is Family.IPV6)
         return link.index
 

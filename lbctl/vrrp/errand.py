@@ -8,7 +8,7 @@ import queue
 import threading
 from collections import Counter
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 
 from lbctl.vrrp import realtime
 from lbctl.vrrp.netlink import Netlink
@@ -27,6 +27,7 @@ class Errands:
         self._open: Counter[str] = Counter()
         self._pace = realtime.pace()
         self._done = threading.Condition()
+        self._failure: BaseException | None = None
         before = threading.stack_size(_STACK)
         self._thread = threading.Thread(target=self._work, name="errands", daemon=True)
         self._thread.start()
@@ -40,25 +41,35 @@ class Errands:
         self._queue.put((errand, device))
 
     def wait(self, device: str) -> None:
-        """Until all that was asked for about `device` is done."""
+        """Until all that was asked for about `device` is done. Raises what the thread
+        ended with."""
         with self._done:
-            self._done.wait_for(lambda: self._open[device] == 0)
+            self._done.wait_for(lambda: self._open[device] == 0 or self._failure is not None)
+            if self._failure is not None:
+                raise self._failure
 
     def close(self) -> None:
         self._queue.put(None)
         self._thread.join()
 
     def _work(self) -> None:
-        realtime.keep_up(*self._pace)
-        kernel = Netlink()
-        while (order := self._queue.get()) is not None:
-            errand, device = order
-            with suppress(OSError):
-                if isinstance(errand, bytes):
-                    kernel.do(errand)
-                else:
-                    errand()
+        try:
+            self._carry_out()
+        except BaseException as error:
             with self._done:
-                self._open[device] -= 1
+                self._failure = error
                 self._done.notify_all()
-        kernel.close()
+
+    def _carry_out(self) -> None:
+        realtime.keep_up(*self._pace)
+        with closing(Netlink()) as kernel:
+            while (order := self._queue.get()) is not None:
+                errand, device = order
+                with suppress(OSError):
+                    if isinstance(errand, bytes):
+                        kernel.do(errand)
+                    else:
+                        errand()
+                with self._done:
+                    self._open[device] -= 1
+                    self._done.notify_all()

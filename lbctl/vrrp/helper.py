@@ -4,7 +4,9 @@ import errno
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 
 import msgspec
 
@@ -67,7 +69,24 @@ class Helper:
                 yield None
                 return
 
+    def finish(self, seconds: float) -> list[AnyChore]:
+        """Wait, for at most so long, until it has done what it was sent and ended; what it
+        still said."""
+        said: list[AnyChore] = []
+        end = time.monotonic() + seconds
+        with suppress(OSError, msgspec.MsgspecError, subprocess.TimeoutExpired):
+            self._socket.shutdown(socket.SHUT_WR)
+            while (left := end - time.monotonic()) > 0:
+                self._socket.settimeout(left)
+                data = self._socket.recv(chores.LIMIT)
+                if not data:
+                    break
+                said.append(chores.decode(data))
+            self._process.wait(max(0.0, end - time.monotonic()))
+        self.close()
+        return said
+
     def close(self) -> None:
-        """It ends by itself when it has done what it was sent."""
+        """It is gone, or ends by itself."""
         self._socket.close()
         self._process.poll()

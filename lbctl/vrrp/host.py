@@ -76,7 +76,6 @@ class Host:
         self._refence = False
         self._kernel, self._news = Netlink(), News()
         self._errands = Errands()
-        self._sysctls = Sysctls(record)
         self._gear: dict[str, Gear] = {}
         self._parents: dict[str, Link] = {}
         self._blocked: dict[str, str] = {}  # what the kernel would not give, until a retry
@@ -84,6 +83,8 @@ class Host:
         self._carried: set[str] = set()  # routers with effects that are still to be done
         self._pacing = False
         self.swept = sweep(self._kernel, self._kernel.picture())
+        # What it puts back makes the interface answer for what it holds: the sweep was first.
+        self._sysctls = Sysctls(record)
         self._picture = self._kernel.picture()
         selector.register(self._news, selectors.EVENT_READ, self._take_news)
 
@@ -112,7 +113,8 @@ class Host:
         """Be awake when it is time, and hear first what has come meanwhile: a gateway that
         stalled has the Active's adverts in its socket, and no reason to take over."""
         names = [n for n in self.node.waiting_until(takeover) if n in self._gear]
-        for name in names:
+        rising = set(self.node.rising(takeover))
+        for name in rising & self._gear.keys():
             self._gear[name].addresses.prepare()
             self._keep_pace()
         while self._clock() < takeover - LAST_LOOK:
@@ -121,7 +123,7 @@ class Host:
             if name in self._gear:
                 self._receive(name, BACKLOG)
         heard = set(names) - set(self.node.waiting_until(takeover))
-        for name in heard & self._gear.keys():
+        for name in (rising - set(self.node.rising(takeover))) & self._gear.keys():
             self._gear[name].addresses.relax()
         while not heard and self._clock() < takeover:
             pass

@@ -170,6 +170,9 @@ class Netlink:
             for answer, part in self._answers():
                 if answer == _DONE:
                     return
+                if answer == _ERROR:
+                    code = -int.from_bytes(part[:4], sys.byteorder, signed=True)
+                    raise NetlinkError(code, os.strerror(code))
                 yield answer, part
 
     def _answers(self) -> Iterator[tuple[int, memoryview]]:

@@ -65,6 +65,14 @@ class Node:
         """The Backups whose Active has until `moment`, or less."""
         return [name for name, at in self._takeovers() if at <= moment]
 
+    def rising(self, moment: float) -> list[str]:
+        """The Backups that will be Active at `moment`, if nobody is heard until then: of a
+        sync group all or none."""
+        due = {n for n, router in self.routers.items() if router.expired}
+        due.update(self.waiting_until(moment))
+        active = {n for n, router in self.routers.items() if router.role is Role.ACTIVE}
+        return [name for name in due if due | active >= set(self.companions(name))]
+
     @property
     def done(self) -> bool:
         return not self._waiting and all(router.done for router in self.routers.values())

@@ -10,6 +10,7 @@ import signal
 import socket
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -67,6 +68,8 @@ PINS = Path("/sys/fs/bpf/lbctl")
 PRIORITY = 50
 MESSAGES = 8  # read per wake-up and client
 HELPER_PAUSE = 1.0  # seconds until a helper that died is started again
+HELPER_END = 60.0  # seconds for what it was ordered last: notify commands have 30
+CALLS = 1000  # notify commands that may wait for a helper
 
 
 class Saved(msgspec.Struct, frozen=True):
@@ -112,10 +115,12 @@ class Process:
         self._fenced: dict[str, int] = {}  # interfaces that it is on, or cannot be put on
         self._unfenced = ""  # why there is none
         self._pending: Routers | None = None  # until the fence is up
+        self._calls: deque[chores.Call] = deque(maxlen=CALLS)  # that no helper has yet
         self._asked: dict[str, int] = {}  # interfaces that the helper has it put up on
         self._stopping = False
         self._rules = ""  # of nft, as far as known: nothing at first
         self._seen = -1  # of `Node.changes`
+        self._followed: dict[str, VirtualRouter] = {}  # those that ran then
         self._lacks = lacks
         for line in lacks:
             self.log(line)
@@ -144,12 +149,15 @@ class Process:
     def close(self) -> None:
         self._host.close()
         self._server.close()
+        self._call()
         if self._helper is not None:
             if self._fence is not None:
                 self._helper.send(chores.TakeDown(tuple(self._fenced)))
             if self._rules != accept_rules([]):
                 self._helper.send(chores.Rules(accept_rules([])))
-            self._helper.close()
+            for chore in self._helper.finish(HELPER_END):
+                if isinstance(chore, chores.Failed):
+                    print(chore.text, file=sys.stderr)
         self._timer.close()
         self._selector.close()
 
@@ -170,6 +178,7 @@ class Process:
                 self._start_helper()
             self._follow()
             self._keep()
+            self._call()
 
     # --- what to run --------------------------------------------------------------------
 
@@ -217,10 +226,12 @@ class Process:
         them: one that waited for another to leave begins long after it was configured."""
         self._host.moved.clear()
         self._seen = self._node.changes
+        self._followed = dict(self._node.routers)
         self._host.look()
         routers = [router.settings for router in self._node.routers.values()]
         slow = (TrackerKind.SCRIPT, TrackerKind.ROUTE)
-        wanted = {t for one in routers for t in to_message(one).trackers if t.type in slow}
+        tracked = [to_message(one).trackers for one in routers if one.trackers]
+        wanted = {tracker for some in tracked for tracker in some if tracker.type in slow}
         self._order(chores.Watch(tuple(sorted(wanted, key=_subject))))
         self._put_up_fence(self._pending)
         rules = accept_rules(routers)
@@ -349,11 +360,20 @@ class Process:
 
     def _notify(self, name: str, role: Role, reason: str) -> None:
         router = self._node.routers.get(name)
-        if router is None or router.settings.notify is None or self._helper is None:
+        before = self._followed.get(name)
+        if before is not None and before.done:  # its end is told when it is gone already
+            router = before if role is Role.INITIALIZE else router
+        if router is None or router.settings.notify is None:
             return
         notify = router.settings.notify
         argv = arguments(notify, name, role, router.priority, reason)
-        self._helper.send(chores.Call(argv, notify.user, notify.timeout))
+        self._calls.append(chores.Call(argv, notify.user, notify.timeout))
+        self._call()
+
+    def _call(self) -> None:
+        """Hand the notify commands over, in their order."""
+        while self._calls and self._order(self._calls[0]):
+            self._calls.popleft()
 
     # --- clients ------------------------------------------------------------------------
 
@@ -440,8 +460,7 @@ class Process:
             str(router.peer.address) if router.peer else "",
             (
                 *explain(self._node, name, now),
-                *self._lacks,
-                *self._fenceless(),
+                *self._hindrances(),
                 *self._host.unsent(name),
             ),
             counts,
@@ -449,8 +468,15 @@ class Process:
             router.leaving is not None,
         )
 
-    def _fenceless(self) -> tuple[str, ...]:
-        return (f"not fenced: {self._unfenced}",) if self._unfenced else ()
+    def _hindrances(self) -> list[str]:
+        """What no router here is to blame for."""
+        found = [*self._lacks]
+        if self._unfenced:
+            found.append(f"not fenced: {self._unfenced}")
+        if self._helper is not None and self._helper.lost:
+            text = f"the helper is too slow: {self._helper.lost} log lines or orders had no room"
+            found.append(text)
+        return found
 
     def _publish(self, message: AnyMessage) -> None:
         for client in list(self._server.clients.values()):

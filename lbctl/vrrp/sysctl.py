@@ -4,8 +4,12 @@ The original is on disk before the change, so that it is put back also after a c
 """
 
 import json
+import socket
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+
+from lbctl.vrrp.netlink import Link
 
 ROOT = Path("/proc/sys/net")
 # The parent must not answer for what is on the macvlan, nor use it as a source (arp_ignore,
@@ -20,24 +24,36 @@ MACVLAN6 = {
 
 
 class Sysctls:
-    """record: the file of originals. What an earlier run left is put back at once."""
+    """record: the file of originals. What an earlier run left is put back at once.
+    name_of: an interface's name now, by its index."""
 
-    def __init__(self, record: Path, root: Path = ROOT) -> None:
-        self._record, self._root = record, root
-        self._originals: dict[str, str] = {}
+    def __init__(
+        self,
+        record: Path,
+        root: Path = ROOT,
+        name_of: Callable[[int], str] = socket.if_indextoname,
+    ) -> None:
+        self._record, self._root, self._name_of = record, root, name_of
+        self._originals: dict[str, str] = {}  # INDEX/NAME: an interface may get another name
         with suppress(FileNotFoundError, ValueError):
             self._originals = json.loads(record.read_text())
         self.restore()
 
-    def prepare_parent(self, interface: str) -> None:
+    def prepare_parent(self, parent: Link) -> None:
         """Raise what must be at least so much. Raises OSError."""
         for name, value in PARENT.items():
-            path = f"ipv4/conf/{interface}/{name}"
-            current = (self._root / path).read_text().strip()
+            path = self._root / "ipv4/conf" / parent.name / name
+            current = path.read_text().strip()
             if int(current) < value:
-                self._originals.setdefault(path, current)
-                self._record.write_text(json.dumps(self._originals))
-                (self._root / path).write_text(str(value))
+                self._originals.setdefault(f"{parent.index}/{name}", current)
+                self._note()
+                path.write_text(str(value))
+
+    def _note(self) -> None:
+        """Whole or not at all: half a record would lose the originals for ever."""
+        fresh = self._record.with_suffix(".new")
+        fresh.write_text(json.dumps(self._originals))
+        fresh.replace(self._record)
 
     def prepare_macvlan(self, device: str, six: bool) -> None:
         """The device is ours, and takes its settings with it. Raises OSError."""
@@ -49,8 +65,10 @@ class Sysctls:
 
     def restore(self) -> None:
         """Put everything back; an interface that is gone took its settings along."""
-        for path, original in self._originals.items():
-            with suppress(FileNotFoundError):
-                (self._root / path).write_text(original)
+        for key, original in self._originals.items():
+            index, _, name = key.partition("/")
+            with suppress(OSError, ValueError):
+                interface = self._name_of(int(index))
+                (self._root / "ipv4/conf" / interface / name).write_text(original)
         self._originals = {}
         self._record.unlink(missing_ok=True)

@@ -71,16 +71,18 @@ class Watcher:
         self._fencing: asyncio.Task[None] | None = None
 
     async def run(self) -> None:
-        """Until the other side is gone."""
+        """Until the other side is gone, and what it ordered is done."""
         loop = asyncio.get_running_loop()
         calls = asyncio.create_task(self._call_in_order())
         try:
             while data := await loop.sock_recv(self._link, LIMIT):
                 await self._do(decode(data))
+            self._watch(())
+            done = asyncio.create_task(self._calls.join())
+            await asyncio.wait((calls, done), return_when=asyncio.FIRST_COMPLETED)
         finally:
             calls.cancel()
-            for task in self._watched.values():
-                task.cancel()
+            self._watch(())
 
     async def _do(self, chore: AnyChore) -> None:
         match chore:
@@ -125,6 +127,7 @@ class Watcher:
             code, output = await _run(call.argv, call.user, call.timeout)
             if code != 0:
                 await self._tell(Failed(f"{shlex.join(call.argv)}: {_ending(code, output)}"))
+            self._calls.task_done()
 
     async def _apply(self, rules: str) -> None:
         code, output = await _run(("nft", "-f", "-"), "", 10.0, rules.encode())
@@ -148,7 +151,8 @@ class Watcher:
         await self._tell(Fenced(chore.interfaces, trouble))
 
     async def _tell(self, chore: AnyChore) -> None:
-        await asyncio.get_running_loop().sock_sendall(self._link, encode(chore))
+        with suppress(BrokenPipeError, ConnectionResetError):  # nobody is left to be told
+            await asyncio.get_running_loop().sock_sendall(self._link, encode(chore))
 
 
 def _fence(*words: str) -> tuple[str, ...]:

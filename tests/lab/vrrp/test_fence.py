@@ -117,6 +117,19 @@ def test_what_it_left_in_the_kernel_goes_with_a_stop_in_peace(stand: Stand) -> N
     eventually(lambda: filters() == 0)
 
 
+def test_what_comes_while_the_helper_is_away_is_fenced_all_the_same(stand: Stand) -> None:
+    gateway = stand.lab.gateways[0]
+    stand.start(HIGH)
+    (helper,) = [p for p in gateway.processes() if "vrrp.watch" in p.command]
+    os.kill(helper.pid, signal.SIGKILL)
+    other = replace(HIGH, vip="203.0.113.10", vrid=9, extra={"interface": "back"})
+    stand.one.write(HIGH, other)
+    stand.one.processes[0].kill(signal.SIGHUP)
+    stand.expect(stand.one, "active", "web2")
+    found = gateway.run(["tc", "filter", "show", "dev", "back", "egress"]).stdout
+    assert found.count("handle 0x76") == 1
+
+
 def test_without_a_compiler_it_runs_unfenced_and_says_so(
     stand: Stand, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

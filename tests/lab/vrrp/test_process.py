@@ -322,6 +322,8 @@ def test_notify_commands_come_in_order_with_keepalived_s_arguments(
     states = ["BACKUP", "MASTER", "STOP", "BACKUP", "MASTER"]
     lines = [f"INSTANCE web {state} 200" for state in states]
     eventually(lambda: heard.exists() and heard.read_text().splitlines() == lines)
+    stand.one.stop()  # the process ends after its helper, which ends after the last command
+    assert heard.read_text().splitlines() == [*lines, "INSTANCE web STOP 200"]
 
 
 def test_a_sync_group_moves_as_one(stand: Stand) -> None:
@@ -420,8 +422,9 @@ def test_a_second_sigterm_ends_it_at_once(stand: Stand) -> None:
     with pytest.raises(LbctlError, match="is stopping"):
         stand.ask(stand.one, Routers(()))
     process.kill(signal.SIGTERM)
-    process.wait()
+    eventually(lambda: not stand.holds(stand.lab.gateways[0], VIP))
     assert time.monotonic() - since < 2.5, "it waited for a successor"
+    process.wait()
     assert not stand.holds(stand.lab.gateways[0], VIP)
 
 

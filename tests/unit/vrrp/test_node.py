@@ -13,6 +13,7 @@ from lbctl.vrrp.explain import explain
 from lbctl.vrrp.node import Effects, Fact, Node, Place, effective_priority
 from lbctl.vrrp.packet import GROUP4, Advert
 from lbctl.vrrp.receive import Count, Dropped, Packet
+from tests.unit.vrrp.clauses import covers
 
 OWN, PEER = ip_address("192.0.2.1"), ip_address("192.0.2.2")
 FRONT = Router("front", "front", 7, (ip_address("192.0.2.10"),), priority=128)
@@ -71,6 +72,16 @@ def test_a_group_waits_for_the_member_whose_timer_still_runs() -> None:
     assert roles(one) == {"front": "backup", "back": "backup"}
     one.tick(3.9)
     assert roles(one) == {"front": "active", "back": "active"}
+
+
+@covers("9568 6.4.2-7")
+def test_a_member_whose_group_waits_does_not_rise() -> None:
+    one = node(PAIR)
+    hear(one, 200, 1.0, "back")
+    assert one.rising(3.5) == []
+    one.tick(3.5)
+    assert one.rising(4.0) == []
+    assert set(one.rising(4.5)) == {"front", "back"}
 
 
 def test_one_lost_segment_does_not_tear_the_group() -> None:

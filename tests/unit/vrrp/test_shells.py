@@ -30,6 +30,7 @@ from tests.unit.vrrp.clauses import covers
 
 OWN, VIP = ip_address("192.0.2.1"), ip_address("192.0.2.10")
 ROUTER = Router("web", "front", 7, (VIP,))
+FRONT = Link(2, "front", bytes(6), up=True, running=True)
 
 
 def test_the_same_line_comes_seldom_and_says_how_many_there_were() -> None:
@@ -95,10 +96,23 @@ def tree(root: Path, **values: str) -> None:
         path.write_text(f"{value}\n")
 
 
+def sysctls(root: Path, name: str = "front") -> Sysctls:
+    """name: of the interface, by now."""
+    return Sysctls(root / "record", root, {FRONT.index: name}.__getitem__)
+
+
+def test_an_interface_that_was_renamed_gets_its_settings_back(tmp_path: Path) -> None:
+    tree(tmp_path, arp_ignore="0", arp_announce="0")
+    sysctls(tmp_path).prepare_parent(FRONT)
+    (tmp_path / "ipv4/conf/front").rename(tmp_path / "ipv4/conf/wan")
+    sysctls(tmp_path, "wan")
+    assert (tmp_path / "ipv4/conf/wan/arp_ignore").read_text() == "0"
+
+
 def test_settings_are_raised_and_put_back(tmp_path: Path) -> None:
     tree(tmp_path, arp_ignore="0", arp_announce="2")
-    settings = Sysctls(tmp_path / "record", tmp_path)
-    settings.prepare_parent("front")
+    settings = sysctls(tmp_path)
+    settings.prepare_parent(FRONT)
     assert (tmp_path / "ipv4/conf/front/arp_ignore").read_text() == "1"
     assert (tmp_path / "record").exists()
     settings.restore()
@@ -109,9 +123,20 @@ def test_settings_are_raised_and_put_back(tmp_path: Path) -> None:
 
 def test_settings_of_a_run_that_crashed_are_put_back_by_the_next(tmp_path: Path) -> None:
     tree(tmp_path, arp_ignore="0", arp_announce="0")
-    Sysctls(tmp_path / "record", tmp_path).prepare_parent("front")
-    Sysctls(tmp_path / "record", tmp_path)
+    sysctls(tmp_path).prepare_parent(FRONT)
+    sysctls(tmp_path)
     assert (tmp_path / "ipv4/conf/front/arp_ignore").read_text() == "0"
+
+
+def test_the_record_is_replaced_and_never_half_written(tmp_path: Path) -> None:
+    """One that was cut off by a crash would lose the originals for ever."""
+    tree(tmp_path, arp_ignore="0", arp_announce="0")
+    settings = sysctls(tmp_path)
+    (tmp_path / "record").write_text("before")
+    with (tmp_path / "record").open() as before:
+        settings.prepare_parent(FRONT)
+        assert before.read() == "before"
+    assert "arp_ignore" in (tmp_path / "record").read_text()
 
 
 def picture(*held: Held, up: bool = True, running: bool = True) -> Picture:
@@ -143,12 +168,24 @@ def test_an_address_that_is_renewed_stays_the_first() -> None:
 def test_an_address_of_somebody_else_is_seen_to_be_in_the_way(tmp_path: Path) -> None:
     kernel, errands = Netlink(), Errands()
     router, link = replace(ROUTER, mac=Mac.OWN), picture().links[2]
-    addresses = Addresses(kernel, errands, Sysctls(tmp_path / "record", tmp_path), router, link)
+    addresses = Addresses(kernel, errands, sysctls(tmp_path), router, link)
     assert addresses.in_the_way(picture(held("192.0.2.1"))) is None
     trouble = addresses.in_the_way(picture(held("192.0.2.1"), held("192.0.2.10")))
     assert trouble == "192.0.2.10 is on front already, and not lbctl's (ip address del)"
     errands.close()
     kernel.close()
+
+
+def test_who_waits_for_an_errand_hears_of_a_thread_that_ended() -> None:
+    errands = Errands()
+
+    def fail() -> None:
+        raise ValueError("what nobody thought of")
+
+    errands.do(fail, "front")
+    with pytest.raises(ValueError, match="what nobody thought of"):
+        errands.wait("front")
+    errands.close()
 
 
 def test_the_owner_s_own_address_is_its_own() -> None:
