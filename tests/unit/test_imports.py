@@ -97,6 +97,7 @@ LAYERS: dict[str, set[str]] = {
         "lbctl.vrrp.places",  # interfaces by name
         "lbctl.vrrp.realtime",  # scheduling class and locked memory
         "lbctl.vrrp.socketfilter",  # what the kernel lets through
+        "lbctl.vrrp.sysctl",  # settings of interfaces, put back at the end
         "lbctl.vrrp.watch",  # news of links
         "lbctl.vrrp.wire",  # the adverts' sockets
     },
