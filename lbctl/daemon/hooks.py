@@ -88,11 +88,12 @@ class Ledger:
     runs: list[Run] = field(default_factory=list)
     counts: Counter[tuple[Key, bool]] = field(default_factory=Counter)  # ended, and how
     events: list[AnyEvent] = field(default_factory=list)
-    _downs: set[ServerName] = field(default_factory=set)
+    _downs: set[ServerName] = field(default_factory=set)  # whose return was not answered yet
 
     def look(self, world: World, active: Callable[[str], bool], now: float) -> list[Due]:
         """The hooks to run now; each counts as running until `ended` is told."""
         states = {one.key: one for one in self._states(world, active)}
+        self._downs &= {key.name for key in states if key.trigger is Trigger.UP}
         for key in [k for k, one in self.past.items() if k not in states and not one.running]:
             del self.past[key]
         due = []
@@ -108,6 +109,8 @@ class Ledger:
         """A run is over."""
         one = self.past.get(run.key, Past())
         self.past[run.key] = replace(one, running=False, ended=run.at + run.took, done=True)
+        if run.key.trigger is Trigger.UP:
+            self._downs.discard(run.key.name)
         self.runs.append(run)
         self.counts[run.key, run.passed] += 1
         del self.runs[:-KEPT_RUNS]

@@ -7,7 +7,7 @@ lies is not believed, and is then as good as silent.
 import msgspec
 
 from lbctl.health.report import Report
-from lbctl.health.result import Failed
+from lbctl.health.result import Failed, plain
 
 LINE = 4096  # bytes of a line of HAProxy's protocol
 SLACK = 0.05  # a share may come out a little past the whole: two clocks took part in it
@@ -40,6 +40,8 @@ class _Answer(msgspec.Struct):
     words: str = ""
 
 
+# An answer carries all of the words that hold: what it leaves out was taken back.
+_PLAIN = Report(percent=100, admin="ready", state="up")
 _decode = msgspec.json.Decoder(_Answer).decode
 
 
@@ -52,12 +54,13 @@ def read_json(body: bytes, nonce: str) -> Report:
     if answer.nonce != nonce:
         raise Failed("an old answer: its nonce is not the one that was sent")
     worst = max(answer.disks, key=lambda disk: disk.used, default=None)
-    said = read_words(answer.words) if answer.words else Report()
+    said = read_words(answer.words) if answer.words.strip() else Report()
     connections = answer.connections.established if answer.connections else None
     if connections is not None and connections < 0:
         raise Failed(f"it lies: {connections} connections")
     return msgspec.structs.replace(
-        said,
+        said.after(_PLAIN),
+        reason=said.reason,
         cpu=_share("cpu", answer.cpu.used if answer.cpu else None),
         memory=_share("memory", answer.memory.used if answer.memory else None),
         disk=_share(f"disk {worst.mount}" if worst else "disk", worst.used if worst else None),
@@ -104,7 +107,7 @@ def read_words(line: str) -> Report:
     """The words of a line. Unknown ones are left out, as in HAProxy, where others are known."""
     text, _, description = line.partition("#")
     words = text.replace(",", " ").split()
-    report, known = Report(reason=description.strip()[:200]), 0
+    report, known = Report(reason=plain(description.strip())), 0
     for word in words:
         said = _word(word.lower())
         if said is not None:

@@ -8,6 +8,8 @@ from lbctl.health.judge import Health, Track
 from lbctl.health.report import Report
 from lbctl.model import Timing
 
+MOST_SAID = 200  # characters of what a server, an agent or a script said
+
 
 class Failed(Exception):
     """The server answered, and not as it should. The message is the evidence."""
@@ -68,10 +70,19 @@ _OURS = {
 }
 
 
+def plain(text: str) -> str:
+    """What others said, fit for a terminal and a log: no control characters, and at most
+    MOST_SAID characters."""
+    cut = text[:MOST_SAID]
+    if not cut.isprintable():
+        cut = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in cut)
+    return cut[:MOST_SAID]
+
+
 def success(found: Found | str, took: float) -> Result:
     if isinstance(found, str):
-        return Result(True, found, took)
-    return Result(True, found.detail, took, found.report)
+        return Result(True, plain(found), took)
+    return Result(True, plain(found.detail), took, found.report)
 
 
 def failure(error: Exception, took: float) -> Result:
@@ -81,11 +92,11 @@ def failure(error: Exception, took: float) -> Result:
     the operator, and no reason to take a server out.
     """
     if isinstance(error, Failed):
-        return Result(False, str(error), took)
+        return Result(False, plain(str(error)), took)
     if isinstance(error, Unable):
-        return Result(None, str(error), took)
+        return Result(None, plain(str(error)), took)
     if not isinstance(error, OSError) or error.errno is None:
-        return Result(None, f"{type(error).__name__}: {error}", took)
+        return Result(None, plain(f"{type(error).__name__}: {error}"), took)
     if error.errno in _OURS:
         return Result(None, _OURS[error.errno], took)
     return Result(False, _WORDS.get(error.errno) or error.strerror or str(error), took)

@@ -130,6 +130,38 @@ def test_up_is_answered_once_for_each_return() -> None:
     assert stand.due(102.0) == ["on_up app1: so"]
 
 
+def returned() -> Stand:
+    """A stand whose app1 was down, returned, and was answered."""
+    stand = Stand(on(Trigger.UP, cooldown=0.0))
+    for health in (Health.DOWN, Health.UP):
+        stand.see(health)
+        found = stand.due(1.0)
+    assert found == ["on_up app1: so"]
+    stand.end(trigger=Trigger.UP)
+    return stand
+
+
+def test_a_virtual_router_that_comes_back_is_no_return_of_a_server() -> None:
+    stand = returned()
+    for stand.active in (False, True):
+        assert stand.due(10.0) == []
+
+
+def test_the_end_of_maint_is_no_return_of_a_server() -> None:
+    stand = returned()
+    stand.world.orders[APP1] = Order(Admin.MAINT, 0.0, 1e9)
+    assert stand.due(10.0) == []
+    del stand.world.orders[APP1]
+    assert stand.due(11.0) == []
+
+
+def test_a_check_that_changes_is_no_return_of_a_server() -> None:
+    stand = returned()
+    for health in (Health.UNKNOWN, Health.UP):
+        stand.see(health)
+        assert stand.due(10.0) == []
+
+
 def test_overload_is_what_the_pool_remembers() -> None:
     stand = Stand(on(Trigger.OVERLOAD))
     stand.world.pools["web"] = Pool({"app1": Memory(hot=True, out=True, because="cpu 99 %")})

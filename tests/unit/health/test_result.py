@@ -3,7 +3,7 @@ import errno
 import pytest
 
 from lbctl.health.judge import Health, Track, judge
-from lbctl.health.result import Failed, Result, duration, evidence, failure, late
+from lbctl.health.result import Failed, Result, duration, evidence, failure, late, success
 from lbctl.model import Timing
 
 TIMING = Timing(fall=3, rise=2)
@@ -27,6 +27,19 @@ GOOD = Result(True, "200", 0.003)
 )
 def test_failures_in_words(error: Exception, passed: bool | None, detail: str) -> None:
     assert failure(error, 0.5) == Result(passed, detail, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("raw", "shown"),
+    [
+        ("a\x1b]0;owned\x07", "a\\x1b]0;owned\\x07"),
+        ("two\nlines\u202e", "two\\nlines\\u202e"),
+        ("\xe9t\xe9", "\xe9t\xe9"),
+        ("x" * 300, "x" * 200),
+    ],
+)
+def test_what_a_server_says_cannot_speak_to_the_terminal(raw: str, shown: str) -> None:
+    assert failure(Failed(raw), 0.5).detail == success(raw, 0.5).detail == shown
 
 
 def test_a_late_probe_tells_where_it_stood() -> None:
