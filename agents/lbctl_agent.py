@@ -4,7 +4,7 @@
 
     lbctl_agent.py serve --token-file /etc/lbctl-agent/token      answer load balancers
     lbctl_agent.py once                                           print it, for a person
-    lbctl_agent.py install [--token ...]                          as a service of systemd
+    lbctl_agent.py install [ARGUMENTS of serve]                   as a service of systemd
 
 Two doors:
 
@@ -32,7 +32,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, NamedTuple, Optional
@@ -722,14 +722,29 @@ def parser() -> argparse.ArgumentParser:
     printing = verbs.add_parser("once", parents=[looks], help="print it once")
     printing.add_argument("--line", action="store_true", help="as HAProxy would get it")
     printing.set_defaults(act=once)
-    installing = verbs.add_parser("install", help="as a service of systemd")
-    installing.add_argument("arguments", nargs=argparse.REMAINDER, help="for `serve`")
+    installing = verbs.add_parser(
+        "install", help="as a service of systemd", epilog="What follows is for `serve`."
+    )
     installing.set_defaults(act=install)
     return whole
 
 
+def understood(words: Optional[Sequence[str]] = None) -> argparse.Namespace:
+    """The command line. `install` takes what `serve` takes, and keeps it as it was written."""
+    whole = parser()
+    options, rest = whole.parse_known_args(words)
+    if rest and options.verb != "install":
+        whole.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        understood(["serve", *rest])
+    if options.verb != "install" and not options.soft < options.hard:
+        whole.error(f"--soft {options.soft:g} has to be below --hard {options.hard:g}")
+    options.arguments = rest
+    return options
+
+
 def main() -> int:
-    options = parser().parse_args()
+    options = understood()
     act = options.act
     try:
         return int(act(options))

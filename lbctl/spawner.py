@@ -33,6 +33,8 @@ from time import monotonic
 
 import msgspec
 
+from lbctl.health.result import plain
+
 PACKET = 128 << 10
 KEPT = 4096  # bytes of output that are told
 MOST_AT_ONCE = 32
@@ -83,7 +85,7 @@ class Ended(msgspec.Struct, frozen=True):
     def __str__(self) -> str:
         said = self.output.strip().splitlines()[-1:]
         words = self.why or f"exit status {self.status}"
-        return f"{words}: {said[0][:120]}" if said else words
+        return f"{words}: {plain(said[0])[:120]}" if said else words
 
 
 # --- the process ------------------------------------------------------------------------

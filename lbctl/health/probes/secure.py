@@ -47,7 +47,7 @@ class SecureStream(Stream):
 async def dial_secure(remote: Remote, tls: Tls, files: Files, alpn: str = "") -> SecureStream:
     """A connection and a handshake, with the certificate seen to. Raises Failed, Unable,
     OSError."""
-    context = _context(tls, alpn, *(files.read(name) if name else b"" for name in _names(tls)))
+    context = _context_for(tls, files, alpn)
     plain = (await dial(remote)).sock
     try:
         # The name is asked for by SNI; for an address it only has to be in the certificate.
@@ -112,28 +112,40 @@ def in_words(error: ssl.SSLError) -> str:
     return f"TLS: {(error.reason or str(error)).lower().replace('_', ' ')}"
 
 
-def _names(tls: Tls) -> tuple[str, str, str]:
-    return tls.ca, tls.cert, tls.key
+class _Unusable(Exception):
+    """A file that OpenSSL does not take: `ca` or `cert`, and why."""
+
+
+def _context_for(tls: Tls, files: Files, alpn: str) -> ssl.SSLContext:
+    ca, cert, key = (files.read(name) if name else b"" for name in (tls.ca, tls.cert, tls.key))
+    try:
+        return _context(tls.verify, alpn, ca, cert, key)
+    except _Unusable as error:
+        which, why = error.args
+        name = (tls.cert if which == "cert" else tls.ca) or "this gateway's CAs"
+        raise Unable(f"{name}: cannot be used: {why}") from None
 
 
 @lru_cache(maxsize=64)
-def _context(tls: Tls, alpn: str, ca: bytes, cert: bytes, key: bytes) -> ssl.SSLContext:
-    """ca, cert, key: the contents of the files; a renewed certificate makes another."""
+def _context(verify: bool, alpn: str, ca: bytes, cert: bytes, key: bytes) -> ssl.SSLContext:
+    """ca, cert, key: the contents of the files; a renewed certificate makes another. It takes
+    some 50 ms: what servers do not share (a name, days) is no part of it."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    if not tls.verify:
+    if not verify:
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     if alpn:
         context.set_alpn_protocols([alpn])
+    loading = "ca"
     try:
-        if tls.verify and ca:
+        if verify and ca:
             context.load_verify_locations(cadata=ca.decode("ascii"))
-        elif tls.verify:
+        elif verify:
             context.load_default_certs()
+        loading = "cert"
         if cert:
             _load_chain(context, cert + b"\n" + key)
     except (OSError, ValueError) as error:  # SSLError is an OSError
-        why = getattr(error, "strerror", None) or error
-        raise Unable(f"{tls.cert or tls.ca}: cannot be used: {why}") from None
+        raise _Unusable(loading, getattr(error, "strerror", None) or error) from None
     return context
 
 

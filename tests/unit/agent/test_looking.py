@@ -1,10 +1,13 @@
 """What the agent sees: files of a kernel laid out in a directory, v1 and v2."""
 
 import importlib.util
+import shlex
 import sys
 from pathlib import Path
 
 import pytest
+
+from lbctl.cli.agent import install_commands
 
 ROOT = Path(__file__).parents[3]
 spec = importlib.util.spec_from_file_location("lbctl_agent", ROOT / "agents/lbctl_agent.py")
@@ -158,3 +161,27 @@ def test_prometheus_text_groups_rows_under_their_type() -> None:
 
 def test_the_unit_is_the_same_in_both_places() -> None:
     assert (ROOT / "agents/lbctl-agent.service").read_text() == agent.UNIT
+
+
+@pytest.mark.parametrize("arguments", ["", "--cert /a --token-file /x", "--plain --disk /"])
+def test_install_understands_what_lbctl_agent_install_sends(arguments: str) -> None:
+    script = install_commands("app1", [Path("x")] * 3, arguments)[-1][-1]
+    (line,) = (one for one in script.split("; ") if "lbctl_agent.py install" in one)
+    sent = line.partition("lbctl_agent.py ")[2]
+    assert agent.understood(shlex.split(sent)).arguments == arguments.split()
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        ("install --nothing 1", "unrecognized arguments: --nothing 1"),
+        ("serve --nothing", "unrecognized arguments: --nothing"),
+        ("serve --soft 95", "--soft 95 has to be below --hard 95"),
+        ("once --soft nan", "--soft nan has to be below --hard 95"),
+        ("install --soft 99", "--soft 99 has to be below --hard 95"),
+    ],
+)
+def test_what_it_cannot_be_told(words: str, why: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        agent.understood(words.split())
+    assert why in capsys.readouterr().err

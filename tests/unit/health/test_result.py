@@ -5,6 +5,7 @@ import pytest
 from lbctl.health.judge import Health, Track, judge
 from lbctl.health.result import Failed, Result, duration, evidence, failure, late, success
 from lbctl.model import Timing
+from lbctl.spawner import Ended
 
 TIMING = Timing(fall=3, rise=2)
 REFUSED = Result(False, "connection refused", 0.001)
@@ -40,6 +41,10 @@ def test_failures_in_words(error: Exception, passed: bool | None, detail: str) -
 )
 def test_what_a_server_says_cannot_speak_to_the_terminal(raw: str, shown: str) -> None:
     assert failure(Failed(raw), 0.5).detail == success(raw, 0.5).detail == shown
+
+
+def test_what_a_script_says_cannot_speak_to_the_terminal() -> None:
+    assert str(Ended(1, 2, output="x\na\x1b[2J")) == "exit status 2: a\\x1b[2J"
 
 
 def test_a_late_probe_tells_where_it_stood() -> None:
