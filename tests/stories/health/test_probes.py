@@ -514,7 +514,14 @@ def test_our_agents_json_is_understood(worker: Worker, serve: Serve) -> None:
     }
     worker.check(PLAIN, serve(http_agent(lambda nonce: body_of(nonce, **whole))).endpoint)
     assert reading(worker) == Report(
-        cpu=0.5, memory=0.25, disk=0.9, admin="drain", reason="soon", connections=7
+        cpu=0.5,
+        memory=0.25,
+        disk=0.9,
+        percent=100,
+        admin="drain",
+        state="up",
+        reason="soon",
+        connections=7,
     )
 
 
