@@ -5,7 +5,7 @@ import socket
 import ssl
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
@@ -112,6 +112,8 @@ def calling(pair: Pair, author: Author, ahead: float = 0.0) -> Iterator[Peer]:
     try:
         yield peer
     finally:
+        with suppress(OSError):  # words that nobody has read would make it a reset
+            peer.line.unwrap()
         peer.line.close()
 
 
