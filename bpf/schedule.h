@@ -189,7 +189,7 @@ static inline __u64 lb_client_hash(const struct lb_ctx *c, const struct lb_liste
 }
 
 /* Where a client's flows go: to the server of its last one, as long as that takes new ones. */
-static inline __u32 lb_persist(struct lb_ctx *c, const struct lb_listen *listen,
+static inline __u32 lb_persist(const struct lb_ctx *c, const struct lb_listen *listen,
 			       __u32 index, __u64 hash, const struct lb_slot *slot, __u32 tick,
 			       int v6)
 {
@@ -219,7 +219,7 @@ static inline __u32 lb_persist(struct lb_ctx *c, const struct lb_listen *listen,
 	return chosen;
 }
 
-static inline __u32 lb_place_new(struct lb_ctx *c, const struct lb_listen *listen,
+static inline __u32 lb_place_new(const struct lb_ctx *c, const struct lb_listen *listen,
 				 __u32 index, __u64 hash, const struct lb_slot *slot, __u32 tick,
 				 int v6)
 {

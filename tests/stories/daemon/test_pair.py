@@ -143,6 +143,13 @@ class Pair:
         for half, role in zip(self.halves, (first, second), strict=True):
             half.routers.say(role)
 
+    def in_sync(self) -> list[Half]:
+        """Both started, the first Active, and the second has all of it."""
+        self.start()
+        self.roles(Role.ACTIVE, Role.BACKUP)
+        self.synced()
+        return self.halves
+
     def synced(self) -> None:
         """Until the second holds all that the first, which is Active, says."""
 
@@ -187,10 +194,7 @@ def destinations(half: Half) -> str:
 def test_the_backup_serves_as_the_active_does_and_its_view_counts_once_it_is_active(
     pair: Pair,
 ) -> None:
-    pair.start()
-    one, two = pair.halves
-    pair.roles(Role.ACTIVE, Role.BACKUP)
-    pair.synced()
+    one, two = pair.in_sync()
     eventually(lambda: two.routers.heard)
     assert "in sync" in two.daemon.run("ha", "peer").out
     assert one.peer()["own"] == ["192.0.2.10:80/tcp"]
@@ -207,10 +211,7 @@ def test_the_backup_serves_as_the_active_does_and_its_view_counts_once_it_is_act
 
 
 def test_a_vrrp_process_that_begins_again_hears_that_the_copy_is_whole(pair: Pair) -> None:
-    pair.start()
-    _, two = pair.halves
-    pair.roles(Role.ACTIVE, Role.BACKUP)
-    pair.synced()
+    _, two = pair.in_sync()
     eventually(lambda: two.routers.heard)
     two.routers.restart()
     eventually(lambda: two.routers.missed)
@@ -221,10 +222,7 @@ def test_a_vrrp_process_that_begins_again_hears_that_the_copy_is_whole(pair: Pai
 def test_live_changes_outlive_their_gateway_and_are_taken_back_where_it_is_active(
     pair: Pair,
 ) -> None:
-    pair.start()
-    one, two = pair.halves
-    pair.roles(Role.ACTIVE, Role.BACKUP)
-    pair.synced()
+    one, two = pair.in_sync()
     assert one.daemon.run("weight", "web/app1", "7", "--reason", "bigger").code == 0
     assert one.daemon.run("weight", "web/app2", "3").code == 0
     eventually(lambda: changes(two) == changes(one) != {})
@@ -256,10 +254,7 @@ def changes(half: Half) -> dict[str, object]:
 
 
 def test_a_peer_with_another_file_is_shown(pair: Pair) -> None:
-    pair.start()
-    one, two = pair.halves
-    pair.roles(Role.ACTIVE, Role.BACKUP)
-    pair.synced()
+    one, two = pair.in_sync()
     assert two.peer()["same_file"]
     one.daemon.file.write_text(pair.yaml("# another file"))
     assert one.daemon.run("apply", str(one.daemon.file)).code == 0
@@ -293,10 +288,7 @@ def test_a_wrong_certificate_is_named_and_mended_without_a_restart(pair: Pair, w
 
 
 def test_a_file_runs_on_both_gateways_or_on_neither(pair: Pair) -> None:
-    pair.start()
-    one, two = pair.halves
-    pair.roles(Role.ACTIVE, Role.BACKUP)
-    pair.synced()
+    one, two = pair.in_sync()
     file = pair.home / "new.yaml"
 
     file.write_text(pair.yaml("# new"))
