@@ -125,8 +125,9 @@ class PacketGateway:
         return Seen(changed[0], run.action, Ether(run.data))
 
     def verdicts(self) -> Mapping[str, int]:
-        """As anybody is told who asks: that sweeps the flow cache."""
-        return self.plane.stats().verdicts
+        """From the counters alone: whoever asks the plane has the whole flow cache swept, and
+        what a test sends is to be a moment, not a minute."""
+        return self.plane._maps.counters.verdicts()
 
     def reopen(self) -> "PacketGateway":
         """As a process that starts anew would."""

@@ -231,10 +231,16 @@ def _tie(bout: Bout) -> str:
 
 
 def _both(bout: Bout) -> bool:
-    """Have both the address? What a peer sends that cannot find the other is not heard."""
-    vip = VIP[bout.cell.family]
+    """Are both active? A unicast advert to a peer that cannot be found is not heard: then by
+    the address, and long enough after the start, as it may be there from before."""
+    if not bout.cell.unicast:
+        active = bout.ear.active(2.5 * bout.cell.interval)
+        assert active == set(bout.addresses), f"active: {active}"
+        return True
+    assert min(map(_running_since, (bout.ours, bout.theirs))) > 5 * bout.cell.interval
     for gateway in bout.lab.gateways:
-        assert f" {vip}/" in gateway.run(["ip", "address"]).stdout, gateway.name
+        found = gateway.run(["ip", "address"]).stdout
+        assert f" {VIP[bout.cell.family]}/" in found, f"{gateway.name}: {found}"
     return True
 
 
