@@ -233,7 +233,7 @@ def test_live_changes_outlive_their_gateway_and_are_taken_back_where_it_is_activ
     eventually(lambda: not two.routers.heard)
     two.routers.say(Role.ACTIVE)
     eventually(lambda: two.peer()["own"] == ["192.0.2.10:80/tcp"])
-    assert two.weights() == {"web/app1": 7, "web/app2": 3, "web/app3": 1}
+    eventually(lambda: two.weights() == {"web/app1": 7, "web/app2": 3, "web/app3": 1})
 
     # Its author is the other one now: taken back there, it is gone here, although this
     # gateway was away then and had made it.
