@@ -15,6 +15,7 @@ from lbctl.config.fault import Fault, did_you_mean, show
 from lbctl.config.fields import Duration, HostAddress, Interface, Name, Prefix, address, within
 from lbctl.config.shorthand import Path, Raw
 from lbctl.config.strict import STRICT
+from lbctl.ha.room import claim, crowded_out
 from lbctl.model import (
     Address,
     ChecksumForm,
@@ -280,10 +281,13 @@ def wrong(
 
 
 def unfenceable(found: Mapping[str, Router], tick: float) -> Iterator[Fault]:
-    """Adverts whose lease the fence's clock cannot hold, where a jiffy takes `tick`."""
+    """Adverts whose lease the fence's clock cannot hold, where a jiffy takes `tick`, and
+    routers that its maps have no room for."""
     for name, router in found.items():
         if text := too_short(LEASE * router.interval, tick):
             yield Fault((AT, name, "interval"), text)
+    for name, text in crowded_out({name: claim(one) for name, one in found.items()}).items():
+        yield Fault((AT, name), f"{text} (use fewer, or another gateway for some)", on_key=True)
 
 
 def _unknown_gateways(at: Path, section: RouterSection, gateways: list[str]) -> Iterator[Fault]:

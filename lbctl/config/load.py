@@ -17,6 +17,7 @@ from lbctl.config.schema import API_VERSION, Defaults, File
 from lbctl.config.shorthand import Path, Raw, inherit, write_out
 from lbctl.config.source import Source
 from lbctl.config.validate import validate
+from lbctl.config.wayback import without_way_back
 from lbctl.dataplane.capabilities import unsupported
 from lbctl.errors import InvalidConfig
 from lbctl.model import Config, Datapath, Frontend, Service
@@ -54,7 +55,7 @@ def load(
     if faults or config is None:
         raise InvalidConfig(_said(source, faults))
     notes = [w for name, one in config.services.items() for w in cross.warnings(name, one)]
-    notes += cross.paces(config)
+    notes += [*cross.paces(config), *without_way_back(config)]
     return config, stale, tuple(_said(source, notes))
 
 

@@ -13,12 +13,11 @@ from pathlib import Path
 
 from lbctl.dataplane.xdp import abi, bpf, maps
 from lbctl.errors import DataPlaneError
+from lbctl.ha.room import Claim, crowded_out
 from lbctl.model import Address, Family, Mac, Router
 from lbctl.vrrp.realtime import jiffy
 
 CLOCK = "fence_clock"
-# Virtual routers, interfaces and addresses, at most.
-LEASES, PARENTS, ADDRESSES = abi.ROUTERS - 1, abi.PORTS, abi.FENCE_KEYS
 FRAME = bytes(64)  # BPF_PROG_TEST_RUN wants one
 FOR_EVER = (1 << 64) - 1
 
@@ -90,24 +89,10 @@ class Fence:
     def _fitting(self, wanted: dict[str, Guarded]) -> tuple[dict[str, Guarded], dict[str, str]]:
         """Those that the maps have room for, those that are in them first; what the others
         lack."""
-        fits: dict[str, Guarded] = {}
-        refused: dict[str, str] = {}
-        addresses: set[bytes] = set()
-        parents: set[int] = set()
-        for name in sorted(wanted, key=lambda one: one not in self._guarded):
-            one = wanted[name]
-            places = set(one.places())
-            if len(fits) == LEASES:
-                refused[name] = f"the fence has room for {LEASES} virtual routers"
-            elif len(addresses) + len(places - addresses) > ADDRESSES:
-                refused[name] = f"the fence has room for {ADDRESSES} virtual addresses"
-            elif len(parents | {one.ifindex}) > PARENTS:
-                refused[name] = f"the fence has room for {PARENTS} interfaces"
-            else:
-                fits[name] = one
-                addresses |= places
-                parents.add(one.ifindex)
-        return fits, refused
+        first = sorted(wanted, key=lambda one: one not in self._guarded)
+        claims = {name: Claim(wanted[name].ifindex, set(wanted[name].places())) for name in first}
+        refused = crowded_out(claims)
+        return {name: wanted[name] for name in first if name not in refused}, refused
 
     def renew(self, name: str, seconds: float) -> None:
         """From now on, rounded down: a peer never waits longer than we answer."""

@@ -21,7 +21,8 @@ from typing import assert_never
 import msgspec
 
 from lbctl.errors import InvalidConfig, LbctlError, NotPermitted
-from lbctl.ha.fence import ADDRESSES, LEASES, PARENTS, Fence
+from lbctl.ha.fence import Fence
+from lbctl.ha.room import claim, crowded_out
 from lbctl.messages import (
     AnyMessage,
     Ask,
@@ -516,14 +517,8 @@ def validated(message: Routers, fenced: bool = False) -> dict[str, Router]:
 
 def unfenceable(routers: Mapping[str, Router]) -> list[str]:
     """What the fence has no room or no clock for."""
-    found = []
-    if len(routers) > LEASES:
-        found.append(f"{len(routers)} virtual routers: at most {LEASES}")
-    addresses = sum(len(router.addresses) for router in routers.values())
-    if addresses > ADDRESSES:
-        found.append(f"{addresses} virtual addresses: at most {ADDRESSES}")
-    if len({router.interface for router in routers.values()}) > PARENTS:
-        found.append(f"virtual routers on more than {PARENTS} interfaces")
+    crowded = crowded_out({name: claim(router) for name, router in routers.items()})
+    found = [f"{name}: {text} (use fewer)" for name, text in crowded.items()]
     tick = jiffy()
     for name, router in routers.items():
         if fault := too_short(LEASE * router.interval, tick):

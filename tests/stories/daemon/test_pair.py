@@ -130,7 +130,7 @@ class Pair:
                 for name, server in self.servers.items()
             ),
             "virtual_routers:",
-            "  web: {vrid: 7, addresses: 192.0.2.10, preempt: when-synced}",
+            "  web: {vrid: 7, addresses: [192.0.2.10, 198.51.100.1], preempt: when-synced}",
         ]
         return "\n".join([*lines, more, ""])
 

@@ -5,7 +5,9 @@ from ipaddress import ip_address
 import pytest
 
 from lbctl.config import dump, parse
+from lbctl.dataplane.xdp import abi
 from lbctl.errors import InvalidConfig
+from lbctl.ha import room
 from lbctl.model import Router, Tracker, TrackerKind
 from lbctl.vrrp.settings import too_short
 
@@ -93,3 +95,99 @@ def test_faults_are_named_where_they_are(change: str, to: str, fault: str) -> No
         parse(text.replace(change, to), node="gw1")
     assert len(caught.value.faults) == 1
     assert fault in caught.value.faults[0]
+
+
+# --- what the fence holds ---------------------------------------------------------------
+
+
+def crowd(routers: int, addresses: int, interfaces: int = 1) -> str:
+    """A file of so many virtual routers, each with so many addresses."""
+    text = FILE[: FILE.index("virtual_routers")] + "virtual_routers:\n"
+    for number in range(routers):
+        many = ", ".join(f"10.0.{number}.{host}" for host in range(1, addresses + 1))
+        link = f"eth{number % interfaces}"
+        text += f"  r{number}: {{vrid: {number + 1}, interface: {link}, addresses: [{many}]}}\n"
+    return text
+
+
+@pytest.mark.parametrize(
+    ("most", "more", "said"),
+    [
+        ((63, 1), (64, 1), "r63: the fence has room for 63 virtual routers (use fewer, "),
+        ((16, 254), (17, 254), "r16: the fence has room for 4096 virtual addresses (use fewer, "),
+        ((8, 1, 8), (9, 1, 9), "r8: the fence has room for 8 interfaces (use fewer, "),
+    ],
+)
+def test_more_than_the_fence_holds_is_a_fault(
+    most: tuple[int, ...], more: tuple[int, ...], said: str
+) -> None:
+    assert parse(crowd(*most), node="gw1", tick=0.004)
+    with pytest.raises(InvalidConfig) as caught:
+        parse(crowd(*more), node="gw1", tick=0.004)
+    (fault,) = caught.value.faults
+    assert f"virtual_routers.{said}" in fault
+
+
+def test_a_link_local_address_takes_room_on_each_interface() -> None:
+    local = [Router(f"r{n}", f"eth{n}", 7, (ip_address("fe80::1"),)) for n in range(2)]
+    assert len({one for router in local for one in room.claim(router).addresses}) == 2
+    plain = [Router(f"r{n}", f"eth{n}", 7, (ip_address("192.0.2.1"),)) for n in range(2)]
+    assert len({one for router in plain for one in room.claim(router).addresses}) == 1
+
+
+def test_its_room_is_that_of_its_maps() -> None:
+    assert (room.ROUTERS + 1, room.ADDRESSES, room.INTERFACES) == (
+        abi.ROUTERS,
+        abi.FENCE_KEYS,
+        abi.PORTS,
+    )
+
+
+# --- the way back -----------------------------------------------------------------------
+
+PAIR = """\
+apiVersion: lbctl/v1
+gateway: {front: eth0, back: eth1}
+services:
+  web: {listen: 192.0.2.10:80/tcp, servers: {a: 198.51.100.11}}
+  mail: {listen: 192.0.2.10:25/tcp, mode: dr, check: none, servers: {a: 192.0.2.25}}
+virtual_routers:
+  edge: {vrid: 7, addresses: 192.0.2.10, group: pair}
+  inside: {vrid: 8, addresses: 198.51.100.1, interface: eth1, group: pair}
+"""
+SAID = "lbctl.yaml:7:3: virtual_routers.edge: answers of servers of web (mode nat) have no way back"
+GONE = "once this gateway is gone (let an address of a virtual router on {} be their gateway, and "
+APART = "that moves with it: inside may be active on the other gateway (write group: {} in both)"
+ALONE = ("  inside: {vrid: 8, addresses: 198.51.100.1, interface: eth1, group: pair}\n", "")
+BEHIND_FRONT = (", back: eth1", "")
+
+
+@pytest.mark.parametrize(
+    ("changes", "mend"),
+    [
+        ([], None),
+        ([ALONE], GONE.format("eth1")),
+        ([("interface: eth1", "interface: eth2")], GONE.format("eth1")),
+        ([("198.51.100.1,", "2001:db8::1,")], GONE.format("eth1")),
+        ([("192.0.2.10, group: pair", "192.0.2.10")], APART.format("pair")),
+        ([("192.0.2.10, group: pair", "192.0.2.10, group: one")], APART.format("one")),
+        ([("servers: {a: 198", "mode: fullnat, servers: {a: 198"), ALONE], None),
+        ([BEHIND_FRONT, ALONE], GONE.format("their network")),
+        ([BEHIND_FRONT, ALONE, ("{a: 198.51.100.11}", "{a: 192.0.2.11}")], None),
+        ([BEHIND_FRONT], None),
+        ([ALONE, ("192.0.2.10, group: pair", "192.0.2.9, group: pair")], None),
+    ],
+)
+def test_servers_whose_answers_have_no_way_back_are_warned_of(
+    changes: list[tuple[str, str]], mend: str | None
+) -> None:
+    text = PAIR
+    for before, after in changes:
+        assert before in text
+        text = text.replace(before, after)
+    found = parse(text).warnings
+    if mend is None:
+        assert found == ()
+    else:
+        (said,) = found
+        assert said.startswith(f"{SAID} {mend}")

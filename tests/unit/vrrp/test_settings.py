@@ -143,6 +143,6 @@ def test_more_addresses_than_the_fence_has_room_for_are_refused() -> None:
         RouterSettings(f"r{n}", "front", n, 100, tuple(f"198.18.{n}.{i}" for i in range(1, 255)))
         for n in range(1, 18)
     )
-    with pytest.raises(InvalidConfig, match="4318 virtual addresses: at most 4096"):
+    with pytest.raises(InvalidConfig, match="r17: the fence has room for 4096 virtual addresses"):
         validated(Routers(many), fenced=True)
     assert len(validated(Routers(many))) == 17
