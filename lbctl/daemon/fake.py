@@ -1,19 +1,20 @@
 """A data path for trying the daemon without a kernel's help: a fake that a file outlives.
 
 `lbctl daemon --datapath fake:DIRECTORY` keeps the table in DIRECTORY, so that it survives
-the process as a kernel's would. Two files there let a story be told about it: `refuse`
-(operations whose text holds one of its lines are refused) and `active.json` (`{"ENDPOINT":
-connections}`).
+the process as a kernel's would. Files there let a story be told about it: `refuse`
+(operations whose text holds one of its lines are refused), `active.json` (`{"ENDPOINT":
+connections}`) and `near` (whose MACs are known).
 """
 
 import json
 import pickle
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass, replace
+from ipaddress import ip_address
 from pathlib import Path
 
 from lbctl.dataplane.fake import FakeKernel, FakePlane, FakeVips
-from lbctl.dataplane.port import Active, Op, Refusal, Stats
+from lbctl.dataplane.port import Active, Near, Op, Refusal, Stats
 from lbctl.model import Address, Config
 
 
@@ -62,6 +63,16 @@ class KeptPlane(FakePlane):
             for endpoint in service.destinations
         }
         return replace(super().stats(), active=active)
+
+    def near(self) -> Set[Near]:
+        """As in the file `near`: a line for each, the interface's number and the address."""
+        file = self._directory / "near"
+        lines = file.read_text().splitlines() if file.exists() else []
+        return {Near(int(at), ip_address(address)) for at, address in map(str.split, lines)}
+
+    def meet(self, wanted: Iterable[Near]) -> None:
+        lines = sorted(f"{one.at} {one.address}\n" for one in {*self.near(), *wanted})
+        (self._directory / "near").write_text("".join(lines))
 
     def _refuses(self, op: Op) -> bool:
         file = self._directory / "refuse"

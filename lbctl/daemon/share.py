@@ -7,7 +7,7 @@ health is a change like any other.
 """
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Set
 from dataclasses import dataclass, field
 from hashlib import blake2b
 
@@ -18,7 +18,15 @@ from lbctl.daemon.journal import Journal
 from lbctl.daemon.loop import ReconcileLoop
 from lbctl.daemon.plane import PlaneThread
 from lbctl.daemon.routers import RouterLink
-from lbctl.dataplane.port import DataPlane, Flow, FlowChanges, Replicates, RingCopy
+from lbctl.dataplane.port import (
+    NEAR,
+    DataPlane,
+    Flow,
+    FlowChanges,
+    Near,
+    Replicates,
+    RingCopy,
+)
 from lbctl.errors import DataPlaneError
 from lbctl.events import Trouble
 from lbctl.ha import items
@@ -31,14 +39,16 @@ from lbctl.world import owners
 RINGS_EVERY = 2.0  # seconds; a change of ours is told at once
 SUBJECT = "replication"
 FACTS = b"ahlv"  # kinds of items that are all looked at each time
+NEARBY = b"n"
 
 
 @dataclass
 class Collected:
-    """What the data path holds of our listens. rings: None where nobody looked."""
+    """What the data path holds of our listens. rings, near: None where nobody looked."""
 
     key: bytes | None = None
     rings: dict[Frontend, RingCopy] | None = None
+    near: Set[Near] | None = None
     flows: FlowChanges = field(default_factory=FlowChanges)
 
 
@@ -64,6 +74,7 @@ class Share:
     _where: dict[bytes, Frontend] = field(default_factory=dict)
     _ring_due: set[Frontend] = field(default_factory=set)
     _flows_due: dict[bytes, Flow | None] = field(default_factory=dict)
+    _near: set[Near] = field(default_factory=set)
     _whole_due: bool = True
     _operations: int = -1
     _rings_at: float = 0.0
@@ -96,13 +107,16 @@ class Share:
                 self._rings_at = now + RINGS_EVERY
                 rings_ = ((f, ring) for f, ring in found.rings.items() if ring.slots)
                 puts |= dict(items.ring_item(f, ring, now) for f, ring in rings_)
+            if found.near is not None:
+                puts |= dict(map(items.near_item, found.near))
             mine = (flow for flow in found.flows.fresh if flow.frontend in own)
             puts |= dict(items.flow_item(flow, now) for flow in mine)
             gone = [b"f" + place for place in found.flows.gone]
             if whole:
                 gone += [key for key in self.author.state if key not in puts]
             else:
-                gone += self._orders_gone(puts)
+                kinds = FACTS if found.near is None else FACTS + NEARBY
+                gone += [k for k in self.author.state if k[:1] in kinds and k not in puts]
             self.author.change(puts, gone, now)
 
     def _facts(self) -> Iterable[tuple[bytes, bytes]]:
@@ -121,9 +135,6 @@ class Share:
                     yield items.order_item(str(full), order)
                 if (seen := world.seen(service_, server)) is not None:
                     yield items.health_item(str(full), str(seen.health))
-
-    def _orders_gone(self, puts: dict[bytes, bytes]) -> list[bytes]:
-        return [key for key in self.author.state if key[:1] in FACTS and key not in puts]
 
     # --- the peer's, to us ----------------------------------------------------------------
 
@@ -152,12 +163,24 @@ class Share:
             await self.hearsay.take_changes(changes, self.theirs, self.own, self.offset)
             self.hearsay.take_verdicts(news.verdicts, self.theirs, self.own)
             await self._install()
+            if news.near:
+                self._near -= {one for one, there in news.near.items() if not there}
+                fresh = [one for one, there in news.near.items() if there]
+                self._near |= set(fresh[: NEAR - len(self._near)])
+                await self._meet()
 
     async def retry(self) -> None:
-        """What could not be installed may be possible now: a neighbour answered."""
+        """What could not be installed may be possible now: a neighbour answered, or one was
+        forgotten."""
         async with self._one:
             if not self.installed:
                 await self._install()
+            await self._meet()
+
+    async def _meet(self) -> None:
+        """Know whom the Active knows, before their packets come here."""
+        if near := set(self._near):
+            await self.plane.ask(lambda plane: _meet(plane, near))
 
     def _note_flows(self, news: items.News) -> None:
         for flow in news.flows:
@@ -279,8 +302,9 @@ def _collect(plane: DataPlane, own: set[Frontend], rings: bool, whole: bool) -> 
         return Collected()
     served = plane.observe().services if rings else {}
     found = {f: plane.export_ring(f) for f in own if f in served} if rings else None
+    near = (plane.near() if own else set[Near]()) if rings else None
     flows = plane.flow_changes(whole) if own else FlowChanges()
-    return Collected(plane.hash_key(), found, flows)
+    return Collected(plane.hash_key(), found, near, flows)
 
 
 def _install(
@@ -298,6 +322,11 @@ def _install(
     plane.forget_flows(gone)
     plane.import_flows(flows)
     return missing
+
+
+def _meet(plane: DataPlane, near: set[Near]) -> None:
+    if isinstance(plane, Replicates):
+        plane.meet(near)
 
 
 def _own(plane: DataPlane, frontends: set[Frontend], promoted: set[Frontend]) -> None:

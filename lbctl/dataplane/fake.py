@@ -3,7 +3,7 @@ missing cannot be changed, what goes takes along what it holds, and packets foll
 transition rule. Unit tests and `--dry-run` use it; the contract tests and random histories
 hold it to what the real ones do."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass, field, replace
 from typing import assert_never
 
@@ -13,6 +13,7 @@ from lbctl.dataplane.port import (
     AddService,
     Flow,
     FlowChanges,
+    Near,
     Op,
     Refusal,
     RemoveServer,
@@ -35,6 +36,7 @@ class FakeKernel:
     flows: dict[bytes, Flow] = field(default_factory=dict)
     traffic: FakeTraffic | None = None
     key: bytes = bytes(36)
+    near: set[Near] = field(default_factory=set)
 
 
 class FakePlane:
@@ -134,6 +136,12 @@ class FakePlane:
     def forget_flows(self, places: Iterable[bytes]) -> None:
         gone = set(places)
         self._forget(lambda flow: flow.place in gone)
+
+    def near(self) -> Set[Near]:
+        return self._kernel.near
+
+    def meet(self, wanted: Iterable[Near]) -> None:
+        self._kernel.near.update(wanted)
 
     def _need(self, frontend: Frontend) -> VirtualService:
         if (service := self._services.get(frontend)) is None:

@@ -11,7 +11,7 @@ stop the rest (ADR 0001).
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from lbctl.dataplane.madeup import MadeUp, Trace
 from lbctl.dataplane.nics import Nic
@@ -220,6 +220,16 @@ class FlowChanges:
     gone: Sequence[bytes] = ()
 
 
+NEAR = 256  # a kernel keeps 512 neighbours before it clears up (neigh/default/gc_thresh2)
+
+
+class Near(NamedTuple):
+    """A machine on a network of the gateway's. at: which of its interfaces, `front` first."""
+
+    at: int
+    address: Address
+
+
 class DataPlane(Protocol):
     """A packet path that can be programmed. Not thread-safe: one caller at a time."""
 
@@ -353,6 +363,15 @@ class Replicates(Protocol):
         ...
 
     def forget_flows(self, places: Iterable[bytes]) -> None: ...
+
+    def near(self) -> Set[Near]:
+        """Clients, and the routers before them, whose MAC is known; NEAR of them at most."""
+        ...
+
+    def meet(self, wanted: Iterable[Near]) -> None:
+        """Learn the MACs of those that are not known here: a packet to one is dropped while
+        its MAC is asked for."""
+        ...
 
 
 class VipAddresses(Protocol):

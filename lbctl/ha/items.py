@@ -7,6 +7,7 @@
     f PLACE          a remembered flow
     a SERVICE/SERVER an order of a person
     h SERVICE/SERVER what checks say of a server
+    n PORT ADDRESS   a machine whose MAC is known, by the interface that it is on
     v PATH           a live change of the file, by the place that it changes
 
 Moments are stamped with the author's own clock, rounded so that what only gets older is not
@@ -19,11 +20,12 @@ from array import array
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
+from ipaddress import ip_address
 from typing import Any
 
 import msgspec
 
-from lbctl.dataplane.port import PLACE, Flow, Kept, RingCopy
+from lbctl.dataplane.port import PLACE, Flow, Kept, Near, RingCopy
 from lbctl.ha.words import Fault
 from lbctl.health.judge import Health
 from lbctl.model import Endpoint, Frontend, ServerName, VirtualService, parse_frontend
@@ -81,6 +83,10 @@ def health_item(server: str, health: str) -> tuple[bytes, bytes]:
     return b"h" + server.encode(), _pack(health)
 
 
+def near_item(near: Near) -> tuple[bytes, bytes]:
+    return bytes([ord("n"), near.at]) + near.address.packed, b""
+
+
 def change_item(change: "Change") -> tuple[bytes, bytes]:
     return change_key(change.path), _pack(change)
 
@@ -109,7 +115,7 @@ class Change(msgspec.Struct, frozen=True, array_like=True):
 @dataclass
 class News:
     """What changed at the peer, in our words. weights, rings, orders, verdicts, changes: None:
-    gone."""
+    gone; near: False."""
 
     key: bytes | None = None
     own: set[Frontend] | None = None
@@ -120,6 +126,7 @@ class News:
     orders: dict[str, Order | None] = field(default_factory=dict)
     verdicts: dict[str, str | None] = field(default_factory=dict)
     changes: dict[tuple[str, ...], Change | None] = field(default_factory=dict)
+    near: dict[Near, bool] = field(default_factory=dict)
 
 
 def read(changed: Mapping[bytes, bytes | None], now: float) -> News:
@@ -156,6 +163,8 @@ def _read(news: News, key: bytes, value: bytes | None, now: float) -> None:
             news.orders[rest.decode()] = None if value is None else _decode(value, Order)
         case b"h":
             _health(news.verdicts, rest.decode(), value)
+        case b"n":
+            news.near[Near(rest[0], ip_address(rest[1:]))] = value is not None
         case b"v":
             path = _decode(rest, tuple[str, ...])
             news.changes[path] = None if value is None else _change(path, value)

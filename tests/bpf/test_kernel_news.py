@@ -11,6 +11,7 @@ from scapy.layers.inet import IP, TCP
 from scapy.layers.l2 import Ether
 
 from lbctl.dataplane.converge import converge
+from lbctl.dataplane.port import Near
 from lbctl.dataplane.vips import InterfaceVips
 from lbctl.errors import DataPlaneError
 from lbctl.lab.waiting import eventually
@@ -46,6 +47,44 @@ def test_a_server_whose_mac_changes_is_followed(pins: Path) -> None:
             return gateway.send(packet).packet.dst == NEW_MAC
 
         eventually(followed)
+
+
+def neighbour(verb: str, address: str, *words: str) -> str:
+    done = subprocess.run(
+        ["ip", "neighbour", verb, *(["to"] if verb == "show" else []), address, *words],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    return done.stdout
+
+
+def test_near_are_clients_and_not_servers_nor_what_a_person_entered(pins: Path) -> None:
+    gateway = PacketGateway(Gateway("front", ("back",)), pins)
+    with closing(gateway):
+        neighbour("replace", "192.0.2.77", "lladdr", NEW_MAC, "dev", "front", "nud", "stale")
+        neighbour("replace", "2001:db8:1::77", "lladdr", NEW_MAC, "dev", "back", "nud", "stale")
+        neighbour("replace", "192.0.2.78", "lladdr", NEW_MAC, "dev", "front", "nud", "permanent")
+        neighbour("replace", "198.51.100.12", "lladdr", NEW_MAC, "dev", "back", "nud", "stale")
+        table = {Listen.parse("192.0.2.10:80/tcp"): VirtualService(
+            Scheduler("mh"), {Endpoint.parse("198.51.100.12:80"): Destination(1)}
+        )}  # fmt: skip
+        assert not converge(gateway.plane, Table(table)).refused
+        gateway.plane.catch_up()
+        assert gateway.plane.near() == {
+            Near(0, ip_address("192.0.2.77")),
+            Near(1, ip_address("2001:db8:1::77")),
+        }
+
+
+def test_who_is_to_be_met_is_asked_for_once_and_own_addresses_are_not(pins: Path) -> None:
+    gateway = PacketGateway(Gateway("front", ("back",)), pins)
+    strange, own, nowhere = map(ip_address, ("192.0.2.79", "192.0.2.1", "192.0.2.80"))
+    with closing(gateway):
+        gateway.plane.meet([Near(0, strange), Near(0, own), Near(2, nowhere)])
+        assert "192.0.2.79 dev front" in neighbour("show", str(strange))
+        assert neighbour("show", str(own)) == neighbour("show", str(nowhere)) == ""
+        neighbour("delete", str(strange), "dev", "front")
+        gateway.plane.meet([Near(0, strange)])
+        assert neighbour("show", str(strange)) == ""
 
 
 @pytest.fixture

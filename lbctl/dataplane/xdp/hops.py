@@ -2,11 +2,15 @@
 
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 
+from lbctl.dataplane.port import NEAR, Near
 from lbctl.errors import DataPlaneError
 from lbctl.model import Address
 from lbctl.netlink import Hop, Link, Neighbour, Netlink
+
+AGAIN = 60.0  # seconds until a machine that did not answer is asked for again
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +34,7 @@ class NextHops:
         self._names = tuple(interfaces)
         self._managed: set[Hop] = set()
         self._ways: dict[Address, Hop] = {}
+        self._asked: dict[Hop, float] = {}
         self._known: dict[Hop, Neighbour] = netlink.neighbours()
         self.ports: tuple[Link, ...] = tuple(self._port(name) for name in self._names)
 
@@ -83,6 +88,30 @@ class NextHops:
         """A client's packet needed this neighbour: it is asked for once and forgotten as
         any other; only servers' hops are kept fresh, or strangers could fill the table."""
         self._netlink.ask_neighbour(Hop(address, ifindex))
+
+    def near(self) -> set[Near]:
+        """Who is known beside servers, and those that a person entered."""
+        at = {link.index: place for place, link in enumerate(self.ports)}
+        found = [
+            Near(at[hop.ifindex], hop.via)
+            for hop, neighbour in self._known.items()
+            if hop.ifindex in at and hop not in self._managed
+            if not neighbour.static and not hop.via.is_multicast
+        ]
+        return set(sorted(found, key=lambda one: (one.at, one.address.packed))[:NEAR])
+
+    def meet(self, wanted: Iterable[Near]) -> None:
+        """Each is asked for once a minute at most: it may be gone, and the peer not know."""
+        now, ports = time.monotonic(), self.ports
+        self._asked = {hop: when for hop, when in self._asked.items() if when > now - AGAIN}
+        hops = (Hop(address, ports[at].index) for at, address in wanted if at < len(ports))
+        strange = [hop for hop in hops if hop not in self._known and hop not in self._asked]
+        own = {address for address, _ in self._netlink.addresses()} if strange else set()
+        for hop in strange:
+            self._asked[hop] = now
+            if hop.via not in own:
+                with suppress(DataPlaneError):  # then a packet asks for it
+                    self._netlink.ask_neighbour(hop)
 
     def _manage(self, hop: Hop) -> None:
         known = self._known.get(hop)

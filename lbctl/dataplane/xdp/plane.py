@@ -25,6 +25,7 @@ from lbctl.dataplane.port import (
     Flow,
     FlowChanges,
     Kept,
+    Near,
     Op,
     Refusal,
     RemoveServer,
@@ -226,6 +227,12 @@ class XdpPlane:
     def forget_flows(self, places: Iterable[bytes]) -> None:
         for place in places:
             self._flows.forget(place)
+
+    def near(self) -> Set[Near]:
+        return self._hops.near()
+
+    def meet(self, wanted: Iterable[Near]) -> None:
+        self._hops.meet(wanted)
 
     def fileno(self) -> int | None:
         return self._epoll.fileno()

@@ -210,6 +210,16 @@ def test_the_backup_serves_as_the_active_does_and_its_view_counts_once_it_is_act
     assert "drain" in two.daemon.states()["web/app1"]
 
 
+def test_the_backup_meets_whom_the_active_knows(pair: Pair) -> None:
+    one, two = pair.in_sync()
+    known, met = (half.daemon.home / "kernel" / "near" for half in (one, two))
+    known.write_text("0 192.0.2.77\n")
+    eventually(lambda: met.exists() and met.read_text() == "0 192.0.2.77\n")
+    known.write_text("1 2001:db8::78\n")
+    eventually(lambda: met.read_text() == "0 192.0.2.77\n1 2001:db8::78\n")
+    assert one.peer()["faults"] == {}
+
+
 def test_a_vrrp_process_that_begins_again_hears_that_the_copy_is_whole(pair: Pair) -> None:
     _, two = pair.in_sync()
     eventually(lambda: two.routers.heard)

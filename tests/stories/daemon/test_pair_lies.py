@@ -7,12 +7,14 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
+from ipaddress import ip_address
 from pathlib import Path
 from typing import TypeVar
 
 import msgspec
 import pytest
 
+from lbctl.dataplane.port import NEAR, Near
 from lbctl.ha import items
 from lbctl.ha.author import Author
 from lbctl.ha.words import (
@@ -223,6 +225,17 @@ def test_what_adds_up_and_means_nothing_costs_the_line(pair: Pair) -> None:
         cut_for(pair.halves[0], "means nothing")
     assert pair.halves[0].peer()["faults"] == {"nonsense": 1}
     is_mended(pair)
+
+
+def test_no_more_machines_are_asked_for_than_a_network_bears(pair: Pair) -> None:
+    crowd = dict(items.near_item(Near(0, ip_address("198.18.0.0") + n)) for n in range(NEAR + 50))
+    with calling(pair, author(more=crowd)) as peer:
+        peer.meet()
+        peer.say(*peer.words())
+        eventually(lambda: pair.halves[0].peer()["synced"])
+        met = pair.halves[0].daemon.home / "kernel" / "near"
+        eventually(met.exists)
+        assert len(met.read_text().splitlines()) == NEAR
 
 
 def test_a_peer_that_stops_is_given_up(pair: Pair) -> None:

@@ -1,11 +1,13 @@
 """A gateway's state as keys and values: what is written is read, and nonsense is a fault."""
 
+from ipaddress import ip_address
+
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lbctl.dataplane.port import Flow, Kept, RingCopy
+from lbctl.dataplane.port import Flow, Kept, Near, RingCopy
 from lbctl.ha import items
 from lbctl.ha.words import Fault
 from lbctl.model import Destination, Endpoint, Scheduler, VirtualService, parse_frontend
@@ -62,6 +64,16 @@ def test_a_live_change_goes_over() -> None:
     assert read((CHANGE[0], None)).changes == {PATH: None}
 
 
+NEAR = [Near(0, ip_address("192.0.2.77")), Near(2, ip_address("2001:db8::77"))]
+
+
+@pytest.mark.parametrize("near", NEAR)
+def test_a_machine_nearby_goes_over(near: Near) -> None:
+    item = items.near_item(near)
+    assert read(item).near == {near: True}
+    assert read((item[0], None)).near == {near: False}
+
+
 def test_what_is_gone_is_none() -> None:
     news = read((b"l192.0.2.10:80/tcp", None), (b"f" + bytes(12), None), (b"aweb/app1", None))
     assert (news.weights, news.gone, news.orders) == ({WEB: None}, [bytes(12)], {"web/app1": None})
@@ -81,6 +93,8 @@ LIES = [
     (b"hweb/app1", PACK("splendid")),
     (b"hweb", PACK("up")),
     (b"vnot a path", PACK([])),
+    (b"n", b""),
+    (b"n\0\xc0\0\2", b""),
     items.change_item(items.Change(1, ("gateway", "front"), "eth9", "", "", 0.0, None)),
     (items.change_key(("services", "web")), CHANGE[1]),
     items.ring_item(WEB, RingCopy((APP1,), (1, 2), (0, 0)), 0.0),
