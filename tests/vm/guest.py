@@ -19,7 +19,7 @@ import pytest
 
 MACHINE = Path(__file__).with_name("machine.py")
 RESULTS = "LBCTL_GUEST_RESULTS"  # in the guest: the file that its reports go to
-TIMEOUT = 900  # seconds for all
+TIMEOUT = 1500  # seconds for all
 BUDGET = 600  # seconds of CPU that those of `make test` may take together
 EACH = 600  # seconds for one test in the guest, which is twenty times slower
 

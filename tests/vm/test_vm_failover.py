@@ -1,7 +1,9 @@
 """600 connections through two gateways on IPVS, whose state only the kernel's sync daemon
 carries: how many are lost by what happens to the pair. Half of them are idle all the time.
+lbctl's data path, and keepalived with its lvs_sync_daemon beside it.
 
-Who is Active is played here by routes; a gateway that crashes is a namespace that goes, with
+Who is Active is played here by routes (keepalived's VRRP follows, as its sync daemon has the
+role of it); a gateway that crashes is a namespace that goes, with
 its table, its connections and its address, and one that comes back is a new one.
 """
 
@@ -31,6 +33,7 @@ from lbctl.model import (
     Table,
     VirtualService,
 )
+from tests.vm.keepalived_lvs import FIRST, SECOND, Keepalived
 from tests.vm.namespaces import cable
 from tests.vm.test_vm_traffic import NETS, Site, bare
 
@@ -41,33 +44,52 @@ AGAIN = 50  # packets after which the kernel tells a connection once more
 FRONT, BACK, VIP = NETS[Family.IPV4]
 
 
+class Lbctl:
+    """Our data path on one gateway; both roles of the sync daemon at once."""
+
+    def __init__(self, host, home):
+        self.host = host
+        home.mkdir()
+        with host.inside():
+            self._plane = IpvsPlane(home / "ipvs.json", pair=True, sync=SyncPlace("back", 7))
+
+    def apply(self, service):
+        vip, port, scheduler, weights = service
+        servers = {
+            Endpoint(ip_address(one), port): Destination(weight, Forwarding(Mode.NAT))
+            for one, weight in weights.items()
+        }
+        listen = Listen(ip_address(vip), port, Proto.TCP)
+        with self.host.inside():
+            table = Table({listen: VirtualService(scheduler, servers)})
+            assert converge(self._plane, table).refused == ()
+
+    def close(self):
+        with self.host.inside():
+            self._plane.close()
+
+
 class Pair(Site):
-    """weights: of both servers. planes: of the gateways that run, by name."""
+    """weights: of both servers. gateways: those that run, by name."""
 
     def __init__(self, scheduler, home):
         super().__init__()
         self.scheduler, self.home = scheduler, home
-        self.weights, self.planes = [1, 1], {}
+        self.weights, self.gateways = [1, 1], {}
 
     def start(self, host):
-        with host.inside():
-            intent = self.home / f"{host.short}-{len(list(self.home.iterdir()))}.json"
-            plane = IpvsPlane(intent, pair=True, sync=SyncPlace("back", 7))
-            self.planes[host.short] = host, plane
         host.sysctl(net__ipv4__ip_forward=1)
+        home = self.home / f"{host.short}-{len(list(self.home.iterdir()))}"
+        self.gateways[host.short] = self.gateway(host, home)
         self.apply()
 
+    def gateway(self, host, home):
+        return Lbctl(host, home)
+
     def apply(self):
-        ends = (Endpoint(ip_address(bare(BACK, n)), PORT) for n in (1, 2))
-        servers = {
-            end: Destination(weight, Forwarding(Mode.NAT))
-            for end, weight in zip(ends, self.weights, strict=True)
-        }
-        listen = Listen(ip_address(VIP), PORT, Proto.TCP)
-        table = Table({listen: VirtualService(self.scheduler, servers)})
-        for host, plane in self.planes.values():
-            with host.inside():
-                assert converge(plane, table).refused == ()
+        weights = {bare(BACK, n): weight for n, weight in enumerate(self.weights, 1)}
+        for gateway in self.gateways.values():
+            gateway.apply((VIP, PORT, self.scheduler, weights))
 
     def active(self, number):
         """Gateway 1 or 2 has the addresses."""
@@ -77,8 +99,7 @@ class Pair(Site):
             server.ip(f"route replace {FRONT.format(0)} via {far}")
 
     def crash_two(self):
-        _, plane = self.planes.pop("g2")
-        plane.close()
+        self.gateways.pop("g2").close()
         self.g2.__exit__()
 
     def return_two(self):
@@ -109,6 +130,21 @@ class Pair(Site):
         self.client.ip(f"route replace {bare(FRONT, 2)} dev g2")
         self.g2.ip(f"route replace {bare(FRONT, 100)} dev c")
         return True
+
+
+class KeepalivedPair(Pair):
+    """Its sync daemon is the master's where its VRRP is, and else the backup's."""
+
+    def gateway(self, host, home):
+        host.sysctl(net__ipv4__vs__sloppy_tcp=1)
+        return Keepalived(host, home, FIRST if host is self.g1 else SECOND)
+
+    def active(self, number):
+        if "g2" in self.gateways:
+            self.gateways["g2"].lead(number == 2)
+        for name, gateway in self.gateways.items():
+            gateway.expect("master" if name == f"g{number}" else "backup")
+        super().active(number)
 
 
 class Connections:
@@ -159,10 +195,19 @@ class Connections:
 SCHEDULERS = [Scheduler("mh", frozenset({"mh-port"})), Scheduler("rr")]
 
 
+PRODUCTS = {"lbctl": Pair, "keepalived": KeepalivedPair}
+
+
 @pytest.fixture(params=SCHEDULERS, ids=str)
-def pair(request, tmp_path):
+def scheduler(request):
+    return request.param
+
+
+@pytest.fixture(params=PRODUCTS)
+def pair(request, scheduler, tmp_path):
     with ExitStack() as stack:
-        site = stack.enter_context(Pair(request.param, tmp_path))
+        site = stack.enter_context(PRODUCTS[request.param](scheduler, tmp_path))
+        site.product = request.param
         site.prepare(Mode.NAT, Family.IPV4)
         site.client.ip(f"route replace {bare(FRONT, 2)} dev g2")
         site.g2.ip(f"route replace {bare(FRONT, 100)} dev c")
@@ -176,15 +221,14 @@ def pair(request, tmp_path):
             site.start(host)
         site.active(2)
         yield site
-        if "g2" not in site.planes:  # its end is the site's business
+        if "g2" not in site.gateways:  # its end is the site's business
             site.g2.__enter__()
-        for host, plane in site.planes.values():
-            with host.inside():
-                plane.close()
+        for gateway in site.gateways.values():
+            gateway.close()
 
 
 def test_what_the_sync_daemon_carries(pair):
-    """Those that the successor was told of are never lost."""
+    """Those that the successor was told of are never lost. Of keepalived it is only told."""
     connections = Connections(pair)
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
@@ -194,7 +238,7 @@ def test_what_the_sync_daemon_carries(pair):
 
     def after(act):
         lost[act] = (connections.lost(connections.busy), connections.lost(connections.idle))
-        print(f"{pair.scheduler}: {act}: busy, idle lost: {lost[act]}", flush=True)
+        print(f"{pair.product}, {pair.scheduler}: {act}: busy, idle lost: {lost[act]}", flush=True)
         connections.fill()
 
     def crash():
@@ -226,6 +270,8 @@ def test_what_the_sync_daemon_carries(pair):
     crash()
     after("a crash in the middle of a drain")
     connections.close()
+    if pair.product != "lbctl":
+        return
     crashes = [act for act in lost if "crash" in act or "stop" in act]
     assert {act: lost[act] for act in crashes} == dict.fromkeys(crashes, (0, 0))
     assert all(busy == 0 for busy, _ in lost.values()), lost

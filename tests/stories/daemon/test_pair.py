@@ -1,6 +1,7 @@
 """Two daemons of a pair on data paths in memory, with a real line between them. The virtual
 routers' process is played: it says who is Active."""
 
+import signal
 import socket
 import threading
 from collections.abc import Iterator
@@ -256,6 +257,26 @@ def test_live_changes_outlive_their_gateway_and_are_taken_back_where_it_is_activ
     eventually(lambda: changes(one).get("services.web.servers.app3.weight") == 5)
     assert two.daemon.run("unset", str(two.daemon.client.get("overrides")[-1]["id"])).code == 0
     eventually(lambda: "services.web.servers.app3.weight" not in changes(one))
+
+
+def test_a_line_that_was_down_is_named_and_goes_on_where_it_ended(pair: Pair) -> None:
+    """However long and whatever happened: what waits is names of keys, each once."""
+    one, two = pair.in_sync()
+    before, process = one.peer(), two.daemon.process
+    assert process is not None
+    process.send_signal(signal.SIGSTOP)
+    eventually(lambda: "silent for 5 s" in one.peer()["cuts"], timeout=20)
+    for weight in range(10, 20):
+        assert one.daemon.run("weight", "web/app1", str(weight)).code == 0
+    assert "no line: silent for 5 s" in one.daemon.run("ha", "peer").out
+    assert one.peer()["behind"] <= before["entries"]
+
+    process.send_signal(signal.SIGCONT)
+    eventually(lambda: two.peer()["lines"] == 2, timeout=20)
+    pair.synced()
+    assert changes(two) == changes(one) != {}
+    after = one.peer()
+    assert (after["copies"], after["resyncs"]) == (before["copies"], before["resyncs"])
 
 
 def changes(half: Half) -> dict[str, object]:
