@@ -9,7 +9,7 @@ import secrets
 import select
 import struct
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Set
 from ctypes import sizeof
 from pathlib import Path
 from socket import IPPROTO_UDP

@@ -15,6 +15,7 @@ from lbctl.daemon.reconcile import Reconciler
 from lbctl.dataplane.fake import FakePlane, FakeVips
 from lbctl.errors import LbctlError
 from lbctl.ha.words import Propose, Seal, Switch, Undo, Vote, Word
+from lbctl.lab.waiting import eventually
 
 from .test_control import BY_ADA, FILE, Desk
 
@@ -77,8 +78,7 @@ async def apply(half: Half) -> str:
 
 async def both(here: Half, there: Half, weights: tuple[int, int]) -> None:
     """Until both serve so; the peer may have to find by itself that nobody speaks any more."""
-    while (here.weight, there.weight) != weights:
-        await asyncio.sleep(0.01)
+    await asyncio.to_thread(eventually, lambda: (here.weight, there.weight) == weights)
 
 
 def voted(stage: str) -> Lost:
