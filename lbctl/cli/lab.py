@@ -56,10 +56,10 @@ def up(context: Context, servers: int, gateways: int, ipv6: bool, dry_run: bool)
 @pass_context
 def down(context: Context, dry_run: bool) -> None:
     """End the lab's processes and remove all that `up` made; safe to repeat."""
-    from lbctl.lab.lab import names, remove
+    from lbctl.lab.lab import is_there, remove
 
     name = _name()
-    removed = name in names() if dry_run else remove(name)
+    removed = is_there(name) if dry_run else remove(name)
     if context.json:
         show_json({"lab": name, "removed": removed, "dry_run": dry_run})
     elif dry_run:

@@ -9,6 +9,7 @@ belong to it is not written down anywhere: those that live in its namespaces do.
 """
 
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -21,6 +22,7 @@ from typing import NoReturn, Self
 
 import msgspec
 
+from lbctl.errors import Exit
 from lbctl.lab import kernel
 from lbctl.lab.kernel import LabError, Running
 from lbctl.lab.topology import Host as HostSpec
@@ -31,7 +33,15 @@ from lbctl.lab.web import WebServer
 HOME = Path(os.environ.get("LBCTL_LAB_HOME", "/run/lbctl-lab"))
 HEADERS = Path(__file__).parents[2] / ".cache/headers"  # what tools/setup linked, if it did
 RECORD = "lab.json"
+FRESH = f"{RECORD}.new"
 BPFFS = "bpf"
+NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,18}[a-z0-9])?")  # of namespaces and a directory, too
+
+
+class BadName(LabError):
+    """No name for a lab."""
+
+    exit_code = Exit.USAGE
 
 
 def unique_name() -> str:
@@ -198,9 +208,10 @@ class Lab:
     name: of its namespaces and its directory; unique if not given.
     """
 
-    def __init__(self, topology: Topology, name: str = "") -> None:
-        self.topology, self.name = topology, name or unique_name()
-        self.home = HOME / self.name
+    def __init__(self, topology: Topology, name: str | None = None) -> None:
+        self.topology = topology
+        self.name = unique_name() if name is None else name
+        self.home = home_of(self.name)
         self.bpffs = self.home / BPFFS
         self._hosts = {spec.name: self._host(spec) for spec in topology.hosts}
 
@@ -303,7 +314,7 @@ class Lab:
         self._write(record)
 
     def _write(self, record: Record) -> None:
-        fresh = self.home / f"{RECORD}.new"
+        fresh = self.home / FRESH
         fresh.write_bytes(msgspec.json.encode(record))
         fresh.rename(self.home / RECORD)
 
@@ -311,11 +322,11 @@ class Lab:
 def remove(name: str) -> bool:
     """End the processes of the lab of that name and remove all it made, be it whole or half
     made. False: there is no such lab. Raises LabError; then it can be called again."""
+    home = home_of(name)
     kernel.must_be_root()
     record = _read(name)
     if record is None:
         return False
-    home = HOME / name
     kernel.end(record.namespaces)
     kernel.unmount(home / BPFFS)
     kernel.remove(record.namespaces)
@@ -328,15 +339,36 @@ def names() -> list[str]:
     return sorted(path.parent.name for path in HOME.glob(f"*/{RECORD}"))
 
 
+def is_there(name: str) -> bool:
+    """Whether `remove` would find something. Raises LabError where it would."""
+    return _read(name) is not None
+
+
+def home_of(name: str) -> Path:
+    """The directory of the lab of that name, and of nothing else. Raises BadName."""
+    if NAME.fullmatch(name) is None:
+        raise BadName(
+            f"{name!r}: no name for a lab",
+            "one has up to 20 letters a-z, digits and '-', and a letter or digit at each end",
+        )
+    return HOME / name
+
+
 def _words_of(done: subprocess.CompletedProcess[str]) -> str:
     return (done.stderr or done.stdout).strip()
 
 
 def _read(name: str) -> Record | None:
-    """A lab's record; None if there is no such lab. A directory without one was claimed
-    by an `up` that was killed before it made anything."""
-    home = HOME / name
+    """A lab's record; None if there is no such lab. An empty directory was claimed by an
+    `up` that was killed before it made anything; one with anything else in it is not ours."""
+    home = home_of(name)
     try:
         return msgspec.json.decode((home / RECORD).read_bytes(), type=Record)
-    except FileNotFoundError:
-        return Record(Topology((), ()), ()) if home.is_dir() else None
+    except (FileNotFoundError, NotADirectoryError):
+        if not home.exists():
+            return None
+    except (msgspec.MsgspecError, ValueError) as error:
+        raise LabError(f"{home / RECORD}: is not what `lbctl lab up` wrote: {error}") from None
+    if home.is_dir() and not {path.name for path in home.iterdir()} - {FRESH}:
+        return Record(Topology((), ()), ())
+    raise LabError(f"{home}: no lab made this", f"look what it is, and move it out of {HOME}")
