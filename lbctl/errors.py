@@ -45,6 +45,11 @@ class InvalidConfig(LbctlError):
         self.faults = faults
 
 
+def faults_of(error: LbctlError) -> tuple[str, ...]:
+    """What is wrong, a line for each thing, with the mend where it is known."""
+    return tuple(error.faults) if isinstance(error, InvalidConfig) else (str(error),)
+
+
 class NotFound(LbctlError):
     """A name that nothing has."""
 

@@ -12,6 +12,7 @@ from typing import assert_never
 import msgspec
 
 from lbctl.health.judge import Health
+from lbctl.said import printable
 from lbctl.world import Admin
 
 
@@ -387,7 +388,8 @@ class History:
 
     def add(self, at: float, event: AnyEvent) -> Record:
         self.last += 1
-        record = Record(self.last, at, render(event), event)
+        # Whoever is quoted in it, it is one line, and no terminal obeys it.
+        record = Record(self.last, at, printable(render(event)), event)
         self._records.append(record)
         return record
 

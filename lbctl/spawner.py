@@ -33,7 +33,7 @@ from time import monotonic
 
 import msgspec
 
-from lbctl.health.result import plain
+from lbctl.said import plain
 
 PACKET = 128 << 10
 KEPT = 4096  # bytes of output that are told

@@ -4,7 +4,6 @@ import json
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import quote, urlencode
 
@@ -113,18 +112,6 @@ class Client:
         if self._path != DEFAULT_SOCKET:
             start += f" --socket {self._path}"
         return Unreachable(f"{self._path}: {cause}", f"`{start}` starts it")
-
-
-def read_file(file: Path, limit: int) -> bytes:
-    """A configuration file. Raises InvalidConfig where it is none that could be read."""
-    try:
-        with file.open("rb") as opened:
-            data = opened.read(limit + 1)
-    except OSError as error:
-        raise InvalidConfig([f"{file}: cannot be read: {error.strerror}"]) from None
-    if len(data) > limit:
-        raise InvalidConfig([f"{file}: is larger than {limit >> 20} MiB: nothing was read"])
-    return data
 
 
 def _target(parts: tuple[str, ...], query: dict[str, str]) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from lbctl.cli.client import Client, read_file
+from lbctl.cli.client import Client
 from lbctl.cli.output import show_json
 from lbctl.cli.shared import (
     Context,
@@ -18,6 +18,7 @@ from lbctl.cli.shared import (
     report,
     show_outcome,
 )
+from lbctl.configfile import read_file
 from lbctl.errors import Exit
 from lbctl.model import Datapath
 

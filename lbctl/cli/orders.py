@@ -86,13 +86,15 @@ def order(
 
 
 def wait_until_empty(context: Context, target: str, timeout: float | None) -> None:
-    """Return when no connection is left on `target`. Raises TimedOut where time is up first,
-    or a server is gone with connections that it had still."""
+    """Return when no connection is left on what is drained of `target` now. Raises TimedOut
+    where time is up first, a server is drained no longer, or one is gone with connections that
+    it had still."""
     end = None if timeout is None else time.monotonic() + timeout
     before: dict[str, int] = {}
     with _shown(target, context.json) as show:
         while True:
             mine = _rows(context.client, target, before)
+            _mind_lifted(mine)
             _mind_given_up(mine, before)
             left, unknown = _remaining(mine)
             show(left, unknown)
@@ -104,6 +106,7 @@ def wait_until_empty(context: Context, target: str, timeout: float | None) -> No
 
 
 def _rows(client: Client, target: str, before: dict[str, int]) -> list[dict[str, Any]]:
+    """What is waited for. before: as in `_mind_given_up`; who came since was never drained."""
     service, _, server = target.partition("/")
     try:
         rows = client.get("servers", service=service, fresh="1")
@@ -111,7 +114,18 @@ def _rows(client: Client, target: str, before: dict[str, int]) -> list[dict[str,
         if error.status == NOT_FOUND and before:
             return []  # the service was removed meanwhile
         raise
-    return [row for row in rows if not server or row["name"] == target]
+    mine = [row for row in rows if not server or row["name"] == target]
+    return [row for row in mine if not before or row["name"] in before]
+
+
+def _mind_lifted(rows: list[dict[str, Any]]) -> None:
+    """Raise TimedOut where a server may take new flows again, however few it has just now."""
+    for row in rows:
+        if row["admin"] == "ready" and row["rule"] != "leaving":
+            raise TimedOut(
+                f"{row['name']}: is drained no longer: it may take new flows again",
+                "`lbctl get events` says who lifted the drain, or that its time was over",
+            )
 
 
 def _mind_given_up(rows: list[dict[str, Any]], before: dict[str, int]) -> None:

@@ -11,6 +11,8 @@ from typing import Any
 
 import click
 
+from lbctl.said import printable
+
 GOOD, BAD, WARN = "green", "red", "yellow"
 COLOURS = {
     "serving": GOOD,
@@ -94,8 +96,8 @@ def _cell(value: object) -> str:
     if value is None or value == "":
         return "-"
     if isinstance(value, list | tuple):
-        return ", ".join(map(str, value))
-    return str(value)
+        return printable(", ".join(map(str, value)))
+    return printable(str(value))
 
 
 def _columns() -> int:

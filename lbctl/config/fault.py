@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from lbctl.config.shorthand import Path
+from lbctl.said import printable
 
 _LONGEST = 60  # characters of a value that a message repeats
 
@@ -48,15 +49,6 @@ def show_path(path: Path) -> str:
 def clip(text: str) -> str:
     """`text` on one line, and not too long."""
     return printable(text if len(text) <= _LONGEST else text[: _LONGEST - 3] + "...")
-
-
-def printable(text: str) -> str:
-    """`text` with what a terminal would not show, or would obey, escaped."""
-    return "".join(c if c.isprintable() else _escaped(ord(c)) for c in text)
-
-
-def _escaped(code: int) -> str:
-    return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}"
 
 
 def show(value: object) -> str:

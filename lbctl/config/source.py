@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 
 from lbctl.config.document import Node
-from lbctl.config.fault import Fault, Place, printable, show_path
+from lbctl.config.fault import Fault, Place, show_path
 from lbctl.config.patch import Patch
 from lbctl.config.shorthand import Path
+from lbctl.said import printable
 
 
 class Source:

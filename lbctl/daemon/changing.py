@@ -18,6 +18,7 @@ from lbctl.daemon.names import (
 )
 from lbctl.daemon.parts import Parts
 from lbctl.daemon.peer import Peer, peer_of
+from lbctl.daemon.reader import own_file
 from lbctl.daemon.reading import answer
 from lbctl.daemon.requests import (
     BadRequest,
@@ -30,7 +31,9 @@ from lbctl.daemon.requests import (
 )
 from lbctl.errors import InvalidConfig, LbctlError
 from lbctl.ha.drill import Drill
+from lbctl.said import plain
 
+LONGEST_NAME = 1024  # characters of what a file is called
 SETTLE = 30.0  # seconds that a change waits for the data path to be asked
 
 
@@ -66,8 +69,7 @@ class Changing:
             manner = Manner(_by(request), dry_run=dry_run)
             own = await asyncio.to_thread(_says, self._parts.file, text)
             commit = self._parts.replicator.commit
-            name = request.query.get("name", "the file")
-            return await self._settled(commit.apply(text, name, manner, own))
+            return await self._settled(commit.apply(text, _name_in(request), manner, own))
         return await self._settled(self._take(request, dry_run))
 
     async def diff(self, request: web.Request) -> web.Response:
@@ -132,7 +134,7 @@ class Changing:
 
     async def _take(self, request: web.Request, dry_run: bool) -> Outcome:
         text = await request.read()
-        name = request.query.get("name", "the file")
+        name = _name_in(request)
         manner = Manner(_by(request), dry_run=dry_run)
         own = await asyncio.to_thread(_says, self._parts.file, text)
         return await self._parts.control.take_file(text, name, manner, own)
@@ -153,18 +155,11 @@ class Changing:
         return answer(msgspec.structs.replace(outcome, refused=refused))
 
 
-def own_file(file: Path) -> bytes:
-    try:
-        return file.read_bytes()
-    except OSError as error:
-        raise InvalidConfig([f"{file}: cannot be read: {error.strerror}"]) from None
-
-
 def _says(file: Path, text: bytes) -> bool:
     """Whether the daemon's own file says just that: then it need not be taken again."""
     try:
-        return file.stat().st_size == len(text) and file.read_bytes() == text
-    except OSError:
+        return file.stat().st_size == len(text) and own_file(file) == text
+    except (OSError, InvalidConfig):
         return False
 
 
@@ -188,6 +183,11 @@ def _check_last(there: bool, body: Value, look: Callable[[], object]) -> None:
         raise Exists(f"{'.'.join(body.path)}: exists already", "`lbctl set` changes it")
     if body.expect == "present":
         look()
+
+
+def _name_in(request: web.Request) -> str:
+    """What the file in the body is called, in faults, events and the list of generations."""
+    return plain(request.query.get("name", "the file"), LONGEST_NAME)
 
 
 def _by(request: web.Request) -> str:

@@ -36,7 +36,7 @@ from lbctl.daemon.state import (
 )
 from lbctl.daemon.trial import operations, refuse_if_emptied
 from lbctl.desired import settle
-from lbctl.errors import InvalidConfig, NotFound
+from lbctl.errors import InvalidConfig, LbctlError, NotFound, faults_of
 from lbctl.events import (
     AgentHeard,
     AnyEvent,
@@ -184,7 +184,8 @@ class Control:
     ) -> Outcome:
         """Run `text` as a new generation. own: it is what the daemon's own file says.
 
-        Raises InvalidConfig, and then nothing has changed.
+        Raises InvalidConfig, or Unkept where the disk does not take it, and then nothing has
+        changed.
         """
         async with self._changing:
             same = text == self.intent.text
@@ -193,10 +194,9 @@ class Control:
             events = [] if same else [self._taken(intent, manner)]
             return await self._change(intent, replace(manner, force=True), events, own=own)
 
-    def refuse_file(self, origin: str, error: InvalidConfig) -> None:
+    def refuse_file(self, origin: str, error: LbctlError) -> None:
         """Tell that a file was not taken, where nobody waits for the answer."""
-        refused = ConfigRefused(origin, tuple(error.faults), self.intent.generation)
-        self._journal.tell(refused)
+        self._journal.tell(ConfigRefused(origin, faults_of(error), self.intent.generation))
 
     async def rollback(self, to: int | None, manner: Manner) -> Outcome:
         """Run an older generation again: number `to`, or the one before this."""
@@ -320,7 +320,8 @@ class Control:
             intent = replace(self.intent, overrides=kept)
             try:
                 events = _dropped(self.intent, intent, "its time is over")
-                await self._change(intent, Manner(force=True), events)
+                read = await self._read(intent.text, intent.origin, intent.overrides)
+                self._take(intent, read, Manner(force=True), events)
             except InvalidConfig as error:
                 self.refuse_file("the file without its expired overrides", error)
                 forever = tuple(

@@ -1,11 +1,16 @@
 """Errors as the API shows them: `{"error", "hint", "exit_code", "faults"}` and a status."""
 
+import logging
+
 import msgspec
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from lbctl.config import MAX_BYTES
 from lbctl.errors import Exit, InvalidConfig, LbctlError, NotFound
+
+IN_THE_LOG = "lbctl did not expect that: the daemon's log has more"
+log = logging.getLogger("lbctl")
 
 HTTP_STATUS = {
     Exit.USAGE: 400,
@@ -29,6 +34,14 @@ async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
         return _failure(wrong, error.status)
     except LbctlError as error:
         return _failure(error)
+    except ConnectionError:
+        raise  # whoever asked is gone
+    except Exception as error:
+        # A fault of ours, or of this machine: the traceback is for the log, and whoever asked
+        # gets the shape that they know.
+        where = f"{request.method} {request.path}"
+        log.exception("%s: failed", where)
+        return _failure(LbctlError(f"{where}: {type(error).__name__}: {error}", IN_THE_LOG))
 
 
 def _failure(error: LbctlError, status: int | None = None) -> web.Response:

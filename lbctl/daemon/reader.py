@@ -3,9 +3,11 @@
 import asyncio
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 from typing import NamedTuple
 
-from lbctl.config import Patch, parse
+from lbctl.config import MAX_BYTES, Patch, parse
+from lbctl.configfile import read_file
 from lbctl.daemon.overrides import Override
 from lbctl.model import Config
 from lbctl.vrrp.realtime import jiffy
@@ -17,6 +19,11 @@ class Read(NamedTuple):
     config: Config
     stale: tuple[Override, ...] = ()
     warnings: tuple[str, ...] = ()
+
+
+def own_file(file: Path) -> bytes:
+    """What the daemon's own file says. Raises InvalidConfig."""
+    return read_file(file, MAX_BYTES, regular=True)
 
 
 class ConfigReader:

@@ -6,6 +6,7 @@ import msgspec
 
 from lbctl.daemon.control import Manner
 from lbctl.errors import Exit, LbctlError
+from lbctl.said import plain
 from lbctl.world import Admin
 
 LONGEST = 10 * 365 * 86400.0  # seconds; a longer `--for` is a slip
@@ -18,7 +19,8 @@ class BadRequest(LbctlError):
 
 
 class ChangeRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """seconds: how long the change holds; null: until somebody takes it back."""
+    """seconds: how long the change holds; null: until somebody takes it back. reason: one line,
+    of which `lbctl.said.MOST` characters are kept."""
 
     reason: str = ""
     seconds: float | None = None
@@ -29,7 +31,7 @@ class ChangeRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
         if self.seconds is not None and not 0 < self.seconds <= LONGEST:
             raise BadRequest(f"{self.seconds:g} s: not a time that a change can hold")
         until = None if self.seconds is None else now + self.seconds
-        return Manner(by, self.reason, until, self.dry_run, self.force)
+        return Manner(by, plain(self.reason), until, self.dry_run, self.force)
 
 
 class OrderRequest(ChangeRequest, frozen=True):

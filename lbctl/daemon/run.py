@@ -20,7 +20,6 @@ from functools import partial
 from pathlib import Path
 
 from lbctl.daemon.api import listening, serving
-from lbctl.daemon.changing import own_file
 from lbctl.daemon.clock import SYSTEM, Clock
 from lbctl.daemon.control import Control, Manner, Standing
 from lbctl.daemon.crew import Crew
@@ -31,7 +30,7 @@ from lbctl.daemon.journal import Journal
 from lbctl.daemon.loop import ReconcileLoop
 from lbctl.daemon.parts import Parts
 from lbctl.daemon.plane import Opened, PlaneThread
-from lbctl.daemon.reader import ConfigReader
+from lbctl.daemon.reader import ConfigReader, own_file
 from lbctl.daemon.reading import Reading
 from lbctl.daemon.reconcile import Reconciler
 from lbctl.daemon.remote import RemoteApi
@@ -42,7 +41,7 @@ from lbctl.daemon.share import Share
 from lbctl.daemon.startup import stand_up
 from lbctl.daemon.state import StateDirectory, digest
 from lbctl.daemon.systemd import notify, watchdog_interval
-from lbctl.errors import InvalidConfig, LbctlError
+from lbctl.errors import LbctlError
 from lbctl.events import DaemonStarted, DaemonStopping
 from lbctl.ha.author import Author
 from lbctl.model import Config
@@ -210,11 +209,12 @@ def _on_signals(parts: Parts, stop: asyncio.Event, group: asyncio.TaskGroup) -> 
 
 
 async def _reload(parts: Parts) -> None:
-    """Take the daemon's own file again; nobody waits for the answer, so it is told."""
+    """Take the daemon's own file again. Nobody waits for the answer, so what is wrong with the
+    file, or with the disk that should keep it, is told; what runs goes on."""
     try:
         text = await asyncio.to_thread(own_file, parts.file)
         await parts.control.take_file(text, str(parts.file), Manner("SIGHUP"), own=True)
-    except InvalidConfig as error:
+    except LbctlError as error:
         parts.control.refuse_file(str(parts.file), error)
 
 

@@ -13,9 +13,9 @@ from lbctl.daemon.clock import Clock
 from lbctl.daemon.control import Intent, ReadConfig, Standing
 from lbctl.daemon.journal import Journal
 from lbctl.daemon.overrides import Override
-from lbctl.daemon.reader import Read
+from lbctl.daemon.reader import Read, own_file
 from lbctl.daemon.state import Saved, StateDirectory, digest, move_override, restore_facts
-from lbctl.errors import InvalidConfig, NotFound
+from lbctl.errors import LbctlError, faults_of
 from lbctl.events import ConfigRefused, ConfigTaken, StateSetAside
 from lbctl.world import World
 
@@ -23,21 +23,35 @@ from lbctl.world import World
 async def stand_up(
     file: Path, directory: StateDirectory, journal: Journal, clock: Clock, read: ReadConfig
 ) -> Standing:
-    """Raises InvalidConfig where neither the file nor a generation can be run."""
+    """What is wrong with the file, or with the disk that should keep it, is told where there is
+    something to go on with. Raises LbctlError where there is nothing."""
     saved = _load(directory, journal)
     running = await _resume(saved, directory, journal, clock, read)
     try:
-        text = await asyncio.to_thread(_own_file, file)
-        if running is not None and digest(text) == saved.taken:
-            return running
-        overrides = () if running is None else running.intent.overrides
-        taken = await read(text, str(file), overrides)
-    except InvalidConfig as error:
+        return await _brought_up(file, running, saved, directory, journal, clock, read)
+    except LbctlError as error:
         if running is None:
             raise
-        number = running.intent.generation
-        journal.tell(ConfigRefused(str(file), tuple(error.faults), number))
+        journal.tell(ConfigRefused(str(file), faults_of(error), running.intent.generation))
         return running
+
+
+async def _brought_up(
+    file: Path,
+    running: Standing | None,
+    saved: Saved,
+    directory: StateDirectory,
+    journal: Journal,
+    clock: Clock,
+    read: ReadConfig,
+) -> Standing:
+    """What ran, brought to what the file says now. Raises LbctlError; `running` is then as it
+    was."""
+    text = await asyncio.to_thread(own_file, file)
+    if running is not None and digest(text) == saved.taken:
+        return running
+    overrides = () if running is None else running.intent.overrides
+    taken = await read(text, str(file), overrides)
     if running is not None and text == running.intent.text:
         running.saved = msgspec.structs.replace(running.saved, taken=digest(text))
         return running
@@ -63,11 +77,8 @@ async def _resume(
     try:
         text = directory.generation(number)
         found = await read(text, origin, overrides)
-    except InvalidConfig as error:
-        journal.tell(ConfigRefused(f"generation {number}", tuple(error.faults), 0))
-        return None
-    except NotFound as error:
-        journal.tell(ConfigRefused(f"generation {number}", (str(error),), 0))
+    except LbctlError as error:
+        journal.tell(ConfigRefused(f"generation {number}", faults_of(error), 0))
         return None
     world = World(found.config)
     try:
@@ -99,10 +110,3 @@ async def _take(
     origins = {**saved.origins, number: str(file)}
     saved = msgspec.structs.replace(saved, taken=digest(text), origins=origins)
     return Standing(world, Intent(text, str(file), number, overrides), taken, saved)
-
-
-def _own_file(file: Path) -> bytes:
-    try:
-        return file.read_bytes()
-    except OSError as error:
-        raise InvalidConfig([f"{file}: cannot be read: {error.strerror}"]) from None

@@ -32,6 +32,10 @@ VERSION = 1
 KEPT_GENERATIONS = 20
 
 
+class Unkept(LbctlError):
+    """The state directory does not take, or does not give, a configuration."""
+
+
 class SavedSighting(msgspec.Struct, frozen=True):
     probe: AnyProbe
     endpoint: str
@@ -209,11 +213,13 @@ class StateDirectory:
         return self.path / "state.json"
 
     def load(self) -> tuple[Saved | None, str]:
-        """The state, or why there is none to be had. Raises OSError."""
+        """The state, or why there is none to be had."""
         try:
             data = self.file.read_bytes()
         except FileNotFoundError:
             return None, ""
+        except OSError as error:
+            return None, error.strerror or str(error)
         try:
             saved = msgspec.json.decode(data, type=Saved)
         except (msgspec.MsgspecError, ValueError) as error:
@@ -231,25 +237,46 @@ class StateDirectory:
     def save(self, saved: Saved) -> None:
         _write(self.file, msgspec.json.format(msgspec.json.encode(saved), indent=1))
 
+    @property
+    def _generations(self) -> Path:
+        return self.path / "generations"
+
     def generation(self, number: int) -> bytes:
+        """The text of one. Raises NotFound, or Unkept."""
+        path = self._generations / str(number)
         try:
-            return (self.path / "generations" / str(number)).read_bytes()
+            return path.read_bytes()
         except FileNotFoundError:
             raise NotFound(
                 f"generation {number}: it is not kept",
                 f"kept are: {', '.join(map(str, self.generations())) or 'none'}",
             ) from None
+        except OSError as error:
+            raise Unkept(f"{path}: cannot be read: {error.strerror}") from None
 
     def generations(self) -> list[int]:
-        """The numbers of those kept, oldest first."""
-        names = (path.name for path in (self.path / "generations").iterdir())
+        """The numbers of those kept, oldest first. Raises Unkept."""
+        try:
+            names = [path.name for path in self._generations.iterdir()]
+        except FileNotFoundError:
+            return []  # somebody tidied up
+        except OSError as error:
+            raise Unkept(f"{self._generations}: cannot be read: {error.strerror}") from None
         return sorted(int(name) for name in names if name.isdigit())
 
     def keep_generation(self, number: int, text: bytes) -> None:
-        """Keep this one; forget the oldest beyond `KEPT_GENERATIONS`."""
-        _write(self.path / "generations" / str(number), text)
-        for old in self.generations()[:-KEPT_GENERATIONS]:
-            (self.path / "generations" / str(old)).unlink()
+        """Keep this one; forget the oldest beyond `KEPT_GENERATIONS`. Raises Unkept."""
+        path = self._generations / str(number)
+        try:
+            self._generations.mkdir(exist_ok=True)
+            _write(path, text)
+            for old in self.generations()[:-KEPT_GENERATIONS]:
+                (self._generations / str(old)).unlink()
+        except OSError as error:
+            raise Unkept(
+                f"{path}: generation {number} cannot be kept: {error.strerror}",
+                "nothing was changed; make room there, or start the daemon with another --state",
+            ) from None
 
 
 def digest(text: bytes) -> str:
@@ -258,11 +285,15 @@ def digest(text: bytes) -> str:
 
 def _write(path: Path, data: bytes) -> None:
     fresh = path.with_name(f".{path.name}.new")
-    with open(fresh, "wb", opener=_owner_only) as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    fresh.replace(path)
+    try:
+        with open(fresh, "wb", opener=_owner_only) as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.replace(path)
+    except OSError:
+        fresh.unlink(missing_ok=True)  # half a file on a full disk helps nobody
+        raise
     directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(directory)

@@ -34,6 +34,7 @@ from lbctl.gslb.looks import pem_stamp, server_context
 from lbctl.gslb.metrics import exposition
 from lbctl.gslb.model import SiteApi
 from lbctl.gslb.reports import Load, SiteReport, Times, check_times, encode
+from lbctl.said import plain
 
 # Seconds beside the TTL: what a cache rounds up, and until an order has reached all servers.
 MARGIN = 3
@@ -195,7 +196,7 @@ class Operators:
         site = self._site(request)
         body = await request.read()
         reason = msgspec.json.decode(body, type=dict[str, str]).get("reason", "") if body else ""
-        await self._order(site, draining=True, reason=reason)
+        await self._order(site, draining=True, reason=plain(reason))
         return _ok(self._drain_view(site))
 
     async def ready(self, request: web.Request) -> web.Response:

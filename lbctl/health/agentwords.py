@@ -7,7 +7,8 @@ lies is not believed, and is then as good as silent.
 import msgspec
 
 from lbctl.health.report import Report
-from lbctl.health.result import Failed, plain
+from lbctl.health.result import Failed
+from lbctl.said import plain
 
 LINE = 4096  # bytes of a line of HAProxy's protocol
 SLACK = 0.05  # a share may come out a little past the whole: two clocks took part in it

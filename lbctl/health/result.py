@@ -7,8 +7,7 @@ from typing import NamedTuple
 from lbctl.health.judge import Health, Track
 from lbctl.health.report import Report
 from lbctl.model import Timing
-
-MOST_SAID = 200  # characters of what a server, an agent or a script said
+from lbctl.said import plain
 
 
 class Failed(Exception):
@@ -68,15 +67,6 @@ _OURS = {
     errno.EAGAIN: "no local port left",
     errno.EAFNOSUPPORT: "address family not supported by this kernel",
 }
-
-
-def plain(text: str) -> str:
-    """What others said, fit for a terminal and a log: no control characters, and at most
-    MOST_SAID characters."""
-    cut = text[:MOST_SAID]
-    if not cut.isprintable():
-        cut = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in cut)
-    return cut[:MOST_SAID]
 
 
 def success(found: Found | str, took: float) -> Result:

@@ -47,6 +47,7 @@ from lbctl.messages import (
     Verdict,
 )
 from lbctl.model import Router, TrackerKind
+from lbctl.said import plain
 from lbctl.vrrp import chores, realtime
 from lbctl.vrrp.chores import AnyChore
 from lbctl.vrrp.control import PATH, Server
@@ -491,7 +492,7 @@ class Process:
 
 
 def _ordered(what: str, reason: str) -> str:
-    return f"{what} ordered" + (f": {reason}" if reason else "")
+    return f"{what} ordered" + (f": {plain(reason)}" if reason else "")
 
 
 def _subject(tracker: TrackerSettings) -> tuple[str, str]:

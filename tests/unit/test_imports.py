@@ -49,11 +49,13 @@ LAYERS: dict[str, set[str]] = {
         "lbctl.health.schedule",
         "lbctl.load",
         "lbctl.messages",
+        "lbctl.said",
         "lbctl.stats.*",
         "lbctl.vrrp.*",
         "lbctl.world",
     },
     "shells": {
+        "lbctl.configfile",  # the file, in bytes
         "lbctl.dataplane.ipvs.intent",  # the file of what is ours
         "lbctl.dataplane.ipvs.netlink",  # the kernel's IPVS
         "lbctl.dataplane.ipvs.nft",  # nftables, for full NAT
@@ -128,14 +130,14 @@ OWNERS = {
 }
 # The command line asks the daemon over its socket; of lbctl it knows only the words.
 CLI_MAY = {
-    *("lbctl", "lbctl.model", "lbctl.errors", "lbctl.messages"),
+    *("lbctl", "lbctl.model", "lbctl.errors", "lbctl.messages", "lbctl.said"),
     *("lbctl.cli.*", "lbctl.config.*", "lbctl.stats.*"),
 }
 # Verbs that are not questions to the daemon, with the only program each may know.
 VERBS = {
     "lbctl.cli.daemon": {"lbctl.daemon.run"},
     "lbctl.cli.drill": {"lbctl.vrrp.control", "lbctl.ha.drill"},
-    "lbctl.cli.files": {"lbctl.vrrp.realtime"},
+    "lbctl.cli.files": {"lbctl.vrrp.realtime", "lbctl.configfile"},
     "lbctl.cli.gslb": {"lbctl.gslb.run"},
     "lbctl.cli.ha": {"lbctl.vrrp.control", "lbctl.ha.drill"},
     "lbctl.cli.lab": {"lbctl.lab.*"},

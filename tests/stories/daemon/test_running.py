@@ -101,6 +101,44 @@ def test_an_invalid_file_at_hup_changes_nothing_and_is_told(daemon: Daemon) -> N
     assert daemon.states() == {"web/app1": "serving", "web/app2": "serving"}
 
 
+def hup(daemon: Daemon, says: str) -> None:
+    """Have the file read again, and see that it is told and the daemon lives."""
+    assert daemon.process is not None
+    daemon.process.send_signal(signal.SIGHUP)
+    eventually(lambda: says in daemon.log)
+    status = daemon.client.get("status")
+    assert (status["generation"], status["pid"]) == (1, daemon.process.pid)
+    assert daemon.states() == {"web/app1": "serving", "web/app2": "serving"}
+
+
+def test_a_full_disk_ends_no_daemon(daemon: Daemon) -> None:
+    scratch = daemon.home / "state" / "generations" / ".2.new"
+    daemon.file.write_text(daemon.yaml(app1=1, app2=9))
+    scratch.symlink_to("/dev/full")
+    hup(daemon, "not taken, generation 1 stays: ")
+    assert "generation 2 cannot be kept: No space left on device" in daemon.log
+    scratch.symlink_to("/dev/full")
+    applied = daemon.run("apply")
+    assert applied.code == Exit.FAILED
+    assert "generations/2: generation 2 cannot be kept: No space left on device" in applied.err
+    assert "make room there" in applied.err
+    scratch.symlink_to("/dev/full")
+    daemon.end()
+    daemon.start()
+    assert daemon.client.get("status")["generation"] == 1
+    assert daemon.run("apply").code == 0, "there is room again"
+    assert daemon.client.get("status")["generation"] == 2
+
+
+def test_a_file_without_end_ends_no_daemon(daemon: Daemon) -> None:
+    os.truncate(daemon.file, 1 << 40)  # takes no room on the disk, and would all in memory
+    hup(daemon, "lbctl.yaml: is larger than 8 MiB: nothing was read")
+    daemon.file.unlink()
+    os.mkfifo(daemon.file)
+    hup(daemon, "lbctl.yaml: is no regular file: nothing was read")
+    assert daemon.run("apply").code == Exit.INVALID
+
+
 def test_an_invalid_file_at_start_keeps_the_last_good_generation(daemon: Daemon) -> None:
     daemon.end()
     daemon.file.write_bytes(os.urandom(4096))

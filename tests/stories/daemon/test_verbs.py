@@ -433,6 +433,47 @@ def test_drain_gives_up_waiting_with_8_and_goes_on_draining(daemon: Daemon) -> N
     assert daemon.states()["web/app1"] == "draining"
 
 
+@pytest.mark.parametrize("left", [3, 0])
+def test_drain_ends_with_8_when_somebody_lifts_it(daemon: Daemon, left: int) -> None:
+    daemon.active(app1=3)
+    command = [*daemon.lbctl, "drain", "web/app1", "--wait"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as waiting:
+        assert waiting.stderr is not None
+        assert waiting.stderr.readline() == b"web/app1: 3 connections remain\n"
+        assert daemon.run("ready", "web/app1").code == 0
+        daemon.active(app1=left)
+        assert waiting.wait(timeout=20) == Exit.TIMEOUT
+        assert b"web/app1: is drained no longer" in waiting.stderr.read()
+
+
+def test_drain_ends_with_8_when_its_time_is_over(daemon: Daemon) -> None:
+    daemon.active(app1=3)
+    waited = daemon.run("drain", "web/app1", "--wait", "--for", "1s")
+    assert waited.code == Exit.TIMEOUT
+    assert "web/app1: is drained no longer" in waited.err
+
+
+FORGED = "evil\x1b[31m\n2026-11-28 00:00:00  web/app2: up (forged)" + "x" * 300
+
+
+def test_a_reason_is_one_line_and_no_terminals_command(daemon: Daemon) -> None:
+    assert daemon.run("drain", "web/app1", "--reason", FORGED).code == 0
+    assert daemon.run("weight", "web/app2", "3", "--reason", FORGED).code == 0
+    file = daemon.home / "a\nb\x1b[2J.yaml"
+    file.write_text(daemon.yaml(app1=1, app2=2))
+    assert daemon.run("apply", str(file)).code == 0
+    for verb in ("get events", "get overrides", "get generations", "why web/app1", "get servers"):
+        shown = daemon.run(*verb.split())
+        assert shown.code == 0
+        assert all(line.isprintable() for line in shown.out.splitlines()), shown.out
+        assert not any(line.startswith("2026-11-28 00:00:00") for line in shown.out.splitlines())
+    assert all(line.isprintable() for line in daemon.log.splitlines()), daemon.log
+    assert "evil\\x1b[31m\\x0a2026-11-28" in daemon.log
+    assert "a\\x0ab\\x1b[2J.yaml" in daemon.run("get", "generations").out
+    [override] = daemon.client.get("overrides")
+    assert len(override["reason"]) == 200
+
+
 def test_drain_says_so_when_connections_were_given_up(daemon: Daemon) -> None:
     daemon.file.write_text(daemon.yaml(drain="1s", app1=1, app2=1))
     assert daemon.run("apply").code == 0

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from lbctl.cli import client
-from lbctl.cli.client import Client, read_file
+from lbctl.cli.client import Client
 from lbctl.cli.main import VERBS
+from lbctl.configfile import read_file
 from lbctl.errors import Exit, InvalidConfig, LbctlError
 
 

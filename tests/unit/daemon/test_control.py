@@ -11,7 +11,7 @@ from lbctl.daemon.control import Control, Manner, Outcome
 from lbctl.daemon.journal import Journal
 from lbctl.daemon.reader import ConfigReader
 from lbctl.daemon.startup import stand_up
-from lbctl.daemon.state import StateDirectory
+from lbctl.daemon.state import StateDirectory, Unkept
 from lbctl.errors import InvalidConfig, NotFound, Refused
 from lbctl.health.judge import Health
 from lbctl.model import Listen, ServerName
@@ -107,6 +107,33 @@ def test_a_change_is_marked_told_and_shown_with_its_operations(desk: Desk) -> No
         assert desk.touched == [{"web"}]
         assert desk.told[-1] == "override 1: services.web.servers.app1.weight = 5 by ada"
         assert weights(control) == {"app1": 5, "app2": 1}
+
+    story(work)
+
+
+def test_a_disk_that_does_not_take_a_file_changes_nothing(desk: Desk) -> None:
+    async def work() -> None:
+        control = await desk.open()
+        told, world = desk.told, control.world
+        (desk.directory.path / "generations" / ".2.new").symlink_to("/dev/full")
+        with pytest.raises(Unkept, match="generation 2 cannot be kept"):
+            await control.take_file(FILE.replace("rr", "wrr").encode(), "x", BY_ADA)
+        assert (control.intent.generation, control.world is world) == (1, True)
+        assert (desk.told, desk.touched, desk.changes) == (told, [], 0)
+
+    story(work)
+
+
+def test_an_override_that_ends_asks_nothing_of_the_disk(desk: Desk) -> None:
+    async def work() -> None:
+        control = await desk.open()
+        await control.override(WEIGHT, 5, replace(BY_ADA, until=1010.0))
+        generations = desk.directory.path / "generations"
+        (generations / "1").unlink()
+        (generations / ".1.new").symlink_to("/dev/full")
+        desk.time.now = 1011.0
+        await control.drop_expired()
+        assert weights(control) == {"app1": 1, "app2": 1}
 
     story(work)
 

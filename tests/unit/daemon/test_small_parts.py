@@ -1,18 +1,24 @@
 """The small pure parts: overrides, comparison, names, assignment, events, requests."""
 
+import asyncio
 import dataclasses
 import typing
 from functools import partial
+from types import SimpleNamespace
+from typing import cast
 
+import msgspec
 import pytest
+from aiohttp import web
 
 from lbctl.daemon.assignment import Assignment, ordinary, through_servers, wanted_checks
 from lbctl.daemon.compare import changes
 from lbctl.daemon.control import Manner
+from lbctl.daemon.failures import errors
 from lbctl.daemon.names import BadName, configured, server_named, servers_named
 from lbctl.daemon.overrides import Override, with_override, without_path
 from lbctl.daemon.parts import suspected
-from lbctl.daemon.requests import BadRequest, OrderRequest, OverrideRequest, decode
+from lbctl.daemon.requests import BadRequest, OrderRequest, OverrideRequest, PlainRequest, decode
 from lbctl.daemon.views import state_word
 from lbctl.desired import Rule, decide
 from lbctl.errors import NotFound
@@ -244,6 +250,20 @@ def test_words_of_events() -> None:
     assert render(many) == "f: not taken, generation 2 stays: a; b; c and 2 more"
 
 
+def test_an_event_is_one_line_whoever_is_quoted_in_it() -> None:
+    record = History().add(0.0, HealthChanged("web/app1", Health.DOWN, "a\n\x1b[2Jweb/app2: up"))
+    assert record.text == "web/app1: down (a\\x0a\\x1b[2Jweb/app2: up)"
+
+
+def test_a_reason_is_one_line_of_200_characters_at_most() -> None:
+    order = decode(
+        b'{"target": "web", "admin": "drain", "reason": "a\\u001b[2J\\nb"}', OrderRequest
+    )
+    assert order.manner("ada", 0.0).reason == "a\\x1b[2J\\x0ab"
+    long = decode(msgspec.json.encode({"reason": "x" * 3_000_000}), PlainRequest)
+    assert long.manner("ada", 0.0).reason == "x" * 200
+
+
 def test_the_history_is_bounded_and_numbered_without_gaps() -> None:
     history = History(size=3)
     for number in range(5):
@@ -263,6 +283,27 @@ def test_a_word_for_every_rule() -> None:
     assert state_word(dataclasses.replace(dead, rule=Rule.ADMIN), Admin.MAINT) == "maint"
     assert state_word(dataclasses.replace(dead, rule=Rule.LEAVING), Admin.READY) == "gone"
     assert state_word(dataclasses.replace(one, weight=0), Admin.READY) == "idle"
+
+
+# --- failures ---------------------------------------------------------------------------
+
+
+def test_a_failure_that_nobody_foresaw_has_the_shape_of_every_other(caplog) -> None:
+    request = cast(web.Request, SimpleNamespace(method="POST", path="/v1/apply"))
+
+    async def handler(_: web.Request) -> web.StreamResponse:
+        raise OSError(28, "No space left on device")
+
+    answer = asyncio.run(errors(request, handler))
+    assert isinstance(answer, web.Response)
+    assert (answer.status, answer.content_type) == (500, "application/json")
+    assert msgspec.json.decode(answer.body) == {
+        "error": "POST /v1/apply: OSError: [Errno 28] No space left on device",
+        "hint": "lbctl did not expect that: the daemon's log has more",
+        "exit_code": 1,
+        "faults": [],
+    }
+    assert "Traceback" in caplog.text
 
 
 # --- requests ---------------------------------------------------------------------------

@@ -1,11 +1,13 @@
 """What a daemon starts from: the running generation, the file, or nothing at all."""
 
 import asyncio
+import os
 from pathlib import Path
 
 import pytest
 
 from lbctl.daemon.control import Manner
+from lbctl.daemon.state import Unkept
 from lbctl.errors import InvalidConfig
 
 from .test_control import FILE, WEIGHT, Desk, weights
@@ -72,6 +74,56 @@ def test_a_bad_file_keeps_what_ran(desk: Desk, damage: str) -> None:
         assert "not taken, generation 1 stays" in desk.told[-1]
 
     asyncio.run(work())
+
+
+@pytest.mark.parametrize("what", ["huge", "pipe", "device", "directory"])
+def test_a_file_without_end_is_not_read_and_keeps_what_ran(desk: Desk, what: str) -> None:
+    async def work() -> None:
+        await run_once(desk)
+        spoil(desk.file, what)
+        again = await desk.open()
+        assert weights(again) == {"app1": 5, "app2": 1}
+        assert "not taken, generation 1 stays" in desk.told[-1]
+        assert "lbctl.yaml: " in desk.told[-1]
+
+    asyncio.run(work())
+
+
+def spoil(file: Path, what: str) -> None:
+    """Put something else in the place of a file."""
+    file.unlink()
+    match what:
+        case "huge":
+            file.touch()
+            os.truncate(file, 1 << 40)  # takes no room
+        case "pipe":
+            os.mkfifo(file)
+        case "device":
+            file.symlink_to("/dev/zero")
+        case _:
+            file.mkdir()
+
+
+def test_a_disk_that_takes_no_new_generation_keeps_what_ran(desk: Desk) -> None:
+    async def work() -> None:
+        await run_once(desk)
+        desk.file.write_text(FILE.replace("rr", "wrr"))
+        (desk.directory.path / "generations" / ".2.new").symlink_to("/dev/full")
+        again = await desk.open()
+        assert (again.intent.generation, weights(again)) == (1, {"app1": 5, "app2": 1})
+        assert "not taken, generation 1 stays: " in desk.told[-1]
+        assert "generation 2 cannot be kept: No space left on device" in desk.told[-1]
+        await again.save(at_once=True)
+        assert (await desk.open()).intent.generation == 2, "once there is room"
+
+    asyncio.run(work())
+
+
+def test_a_disk_that_takes_nothing_and_nothing_that_ran_is_an_error(desk: Desk) -> None:
+    (desk.directory.path / "generations").mkdir(parents=True)
+    (desk.directory.path / "generations" / ".1.new").symlink_to("/dev/full")
+    with pytest.raises(Unkept, match="generation 1 cannot be kept: No space left on device"):
+        asyncio.run(desk.open())
 
 
 @pytest.mark.parametrize("damage", ["broken", "missing"])

@@ -12,6 +12,7 @@ from lbctl.daemon.state import (
     KEPT_GENERATIONS,
     Saved,
     StateDirectory,
+    Unkept,
     move_override,
     restore_facts,
     with_facts,
@@ -131,6 +132,39 @@ def test_the_newest_generations_are_kept(directory) -> None:
     assert directory.generation(7) == b"7"
     with pytest.raises(NotFound, match="generation 4: it is not kept"):
         directory.generation(4)
+
+
+def test_a_full_disk_keeps_nothing_and_says_what_would_mend_it(directory) -> None:
+    directory.keep_generation(1, b"one")
+    scratch = directory.path / "generations" / ".2.new"
+    scratch.symlink_to("/dev/full")
+    with pytest.raises(Unkept, match="generation 2 cannot be kept: No space left") as caught:
+        directory.keep_generation(2, b"two")
+    assert "make room there" in caught.value.hint
+    assert directory.generations() == [1]
+    assert not scratch.is_symlink(), "what was begun is in the way of nobody"
+    directory.keep_generation(2, b"two")
+    assert directory.generation(2) == b"two"
+
+
+def test_somebody_may_tidy_up_the_generations(directory) -> None:
+    (directory.path / "generations").rmdir()
+    assert directory.generations() == []
+    directory.keep_generation(3, b"three")
+    assert directory.generations() == [3]
+
+
+def test_what_is_no_directory_or_file_is_told(directory) -> None:
+    (directory.path / "generations" / "4").mkdir()
+    with pytest.raises(Unkept, match="generations/4: cannot be read: Is a directory"):
+        directory.generation(4)
+    (directory.path / "generations" / "4").rmdir()
+    (directory.path / "generations").rmdir()
+    (directory.path / "generations").touch()
+    with pytest.raises(Unkept, match="generations: cannot be read: Not a directory"):
+        directory.generations()
+    directory.file.mkdir()
+    assert directory.load() == (None, "Is a directory")
 
 
 def test_two_daemons_do_not_share_a_directory(tmp_path: Path) -> None:

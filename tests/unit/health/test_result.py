@@ -34,7 +34,7 @@ def test_failures_in_words(error: Exception, passed: bool | None, detail: str) -
     ("raw", "shown"),
     [
         ("a\x1b]0;owned\x07", "a\\x1b]0;owned\\x07"),
-        ("two\nlines\u202e", "two\\nlines\\u202e"),
+        ("two\nlines\u202e", "two\\x0alines\\u202e"),
         ("\xe9t\xe9", "\xe9t\xe9"),
         ("x" * 300, "x" * 200),
     ],
