@@ -5,20 +5,67 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 
-from lbctl.cli.main import VERBS
+from lbctl.cli.main import VERBS, lbctl
 from lbctl.config import gslb_schema, json_schema
 from lbctl.daemon import api
+
+from .test_options import COMMANDS, NO_JSON, options
 
 ROOT = Path(__file__).parents[3]
 MAN = (ROOT / "docs" / "man" / "lbctl.1.md").read_text()
 API = (ROOT / "docs" / "api.md").read_text()
 
 
-@pytest.mark.parametrize("verb", VERBS)
-def test_the_manual_has_every_verb(verb: str) -> None:
-    assert re.search(rf"\*\*{verb}\b", MAN)
+# What the manual says once, of every command that has it.
+GENERAL = {"--json", "-j", "--dry-run"}
+OF_CHANGES = {"--force", "--reason", "--for"}
+
+
+def entries(command: str) -> list[str]:
+    """The manual's paragraphs whose synopsis is that of a command: `**get hooks**`, or
+    `**get services**|**hooks**`."""
+    group, _, last = command.rpartition(" ")
+    own = re.escape(f"**{command}**")
+    among = rf"\*\*{group} \w+\*\*\S*\|\*\*{last}\*\*"
+    synopsis = re.compile(rf"{own}|{among}" if group else own)
+    paragraphs = [one for one in re.split(r"\n\n+", MAN) if one.startswith("**")]
+    return [one for one in paragraphs if synopsis.search(one.partition("\n:   ")[0])]
+
+
+@pytest.mark.parametrize("command", sorted(COMMANDS))
+def test_the_manual_has_every_command_with_every_option(command: str) -> None:
+    found = "\n".join(entries(command))
+    assert found, f"lbctl {command}: no entry"
+    hidden = {opt for one in COMMANDS[command].params for opt in one.opts if is_hidden(one)}
+    general = GENERAL | (OF_CHANGES if options(command) >= OF_CHANGES else set())
+    for option in sorted(options(command) - hidden - general):
+        if option.startswith("-"):
+            written = f"**{option.replace('--', chr(92) + '--')}**"
+            assert written in found, f"lbctl {command}: no word of {option}"
+
+
+def is_hidden(one: click.Parameter) -> bool:
+    return isinstance(one, click.Option) and one.hidden
+
+
+def test_the_manual_has_the_options_of_groups_and_those_it_says_once() -> None:
+    groups = [lbctl, *(lbctl.get_command(click.Context(lbctl), verb) for verb in VERBS)]
+    found = {opt for one in groups if isinstance(one, click.Group) for opt in flags(one)}
+    assert found >= {"--socket", "--name", "--gslb-socket"}
+    for option in (found - {"--version"}) | GENERAL | OF_CHANGES:
+        assert re.search(rf"[* ]{re.escape(option.replace('--', chr(92) + '--'))}\*\*", MAN), option
+
+
+def flags(command: click.Command) -> set[str]:
+    return {opt for one in command.params for opt in one.opts if opt.startswith("-")}
+
+
+def test_the_manual_says_which_commands_do_not_answer_programs() -> None:
+    [said] = re.findall(r"no answer in JSON of (.*?);", MAN, re.DOTALL)
+    assert set(re.findall(r"\*\*([a-z ]+)\*\*", said)) == NO_JSON
 
 
 def routes() -> list[tuple[str, str]]:
