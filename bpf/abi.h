@@ -57,7 +57,7 @@ struct lb_gateway {
 	__u8 port_at[LB_PORT_PLACES]; /* port[] by lb_port_place(), as frames and as the FIB name
 					 it: no two names share a place */
 	__u32 port_multiplier;	/* which that takes care of */
-	__u32 pad;
+	__u32 naught;		/* 0, which the verifier cannot know: parse.h */
 	__u32 device[LB_PORTS];	/* port[] as the FIB names it: ifindex[], or a VLAN on that */
 };
 

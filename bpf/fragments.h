@@ -13,10 +13,14 @@
 
 #define LB_NOBODY 0 /* in place of a server: the datagram passes */
 
+/*
+ * In IPv6 the identification stands for itself (RFC 8200, 4.5): a later fragment tells the
+ * protocol of what its first begins with, which may be a header before the transport's.
+ */
 static inline __u64 lb_datagram_hash(const struct lb_ctx *c, int v6)
 {
 	__u64 hash = lb_flow_hash(c->gw->key, c->source, c->dest, lb_fragment_id(&c->packet, v6),
-				  c->packet.proto);
+				  v6 ? 0 : c->packet.proto);
 
 	return lb_mix(hash ^ LB_ODD_A);
 }
@@ -80,6 +84,8 @@ static inline enum lb_verdict lb_follow(struct lb_ctx *c, __u32 index, int v6)
 		return LB_DROP_BROKEN;
 	if (lb_expires(c, v6))
 		return LB_DROP_TTL;
+	if (LB_HAS_FENCE && lb_may_not_serve(c, listen, v6))
+		return LB_DROP_FENCED;
 	if (v6 ? lb_same6(listen->addr.w, c->packet.ip6->daddr) :
 		 listen->addr.w[0] == c->packet.ip->daddr)
 		return lb_follow_in(c, server, index, v6);
@@ -94,7 +100,8 @@ static inline enum lb_verdict lb_later(struct lb_ctx *c, int v6)
 
 	if (c->packet.proto == (v6 ? IPPROTO_ICMPV6 : IPPROTO_ICMP))
 		return LB_PASS_ICMP;
-	if (c->packet.proto != IPPROTO_TCP && c->packet.proto != IPPROTO_UDP)
+	if (c->packet.proto != IPPROTO_TCP && c->packet.proto != IPPROTO_UDP &&
+	    !(v6 && lb_is_extension(c->packet.proto)))
 		return LB_PASS_OTHER;
 	if (lb_overwrites(&c->packet, v6))
 		return LB_DROP_FRAGMENT;

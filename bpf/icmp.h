@@ -40,7 +40,31 @@ static inline int lb_is_refusal(const struct lb_icmp *icmp, int v6)
 	return v6 ? icmp->type == 1 : icmp->type == 3 && icmp->code != 4;
 }
 
-static inline int lb_parse_inner_ip(struct lb_cursor_at *cursor, struct lb_inner *inner, int v6)
+/*
+ * The fragment header of a packet inside that was the first of several, if it has one; 0: it
+ * was a later one. naught: as in lb_parse_tag().
+ */
+static inline int lb_parse_inner_fragment(struct lb_cursor_at *cursor, struct lb_inner *inner,
+					  __u32 naught)
+{
+	const struct lb_fragment6 *header = cursor->at;
+	__u64 size = naught;
+
+	if (!lb_pull(cursor, sizeof(*header)))
+		return 0;
+	if (inner->proto == IPPROTO_FRAGMENT) {
+		if (header->offset & lb_swap16(0xfff8))
+			return 0;
+		inner->proto = header->next;
+		size += sizeof(*header);
+	}
+	lb_keep(size);
+	cursor->at = (void *)header + (size & sizeof(*header));
+	return 1;
+}
+
+static inline int lb_parse_inner_ip(struct lb_cursor_at *cursor, struct lb_inner *inner,
+				    __u32 naught, int v6)
 {
 	struct iphdr *ip = cursor->at;
 	struct lb_ip6 *ip6 = cursor->at;
@@ -50,7 +74,7 @@ static inline int lb_parse_inner_ip(struct lb_cursor_at *cursor, struct lb_inner
 		if (!lb_pull(cursor, sizeof(*ip6)) || *(__u8 *)ip6 >> 4 != 6)
 			return 0;
 		inner->proto = ip6->next;
-		return 1;
+		return lb_parse_inner_fragment(cursor, inner, naught);
 	}
 	if (!lb_pull(cursor, sizeof(*ip)) || ip->version != 4 || ip->ihl < 5)
 		return 0;
@@ -62,9 +86,9 @@ static inline int lb_parse_inner_ip(struct lb_cursor_at *cursor, struct lb_inner
 
 /* end: of the error itself. 0: garbage, or no packet of a kind that we translate. */
 static inline int lb_parse_inner(struct lb_cursor_at *cursor, const void *end,
-				 struct lb_inner *inner, int v6)
+				 struct lb_inner *inner, __u32 naught, int v6)
 {
-	if (!lb_parse_inner_ip(cursor, inner, v6))
+	if (!lb_parse_inner_ip(cursor, inner, naught, v6))
 		return 0;
 	inner->l4 = cursor->at;
 	inner->check = 0;
@@ -136,6 +160,8 @@ static inline enum lb_verdict lb_error_in(struct lb_ctx *c, struct lb_icmp *icmp
 
 	if (!listen)
 		return LB_DROP_BROKEN;
+	if (LB_HAS_FENCE && lb_may_not_serve(c, listen, v6))
+		return LB_DROP_FENCED;
 	c->source = lb_folded(c->gw, lb_inner_dest(inner, v6), v6);
 	c->dest = lb_folded(c->gw, lb_inner_source(inner, v6), v6);
 	chosen = lb_whose(c, listen, lb_hash_of(c, listen, ports, inner->proto));
@@ -190,6 +216,8 @@ static inline enum lb_verdict lb_error_out(struct lb_ctx *c, struct lb_icmp *icm
 	listen = lb_listens(server->listen);
 	if (!listen)
 		return LB_DROP_BROKEN;
+	if (LB_HAS_FENCE && lb_may_not_serve(c, listen, v6))
+		return LB_DROP_FENCED;
 	verdict = lb_route(c, listen->addr.w, v6, &device);
 	if (verdict != LB_RETURN)
 		return verdict;
@@ -222,7 +250,8 @@ static inline enum lb_verdict lb_icmp(struct lb_ctx *c, struct lb_cursor_at *cur
 	__u64 found;
 
 	if (!lb_pull(cursor, sizeof(*icmp)) || !lb_is_error(icmp->type, v6) ||
-	    lb_is_fragment(&c->packet, v6) || !lb_parse_inner(cursor, end, &inner, v6))
+	    lb_is_fragment(&c->packet, v6) ||
+	    !lb_parse_inner(cursor, end, &inner, c->gw->naught, v6))
 		return LB_PASS_ICMP;
 	/* It goes to who sent the packet that it is about. */
 	if (!lb_same(lb_dest(&c->packet, v6), lb_inner_source(&inner, v6), v6))

@@ -79,9 +79,12 @@ static inline enum lb_verdict lb_forward(struct lb_ctx *c, __u32 index, int v6)
 
 /* --- server to client --------------------------------------------------------------- */
 
-/* The server's FIN or RST ends a remembered flow too. */
+/*
+ * The server's FIN or RST ends a remembered flow too, if that is with this server: one that
+ * comes back may end flows whose clients have long been sent elsewhere.
+ */
 static inline void lb_server_ends(const struct lb_ctx *c, const struct lb_listen *listen,
-				  int v6)
+				  __u32 server, int v6)
 {
 	__u32 tick = lb_tick(c->gw);
 	struct lb_place place;
@@ -92,7 +95,7 @@ static inline void lb_server_ends(const struct lb_ctx *c, const struct lb_listen
 				   (__u32)listen->port << 16 | c->packet.l4->dest,
 				   c->packet.proto));
 	lb_flow_find(c->gw, hash, tick, &place);
-	if (!place.way)
+	if (!place.way || lb_way_server(place.word) != server)
 		return;
 	state = lb_way_state(place.word);
 	if (lb_tcp_flags(&c->packet) & LB_TCP_RST || state == LB_FLOW_FIN_CLIENT)
@@ -130,7 +133,7 @@ static inline enum lb_verdict lb_return(struct lb_ctx *c, __u64 found, int v6)
 		return verdict;
 	if (LB_HAS_FLOWS && lb_tcp_flags(&c->packet) & (LB_TCP_FIN | LB_TCP_RST) &&
 	    listen->flags & LB_LISTEN_MEMORY)
-		lb_server_ends(c, listen, v6);
+		lb_server_ends(c, listen, index, v6);
 	if (lb_unlikely(lb_refuses(c)))
 		lb_suspect(c, index);
 	lb_count_out(c, index, v6);
@@ -221,7 +224,7 @@ static inline enum lb_verdict lb_judge(struct lb_ctx *c)
 
 	if (!lb_parse_eth(&cursor, &c->packet))
 		return lb_rare(LB_PASS_NOT_IP);
-	if (!lb_parse_tag(&cursor, &c->packet))
+	if (!lb_parse_tag(&cursor, &c->packet, c->gw->naught))
 		return lb_rare(LB_PASS_NOT_IP);
 	known = lb_find_port(c);
 	if (!known)

@@ -387,14 +387,18 @@ static inline int lb_may_hold_ip(const struct lb_eth *eth)
 }
 
 /*
- * The tag, if there is one. Without a branch, or the verifier would follow each packet twice
- * from here on; a frame too short for a tag holds no IP either. vlan: 0 for none, and for a
- * tag that only tells the priority (IEEE 802.1Q, 9.6).
+ * The tag, if there is one. vlan: 0 for none, and for a tag that only tells the priority
+ * (IEEE 802.1Q, 9.6); a frame too short for a tag holds no IP either.
+ *
+ * naught: 0, but to the verifier any number, or it would follow each packet twice from here
+ * on: once with a tag and once without. So to it both leave the same behind. To the processor
+ * it is a branch, which it guesses, while a mask would have it wait for the frame's type.
  */
-static inline int lb_parse_tag(struct lb_cursor_at *cursor, struct lb_packet *packet)
+static inline int lb_parse_tag(struct lb_cursor_at *cursor, struct lb_packet *packet,
+			       __u32 naught)
 {
 	const struct lb_vlan *tag = cursor->at;
-	__s64 other = packet->eth->proto ^ lb_swap16(ETH_P_8021Q);
+	__u64 size = naught, vlan = naught;
 
 	packet->type = packet->eth->proto;
 	packet->vlan = packet->tagged = 0;
@@ -402,11 +406,14 @@ static inline int lb_parse_tag(struct lb_cursor_at *cursor, struct lb_packet *pa
 		return 1;
 	if (!lb_pull(cursor, sizeof(*tag)))
 		return 0;
-	__asm__("%0 = -%0" : "+r"(other)); /* negative, unless there is a tag: all ones, or none */
-	other >>= 63;
-	packet->tagged = ~other & sizeof(*tag);
-	packet->vlan = lb_swap16(tag->tci) & 0xfff & ~other;
-	packet->type = (packet->eth->proto & other) | (tag->proto & ~other);
+	if (lb_unlikely(packet->type == lb_swap16(ETH_P_8021Q))) {
+		size += sizeof(*tag);
+		vlan = lb_swap16(tag->tci);
+		packet->type = tag->proto;
+	}
+	__asm__ volatile("" : "+r"(size), "+r"(vlan));
+	packet->tagged = size & sizeof(*tag);
+	packet->vlan = vlan & 0xfff;
 	cursor->at = (void *)tag + packet->tagged;
 	return 1;
 }

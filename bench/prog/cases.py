@@ -9,15 +9,8 @@ from scapy.layers.l2 import Ether
 from scapy.packet import Packet, raw
 
 from bench.prog import stand
-from bench.prog.stand import (
-    CLIENT_MAC,
-    ENDLESS,
-    GATEWAY_MAC,
-    OPERATIONS,
-    SERVERS,
-    Packets,
-    first_port,
-)
+from bench.prog.stand import CLIENT_MAC, GATEWAY_MAC, OPERATIONS, SERVERS, first_port
+from bench.prog.wrapped import ENDLESS, Packets
 from lbctl.model import Listen
 
 FLOWS = {1: "1 flow", 4096: "4k flows", 65536: "64k flows"}
@@ -54,7 +47,7 @@ def _frame(packet: Packet) -> bytes:
     return raw(packet).ljust(64, b"\0")
 
 
-def _to_listen(text: str, flags: str = "A") -> bytes:
+def to_listen(text: str, flags: str = "A") -> bytes:
     listen = Listen.parse(text)
     ip = Ether(src=CLIENT_MAC, dst=GATEWAY_MAC) / IP(src="198.18.0.0", dst=str(listen.address))
     if listen.proto == "udp":
@@ -81,8 +74,8 @@ def _error() -> bytes:
     return raw(ip / ICMP(type=3, code=4, nexthopmtu=1400) / raw(inside)[:28]).ljust(80, b"\0")
 
 
-SYN_RR = Packets(_to_listen(stand.RR, "S"))
-ACK_RR = Packets(_to_listen(stand.RR))
+SYN_RR = Packets(to_listen(stand.RR, "S"))
+ACK_RR = Packets(to_listen(stand.RR))
 
 
 def cases() -> list[Case]:
@@ -91,9 +84,9 @@ def cases() -> list[Case]:
         mh, udp, rr, back = (
             Packets(frame, flows)
             for frame in (
-                _to_listen(stand.MH),
-                _to_listen(stand.UDP),
-                _to_listen(stand.RR),
+                to_listen(stand.MH),
+                to_listen(stand.UDP),
+                to_listen(stand.RR),
                 _from_server(stand.MH),
             )
         )
@@ -106,17 +99,17 @@ def cases() -> list[Case]:
         ]
     for flows, label in FLOWS.items():
         six = Packets(_to_listen6(), flows)
-        changing = Packets(_to_listen(stand.CHANGING), flows)
+        changing = Packets(to_listen(stand.CHANGING), flows)
         found += [
             Case(f"mh IPv6, {label}", six, ("all",)),
             Case(f"mh in transition, {label}", changing, ("all",)),
         ]
-    spread = Packets(_to_listen(f"{stand.FIRST_OF_MANY}:80/tcp"), 65536, services=stand.MANY)
+    spread = Packets(to_listen(f"{stand.FIRST_OF_MANY}:80/tcp"), 65536, services=stand.MANY)
     found += [
         Case("ICMP error", Packets(_error()), ("all",)),
         Case("1,000 services, 64k flows", spread, ("all",), ("textbook",)),
     ]
-    syn = Packets(_to_listen(stand.MH, "S"), ENDLESS)
+    syn = Packets(to_listen(stand.MH, "S"), ENDLESS)
     syn_rr = replace(SYN_RR, flows=ENDLESS)
     return [
         *found,

@@ -6,6 +6,7 @@ from scapy.packet import Packet, raw
 
 from bench.prog.cases import Case
 from bench.prog.stand import CLIENT_MAC, GATEWAY_MAC, SERVERS, Stand
+from bench.prog.wrapped import NOTHING
 
 PACKETS = (0, 1, 4097, 65535)  # numbers of those that are looked at
 
@@ -19,7 +20,7 @@ def check(stand: Stand, case: Case, candidate: str) -> None:
     if len(case.packets.frame) == 80:
         return  # IPv6 and ICMP: every such packet is compared in tests/bpf
     for number in PACKETS:
-        before = Ether(stand.one("nothing", case.packets, number))
+        before = Ether(stand.one(NOTHING, case.packets, number))
         after = Ether(stand.one(candidate, case.packets, number))
         for packet in (before, after):
             if raw(packet) != _recomputed(packet):

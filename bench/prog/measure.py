@@ -4,9 +4,10 @@ from dataclasses import dataclass, replace
 
 from bench.prog.cases import ACK_RR, SYN_RR, Case, State
 from bench.prog.stand import SHAPES, Stand
+from bench.prog.wrapped import NOTHING
 from lbctl.dataplane.xdp.abi import FlowState
 
-CALIBRATION = "nothing"
+CALIBRATION = NOTHING
 MISSES = 0.05  # of the flows, that found no room in the flow cache: those go by the ring
 
 

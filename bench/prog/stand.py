@@ -6,18 +6,16 @@ import secrets
 import socket
 import struct
 import subprocess
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 
 from bcc import BPF
 
+from bench.prog.wrapped import Wrapped, map_of
 from lbctl.dataplane.converge import converge
 from lbctl.dataplane.xdp import abi, bpf
-from lbctl.dataplane.xdp.bpf import Descriptor
 from lbctl.dataplane.xdp.flows import FlowCache
 from lbctl.dataplane.xdp.loader import compile_program
 from lbctl.dataplane.xdp.maps import Maps, possible_cpus
@@ -53,8 +51,6 @@ SHAPES = {
 OPERATIONS = ("op_vip", "op_flow", "op_backend", "op_vip_stats", "op_backend_stats", "op_all")
 TEXTBOOK_PROGRAMS = ("textbook", *OPERATIONS, "op_insert")
 VIP_KEY, VIP, BACKEND = struct.Struct("=4s2sBx"), struct.Struct("=III"), struct.Struct("=4s2s6s6s")
-ENDLESS = 1 << 32  # flows: none comes twice
-TEMPLATE = struct.Struct("=80sIIIIII")
 
 
 def first_port(listen: str) -> int:
@@ -111,48 +107,17 @@ def make_links() -> None:
     Path("/proc/sys/net/ipv4/ip_forward").write_text("1")
 
 
-@dataclass(frozen=True, slots=True)
-class Packets:
-    """What a wrapper makes. frame: 64 bytes (80 of IPv6 and ICMP), its client 198.18.0.0 (or
-    ::) with port 0. flows: a power of two, or ENDLESS. reply: the client is the destination.
-    services: how many addresses from the frame's on are destinations."""
-
-    frame: bytes
-    flows: int = 1
-    reply: bool = False
-    services: int = 1
-
-    @property
-    def proto(self) -> int:
-        return self.frame[23]
-
-    @property
-    def wrapper(self) -> str:
-        if len(self.frame) == 80:
-            return "wrapper6"
-        return "wrapper" if self.services == 1 else "wrapper_spread"
-
-
-class Stand:
-    """Programs by name in `candidates`; `run()` sends packets through one of them."""
+class Stand(Wrapped):
+    """Our program in its shapes, and the textbook's."""
 
     def __init__(self, plane: XdpPlane, pins: Path) -> None:
+        super().__init__(socket.if_nametoindex("front"))
         self._plane = plane
-        self._wrapper = BPF(text=(HERE / "wrapper.c").read_text())
-        self._mains = {
-            name: self._wrapper.load_func(name, BPF.XDP).fd
-            for name in ("wrapper", "wrapper6", "wrapper_spread")
-        }
-        self._templates = _map(self._wrapper, "templates")
-        self._slots = _map(self._wrapper, "candidates")
         self._textbook = BPF(
             text=(HERE / "textbook.c").read_text() + (HERE / "operations.c").read_text()
         )
-        self._ifindex = socket.if_nametoindex("front")
         self._maps = Maps(pins)
         self._cache = FlowCache(self._maps, self._maps.gateway.flow_mask + 1)
-        self._fresh = 0  # number of the next flow that no packet has had yet
-        self.candidates: dict[str, int] = {}
         self._hold_leases(pins)
         self._compile()
         self._fill_textbook()
@@ -166,21 +131,16 @@ class Stand:
         leases.close()
 
     def _compile(self) -> None:
-        self._add("nothing", self._wrapper.load_func("nothing", BPF.XDP).fd)
         for name in TEXTBOOK_PROGRAMS:
-            self._add(name, self._textbook.load_func(name, BPF.XDP).fd)
+            self.add(name, self._textbook.load_func(name, BPF.XDP).fd)
         source = flatten(source_directory(), "lb.c")
         for name, shape in SHAPES.items():
             program = compile_program(source, "lb", self._maps.fds, shape)
-            self._add(name, program.fd)
+            self.add(name, program.fd)
             program.close()
 
-    def _add(self, name: str, fd: int) -> None:
-        number = self.candidates[name] = len(self.candidates)
-        bpf.update(self._slots, number.to_bytes(4, "little"), fd.to_bytes(4, "little"))
-
     def _fill_textbook(self) -> None:
-        vips, backends = _map(self._textbook, "vips"), _map(self._textbook, "backends")
+        vips, backends = map_of(self._textbook, "vips"), map_of(self._textbook, "backends")
         source = bytes.fromhex(GATEWAY_MAC.replace(":", ""))
         for number in range(MANY):
             key = VIP_KEY.pack(ip_address(many(number)).packed, (80).to_bytes(2, "big"), 6)
@@ -196,36 +156,6 @@ class Stand:
                 value = BACKEND.pack(server.address.packed, port, dest, source)
                 bpf.update(backends, i.to_bytes(4, "little"), value)
 
-    # --- running ----------------------------------------------------------------------
-
-    def run(self, candidate: str, packets: Packets, count: int) -> float:
-        """CPU nanoseconds per packet, wrapper included. The flows' order starts anew, but
-        for packets that never repeat. Raises AssertionError if the last was not sent."""
-        start = 0
-        if packets.flows == ENDLESS:
-            start, self._fresh = self._fresh, (self._fresh + count) % ENDLESS
-        self._write_template(candidate, packets, start)
-        started = time.thread_time_ns()
-        main = Descriptor(self._mains[packets.wrapper])
-        done = bpf.run_program(main, packets.frame, repeat=count, ifindex=self._ifindex)
-        spent = time.thread_time_ns() - started
-        assert done.action == 3, f"{candidate}: action {done.action}, not XDP_TX"
-        return spent / count
-
-    def one(self, candidate: str, packets: Packets, flow: int) -> bytes:
-        """The frame that comes out for packet number `flow`."""
-        self._write_template(candidate, packets, flow)
-        main = Descriptor(self._mains[packets.wrapper])
-        return bpf.run_program(main, packets.frame, ifindex=self._ifindex).data
-
-    def _write_template(self, candidate: str, packets: Packets, start: int) -> None:
-        check = 50 if packets.proto == 6 else 40
-        number = self.candidates[candidate]
-        mask = packets.flows - 1
-        frame, spread = packets.frame.ljust(80, b"\0"), packets.services - 1
-        value = TEMPLATE.pack(frame, start, mask, number, packets.reply, check, spread)
-        bpf.update(self._templates, bytes(4), value)
-
     # --- what the programs counted ------------------------------------------------------
 
     def verdicts(self) -> Mapping[str, int]:
@@ -234,7 +164,7 @@ class Stand:
 
     def misses(self) -> int:
         """Packets whose flow the textbook did not know."""
-        value = bpf.lookup(_map(self._textbook, "misses"), bytes(4), 8 * possible_cpus())
+        value = bpf.lookup(map_of(self._textbook, "misses"), bytes(4), 8 * possible_cpus())
         return sum(struct.unpack(f"={possible_cpus()}Q", value))
 
     def forget_flows(self) -> None:
@@ -249,12 +179,8 @@ class Stand:
 
     def close(self) -> None:
         self._maps.close()
-        self._wrapper.cleanup()
         self._textbook.cleanup()
-
-
-def _map(module: BPF, name: str) -> Descriptor:
-    return Descriptor(module[name].map_fd)
+        super().close()
 
 
 @contextmanager

@@ -21,8 +21,10 @@ from lbctl.cli.shared import Context, json_option, pass_context
 def trace(context: Context, /, **packet: object) -> None:
     """What the loaded program does with a packet: each decision, and the rewritten headers.
 
-    The run is real, but the packet goes nowhere: it is counted, and a SYN may take a turn
-    and leave a record for some seconds. No connection that lives is touched.
+    The run is real, but the packet goes nowhere: it is counted, and what begins a flow may
+    take a turn and be remembered as if it had come. A SYN moves no connection that lives; with
+    --flags R or F, or as a server, it ends one whose flow is remembered, as its own RST or FIN
+    would: use a port that nobody has.
     """
     answer = context.client.post("trace", body=packet)
     return show_json(answer) if context.json else _show(answer)

@@ -218,13 +218,28 @@ async def _reload(parts: Parts) -> None:
         parts.control.refuse_file(str(parts.file), error)
 
 
+HEARING = 0.05  # seconds at least between two looks at the kernel's news
+
+
 async def _hear_kernel(parts: Parts) -> None:
     """Take the kernel's news in as they come."""
-    descriptor = parts.plane.fileno()
-    while descriptor is not None:
-        await _readable(descriptor)
+
+    async def hear() -> None:
         await parts.loop.hear()
         await parts.check_suspects()
+
+    if (descriptor := parts.plane.fileno()) is not None:
+        await hearing(descriptor, hear)
+
+
+async def hearing(descriptor: int, hear: Callable[[], Awaitable[None]]) -> None:
+    """The first news at once, those that follow together: each look goes through all servers,
+    and strangers can cause news (a server that answers a forged SYN from an address that
+    nobody has looks for a neighbour)."""
+    while True:
+        await _readable(descriptor)
+        await hear()
+        await asyncio.sleep(HEARING)
 
 
 async def _readable(descriptor: int) -> None:

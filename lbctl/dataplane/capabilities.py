@@ -15,6 +15,7 @@ from lbctl.model import (
     Encapsulation,
     Family,
     FirewallMark,
+    Gateway,
     Listen,
     Mode,
     Persistence,
@@ -40,6 +41,8 @@ class Abilities:
     oneshot: bool = False
     marks: bool = False
     limits: frozenset[str] = frozenset()
+    interfaces: int = 0  # 0: any number
+    direct: int = 0  # prefixes of each family; 0: any number
 
 
 HASH_FLAGS = frozenset(
@@ -68,6 +71,8 @@ ABILITIES: Mapping[Datapath, Abilities] = {
         longest_persistence=7200,
         oneshot=True,
         limits=frozenset({"max_connections"}),
+        interfaces=8,
+        direct=1024,
     ),
 }
 
@@ -83,11 +88,26 @@ def unsupported(config: Config, datapath: Datapath) -> list[Fault]:
     if datapath is Datapath.AUTO:
         return min((unsupported(config, one) for one in ABILITIES), key=len)
     abilities = ABILITIES[datapath]
-    return [
-        (("services", name, *where), f"{datapath} has no {what}")
+    found = list(_lacking_room(abilities, config.gateway))
+    found += [
+        (("services", name, *where), what)
         for name, service in config.services.items()
         for where, what in _lacking(abilities, datapath, service)
     ]
+    return [(where, f"{datapath} has no {what}") for where, what in found]
+
+
+def _lacking_room(can: Abilities, gateway: Gateway) -> Iterator[Fault]:
+    if can.interfaces and len(gateway.interfaces) > can.interfaces:
+        much = f"{len(gateway.interfaces)} interfaces (it has {can.interfaces})"
+        yield ("gateway", "back"), f"room for {much}"
+    for version in (4, 6):
+        asked = sum(prefix.version == version for prefix in gateway.direct)
+        if can.direct and asked > can.direct:
+            yield (
+                ("gateway", "direct"),
+                f"room for {asked} prefixes of IPv{version} (it has {can.direct})",
+            )
 
 
 def _lacking(can: Abilities, datapath: Datapath, service: Service) -> Iterator[Fault]:

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import closing
+from ipaddress import ip_network
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from lbctl.dataplane.converge import converge
 from lbctl.dataplane.xdp import abi, bpf, compiler, nic
 from lbctl.dataplane.xdp.headers import VARIABLE, find_headers
 from lbctl.dataplane.xdp.plane import XdpPlane, _key_of
+from lbctl.dataplane.xdp.ports import write_ports
 from lbctl.errors import DataPlaneError
 from lbctl.lab.waiting import eventually
 from lbctl.model import Destination, Endpoint, Gateway, Listen, Scheduler, Table, VirtualService
@@ -51,6 +53,43 @@ def test_forwarding_that_is_off(pins: Path, netlink: Netlink) -> None:
     Path("/proc/sys/net/ipv4/ip_forward").write_text("0")
     with pytest.raises(DataPlaneError, match=r"sysctl -w net.ipv4.ip_forward=1"):
         XdpPlane(FRONT, pins, netlink)
+
+
+def test_ipv6_forwarding_that_is_off_on_one_interface(pins: Path, netlink: Netlink) -> None:
+    """The FIB asks the interface that a reply came in on, and no other."""
+    six = Listen.parse("[2001:db8::10]:80/tcp")
+    Path("/proc/sys/net/ipv6/conf/back/forwarding").write_text("0")
+    with closing(XdpPlane(Gateway("front", ("back",)), pins, netlink)) as plane:
+        table = Table({six: VirtualService(Scheduler("mh"), {})})
+        (refusal,) = converge(plane, table).refused
+        assert "IPv6 forwarding is off on back" in refusal.error.message
+        assert refusal.error.hint == "sysctl -w net.ipv6.conf.back.forwarding=1"
+        Path("/proc/sys/net/ipv6/conf/back/forwarding").write_text("1")
+        assert not converge(plane, table).refused
+
+
+def test_more_prefixes_than_there_is_room_for(pins: Path, netlink: Netlink) -> None:
+    many = tuple(ip_network(f"198.18.{n // 256}.{n % 256}/32") for n in range(1025))
+    with pytest.raises(DataPlaneError, match="direct: cannot write 1025 prefixes of IPv4: No sp"):
+        XdpPlane(Gateway("front", ("back",), direct=many), pins, netlink)
+
+
+def test_more_interfaces_than_there_is_room_for() -> None:
+    ports = [Link(n, f"eth{n}", bytes(6), 1500, True, "veth", 0) for n in range(9)]
+    with pytest.raises(DataPlaneError, match="XDP has room for 8 interfaces, not for 9"):
+        write_ports(abi.Gateway(), ports)
+
+
+def test_servers_that_return_together_cost_one_sweep(pins: Path, netlink: Netlink) -> None:
+    """Of the whole flow cache, so that their numbers are free of the flows they had."""
+    with closing(XdpPlane(FRONT, pins, netlink)) as plane:
+        assert not converge(plane, table("rr")).refused
+        nobody = Table({WEB: VirtualService(Scheduler("rr"), {})})
+        for _ in range(2):
+            assert not converge(plane, nobody).refused
+            before = plane.sweeps
+            assert not converge(plane, table("rr")).refused
+            assert plane.sweeps - before == 1
 
 
 def test_forwarding_that_is_off_on_one_interface(pins: Path, netlink: Netlink) -> None:

@@ -259,3 +259,28 @@ def test_the_packet_program_serves_only_with_a_lease(fence: Fence, gateway: Pack
         assert gateway.send(to_us(VRID_MAC) / syn).verdict == forward
         assert gateway.send(back, "back").verdict == comes_back
         assert gateway.send(strange).verdict == "pass_foreign_mac"
+
+
+def test_errors_and_pieces_are_served_only_with_a_lease(
+    fence: Fence, gateway: PacketGateway
+) -> None:
+    """What leaves by redirection meets no hook on the way out."""
+    sent = raw(IP(src=VIP, dst=CLIENT) / TCP(sport=80, dport=40000))
+    received = raw(IP(src=CLIENT, dst="198.51.100.11") / TCP(sport=40000, dport=8080))
+    behind = Ether(src=SERVER_MAC.format(11), dst="02:00:00:00:00:02")
+    piece = to_us() / IP(src=CLIENT, dst=VIP, id=7, frag=50, proto=6) / (b"x" * 40)
+    first = to_us() / IP(src=CLIENT, dst=VIP, id=7, flags="MF") / TCP(dport=80) / (b"x" * 380)
+    packets = {
+        "error to the VIP": (to_us() / IP(src="192.0.2.254", dst=VIP) / ICMP(type=3) / sent, ""),
+        "error of a server": (
+            behind / IP(src="198.51.100.11", dst=CLIENT) / ICMP(type=3, code=3) / received,
+            "back",
+        ),
+        "a later piece": (piece, ""),
+    }
+    fence.renew("web", 30.0)
+    assert gateway.send(first).verdict == "forward"
+    for lease, wanted in ((30.0, {"forward", "return"}), (0.0, {"drop_fenced"})):
+        fence.renew("web", lease)
+        for name, (packet, interface) in packets.items():
+            assert gateway.send(packet, interface or "front").verdict in wanted, name

@@ -6,7 +6,14 @@ from pathlib import Path
 
 import pytest
 from scapy.layers.inet import IP, TCP, UDP, defragment, fragment
-from scapy.layers.inet6 import IPv6, IPv6ExtHdrFragment, defragment6, fragment6
+from scapy.layers.inet6 import (
+    IPv6,
+    IPv6ExtHdrDestOpt,
+    IPv6ExtHdrFragment,
+    PadN,
+    defragment6,
+    fragment6,
+)
 from scapy.layers.l2 import Ether
 from scapy.packet import Packet, Raw, raw
 
@@ -106,6 +113,18 @@ def test_ipv6_to_the_client(gateway: PacketGateway) -> None:
     wanted = IPv6(raw((six.to_client() / UDP(sport=53, dport=4) / DATA)[IPv6]))
     assert raw(got.payload) == raw(wanted.payload)
     assert got.src == six.VIP
+
+
+def test_ipv6_pieces_of_what_begins_with_another_header(gateway: PacketGateway) -> None:
+    """The fragments' own headers name that one, and no transport (RFC 8200, section 4.5)."""
+    rest = IPv6ExtHdrDestOpt(options=[PadN(optdata=b"\0" * 4)]) / UDP(sport=4, dport=53) / DATA
+    pieces = pieces6(six.client(), rest, 603)
+    assert {one[IPv6ExtHdrFragment].nh for one in pieces} == {60}
+    seen = [gateway.send(one) for one in pieces]
+    assert verdicts(seen) == ["forward"] * len(pieces)
+    assert {one.packet[IPv6].dst for one in seen} == {"2001:db8:1::12"}
+    lone = pieces6(six.client(), rest, 604)[1]
+    assert gateway.send(lone).verdict == "drop_frag_no_first"
 
 
 def verdicts(seen: list[Seen]) -> list[str]:

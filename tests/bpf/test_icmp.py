@@ -11,6 +11,7 @@ from scapy.layers.inet6 import (
     ICMPv6PacketTooBig,
     ICMPv6TimeExceeded,
     IPv6,
+    IPv6ExtHdrFragment,
 )
 from scapy.layers.l2 import Ether
 from scapy.packet import Packet, Raw, raw
@@ -254,6 +255,28 @@ CASES6 = [
 @pytest.mark.parametrize("case", [*CASES, *CASES6], ids=lambda case: case.name)
 def test_error(gateway: PacketGateway, case: Case) -> None:
     check(gateway, case)
+
+
+def about_a_piece(offset: int, address: str, port: int) -> Packet:
+    """The beginning of a fragment that a server had sent, as its router on the way saw it."""
+    header = IPv6ExtHdrFragment(id=7, offset=offset, m=1, nh=17)
+    whole = IPv6(src=address, dst=CLIENT6, hlim=60) / header
+    return Raw(raw(whole / UDP(sport=port, dport=4, len=3000, chksum=0x1234) / (b"x" * 64)))
+
+
+def test_an_error_about_the_first_of_several_pieces_is_translated(gateway: PacketGateway) -> None:
+    """Or a large answer over UDP never finds the path's MTU."""
+    out = Ether(src=six.CLIENT_MAC, dst=six.FRONT_MAC) / IPv6(src=ROUTER6, dst=six.VIP)
+    error = ICMPv6PacketTooBig(mtu=1400)
+    seen = gateway.send(out / error / about_a_piece(0, six.VIP, 53))
+    assert seen.verdict == "forward"
+    got = IPv6(raw(seen.packet[ICMPv6PacketTooBig].payload))
+    assert (got.src, got[UDP].sport, got[IPv6ExtHdrFragment].id) == ("2001:db8:1::12", 5353, 7)
+    again = seen.packet.copy()
+    del again[ICMPv6PacketTooBig].cksum
+    assert raw(again) == raw(seen.packet)
+    later = gateway.send(out / error / about_a_piece(100, six.VIP, 53))
+    assert later.verdict == "pass_icmp"  # it shows no ports
 
 
 def test_an_error_about_a_remembered_flow_follows_it(gateway: PacketGateway) -> None:

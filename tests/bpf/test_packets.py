@@ -395,6 +395,25 @@ def test_round_robin_takes_turns_and_remembers(gateway: PacketGateway) -> None:
     assert [syn(port) for port in range(41000, 41020)] == first  # a SYN sent again
 
 
+@pytest.mark.parametrize("flags", ["R", "RA", "FA"])
+def test_another_server_ends_no_flow(gateway: PacketGateway, flags: str) -> None:
+    """One that was away comes back and ends its old flows; the clients are elsewhere since."""
+
+    def send(port: int, flags: str, seq: int) -> str:
+        segment = TCP(sport=port, dport=80, flags=flags, seq=seq)
+        return server_of(gateway.send(client("192.0.2.11") / segment))
+
+    ports = range(43000, 43010)
+    first = [send(port, "S", 0) for port in ports]
+    assert [send(port, "A", 1) for port in ports] == first
+    for port, mine in zip(ports, first, strict=True):
+        (other,) = {"198.51.100.13", "198.51.100.14"} - {mine}
+        segment = TCP(sport=80, dport=port, flags=flags, seq=9, ack=9)
+        assert gateway.send(server(other) / segment, "back").verdict == "return"
+    gateway.plane._maps.gateway.tick_ahead += 5  # 20 s, and a closed flow is kept for 8
+    assert [send(port, "A", 1) for port in ports] == first
+
+
 def test_replies_of_a_shared_server_leave_as_the_listen_that_was_asked(
     gateway: PacketGateway,
 ) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from lbctl.dataplane.xdp import maps
+from lbctl.dataplane.xdp import bpf, maps
 from lbctl.dataplane.xdp.loader import compile_program
 from lbctl.dataplane.xdp.maps import Maps
 from lbctl.dataplane.xdp.shape import Feature, Shape, flatten, source_directory
@@ -49,6 +49,17 @@ def test_these_cover_all_pairs() -> None:
 def some_maps(shared_pins: Path) -> Maps:
     maps.create(shared_pins, 1024)
     return Maps(shared_pins)
+
+
+ROOM = 600_000  # of the verifier's million steps: what the largest shape may take (ADR 4)
+
+
+def test_the_verifier_has_room(some_maps: Maps) -> None:
+    source = flatten(source_directory(), "lb.c")
+    program = compile_program(source, "lb", some_maps.fds, Shape(frozenset(Feature)))
+    steps = bpf.verified(program)
+    program.close()
+    assert 10_000 < steps < ROOM
 
 
 @pytest.mark.parametrize("features", SHAPES, ids=lambda one: "+".join(sorted(one)) or "nothing")

@@ -25,6 +25,7 @@ LEAST = 200  # cases
 def command() -> list[str]:
     """The packet tests as a run of their own."""
     files = [f"tests/bpf/{name}.py" for name in MODULES]
+    files.append("tests/bpf/test_shapes.py::test_the_verifier_has_room")
     options = ["-q", "-n", "0", "-p", "no:cacheprovider", "--timeout=500"]
     return [sys.executable, "-m", "pytest", *options, *files]
 

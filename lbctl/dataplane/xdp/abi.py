@@ -142,7 +142,7 @@ class Gateway(Structure):
     timeout: Array[c_uint16]
     port_at: Array[c_uint8]
     port_multiplier: int
-    pad: int
+    naught: int
     device: Array[c_uint32]
     _fields_: ClassVar[Sequence[Field]] = [
         ("key", c_uint64 * 4),
@@ -155,7 +155,7 @@ class Gateway(Structure):
         ("timeout", c_uint16 * STATES),
         ("port_at", c_uint8 * PORT_PLACES),
         ("port_multiplier", c_uint32),
-        ("pad", c_uint32),
+        ("naught", c_uint32),
         ("device", c_uint32 * PORTS),
     ]
 

@@ -269,6 +269,11 @@ def _info(object_: Descriptor) -> ctypes.Array[ctypes.c_char]:
     return info
 
 
+def verified(program: Descriptor) -> int:
+    """The steps that the verifier took: of a million that it may (Linux 5.16 and later)."""
+    return int(struct.unpack_from("=I", _info(program), 216)[0])
+
+
 def linked_program(link: Descriptor) -> int:
     """The id of the program behind a link: the third word of its info."""
     info = ctypes.create_string_buffer(256)

@@ -18,6 +18,8 @@ from lbctl.dataplane.xdp.bpf import Descriptor
 from lbctl.dataplane.xdp.headers import find_headers
 from lbctl.errors import DataPlaneError
 
+FORMAT = "2"  # of a file in the cache: SHA-256 of the bytecode, and that
+KEPT = 256  # programs: of the others the longest unused go
 VARIABLE = "LBCTL_PROGRAMS"  # another place for the cache
 PLACE = Path("/var/cache/lbctl/programs")
 
@@ -30,10 +32,10 @@ def bytecode(text: str, function: str, maps: Iterable[str], flags: Sequence[str]
     """The instructions of `function`, for linked(). Raises DataPlaneError."""
     numbers = [f"-DLB_FD_{name}={number}" for name, number in _numbers(maps).items()]
     everything = ["-DLB_LOADER_BCC", "-Wno-macro-redefined", *flags, *numbers]
-    made_from = "\0".join([os.uname().machine, function, *everything, text])
+    made_from = "\0".join([FORMAT, os.uname().machine, function, *everything, text])
     path = _place() / hashlib.sha256(made_from.encode()).hexdigest()
-    with suppress(OSError):
-        return path.read_bytes()
+    if (kept := _kept(path)) is not None:
+        return kept
     made = _compile(text, function, everything)
     _keep(path, made)
     return made
@@ -59,13 +61,39 @@ def _place() -> Path:
     return Path(os.environ.get(VARIABLE, PLACE))
 
 
+def _kept(path: Path) -> bytes | None:
+    """What was compiled earlier; None if that is not there, or torn (the power failed)."""
+    try:
+        content = path.read_bytes()
+    except OSError:
+        return None
+    code = content[hashlib.sha256().digest_size :]
+    if content != _content(code):
+        return None
+    with suppress(OSError):
+        os.utime(path)
+    return code
+
+
+def _content(code: bytes) -> bytes:
+    return hashlib.sha256(code).digest() + code
+
+
 def _keep(path: Path, code: bytes) -> None:
-    """Whole or not at all; a cache that cannot be written costs time, nothing else."""
+    """A cache that cannot be written costs time, nothing else."""
     with suppress(OSError):
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         fresh = path.with_name(f"{path.name}.{os.getpid()}")
-        fresh.write_bytes(code)
+        fresh.write_bytes(_content(code))
         fresh.replace(path)
+        _prune(path.parent)
+
+
+def _prune(place: Path) -> None:
+    """Remove all but the KEPT that were used last. Raises OSError."""
+    used = sorted((one.stat().st_mtime, one) for one in place.iterdir() if one.is_file())
+    for _, one in used[:-KEPT]:
+        one.unlink(missing_ok=True)
 
 
 def _compile(text: str, function: str, flags: Sequence[str]) -> bytes:

@@ -42,13 +42,20 @@ def _is_off(switch: str) -> bool:
     return path.exists() and path.read_text().strip() == "0"
 
 
-def check_forwarding6(frontend: Frontend) -> None:
+def check_forwarding6(frontend: Frontend, interfaces: Iterable[str]) -> None:
     """The same for the replies of an IPv6 listen."""
     if _is_off("ipv6/conf/all/forwarding"):
         raise DataPlaneError(
             f"{frontend}: IPv6 forwarding is off: replies could not be routed to clients",
             "sysctl -w net.ipv6.conf.all.forwarding=1",
         )
+    for name in interfaces:
+        if _is_off(f"ipv6/conf/{name}/forwarding"):
+            raise DataPlaneError(
+                f"{frontend}: IPv6 forwarding is off on {name}: what comes in on it could not be "
+                "routed",
+                f"sysctl -w net.ipv6.conf.{name.replace('.', '/')}.forwarding=1",
+            )
 
 
 def check_link(link: Link, lro: bool) -> None:

@@ -85,6 +85,7 @@ class XdpPlane:
         nic.check_forwarding(gateway.interfaces)
         nic.ensure_bpffs(pins)
         self.writes: Counter[str] = Counter()
+        self.sweeps = 0  # of the whole flow cache, for flows of dead servers
         self._netlink = netlink
         self._gateway = gateway
         self._fenced = fenced
@@ -308,6 +309,7 @@ class XdpPlane:
         """Flows of dead servers are forgotten."""
         if (sweep := self._program.sweep()) is not None:
             self._flows.drop(sweep)
+            self.sweeps += 1
 
     def _settle_ring(self, sweep: Descriptor, number: int) -> int:
         """Returns how many slots stopped changing."""
@@ -387,6 +389,7 @@ class XdpPlane:
                 for endpoint in list(self._registry.members[number]):
                     self._registry.kill(number, endpoint)
                     batch.killed = True
+                batch.dropped = False
                 batch.forget(number)
             case AddServer(frontend, endpoint, destination):
                 self._need_limits(op, number, batch)
@@ -427,13 +430,15 @@ class XdpPlane:
                 raise DataPlaneError(f"{op}: File exists")
             self._registry.kill(number, op.endpoint)  # taken away before in this batch
             batch.dying.discard((number, op.endpoint))
+            batch.dropped = False
         try:
             hop = self._hops.resolve(op.endpoint.address)
         except DataPlaneError as error:
             self._waiting = True
             raise DataPlaneError(f"{op}: {error.message}", error.hint) from None
-        if op.endpoint in self._registry.dead[number]:
+        if op.endpoint in self._registry.dead[number] and not batch.dropped:
             self._drop_dead()  # its number comes back, the flows that it had do not
+            batch.dropped = True
         self._registry.add_server(number, op.endpoint, op.destination, hop)
 
     def _number(self, op: Op) -> int:
@@ -460,7 +465,7 @@ class XdpPlane:
         """Refuse what the program that runs, for want of a better one, cannot do."""
         six = isinstance(op.frontend, Listen) and op.frontend.address.version == 6
         if six:
-            nic.check_forwarding6(op.frontend)
+            nic.check_forwarding6(op.frontend, self._gateway.interfaces)
         needed = Shape(frozenset(features_of(op.service) | ({Feature.IPV6} if six else set())))
         if (error := batch.no_program) is not None and not self._program.covers(needed):
             raise DataPlaneError(f"{op}: {error.message}", error.hint)
@@ -587,10 +592,17 @@ class XdpPlane:
                 for prefix in prefixes
             }
             present = set(bpf.keys(trie, 8 if version == 4 else 20))
-            for key in wanted - present:
-                bpf.update(trie, key, b"\1\0\0\0")
             for key in present - wanted:
                 bpf.delete(trie, key)
+            for key in wanted - present:
+                try:
+                    bpf.update(trie, key, b"\1\0\0\0")
+                except OSError as error:
+                    raise DataPlaneError(
+                        f"direct: cannot write {len(wanted)} prefixes of IPv{version}: "
+                        f"{error.strerror}",
+                        "fewer and shorter ones; there is room for 1024 of each family",
+                    ) from None
             self.writes["direct"] += len(wanted ^ present)
 
     def _follow(self, endpoint: Endpoint, number: int) -> None:
@@ -630,6 +642,7 @@ class _Batch:
         self.last: dict[Frontend, Op] = {}  # what was last done to each
         self.dying: set[tuple[int, Endpoint]] = set()
         self.killed = False
+        self.dropped = False  # whoever is dead has lost its flows
         self.no_program: DataPlaneError | None = None
 
     def forget(self, number: int) -> None:

@@ -5,14 +5,21 @@ from collections.abc import Iterable, Sequence
 from itertools import count
 
 from lbctl.dataplane.xdp import abi
+from lbctl.errors import DataPlaneError
 from lbctl.netlink import Link
 
 Name = tuple[int, int]  # an interface, and the VLAN on it
 
 
 def write_ports(gateway: abi.Gateway, ports: Sequence[Link]) -> None:
-    """Everything in the gateway's record that says which port is which."""
+    """Everything in the gateway's record that says which port is which. Raises
+    DataPlaneError."""
     spare = abi.PORTS - len(ports)
+    if spare < 0:
+        raise DataPlaneError(
+            f"XDP has room for {abi.PORTS} interfaces, not for {len(ports)}",
+            "fewer of them in `back`, or `datapath: ipvs`",
+        )
     gateway.ifindex[:] = [*(port.wire for port in ports), *[0] * spare]
     gateway.device[:] = [*(port.index for port in ports), *[0] * spare]
     gateway.mac[:] = [*(abi.mac(port.mac, port.vlan) for port in ports), *[0] * spare]

@@ -1,8 +1,9 @@
 """Runs the loaded program on a made-up packet, and says what it finds on its way.
 
 What the program looks at is read from the same maps just before. The run itself is real: it
-counts as a packet, and a SYN may take a turn and leave a record that ages out in seconds. It
-cannot move a flow that lives (bpf/transition.h). What leaves goes nowhere.
+counts as a packet, and what begins a flow may take a turn and leave a record, a SYN's for
+seconds. No SYN moves a flow that lives (bpf/transition.h); a RST or FIN made up for one whose
+flow is remembered ends it, as its own would. What leaves goes nowhere.
 """
 
 from collections.abc import Iterator

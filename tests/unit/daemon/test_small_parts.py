@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import os
 import typing
 from functools import partial
 from types import SimpleNamespace
@@ -19,6 +20,7 @@ from lbctl.daemon.names import BadName, configured, server_named, servers_named
 from lbctl.daemon.overrides import Override, with_override, without_path
 from lbctl.daemon.parts import suspected
 from lbctl.daemon.requests import BadRequest, OrderRequest, OverrideRequest, PlainRequest, decode
+from lbctl.daemon.run import HEARING, hearing
 from lbctl.daemon.views import state_word
 from lbctl.desired import Rule, decide
 from lbctl.errors import NotFound
@@ -38,6 +40,24 @@ from lbctl.model import (
 from lbctl.world import Admin, Order, Sighting, World, targets
 
 from .stand import config, service
+
+# --- the kernel's news ------------------------------------------------------------------
+
+
+def test_news_that_do_not_end_are_heard_together():
+    heard = []
+
+    async def hear():
+        heard.append(1)
+
+    readable, writable = os.pipe()
+    os.write(writable, b"x")  # and nobody reads it
+    with pytest.raises(TimeoutError):
+        asyncio.run(asyncio.wait_for(hearing(readable, hear), 5.5 * HEARING))
+    os.close(readable)
+    os.close(writable)
+    assert 2 <= len(heard) <= 6
+
 
 # --- overrides --------------------------------------------------------------------------
 

@@ -1,10 +1,12 @@
 """What a data path cannot do is found before it is applied; `auto` says why it chose."""
 
 from dataclasses import replace
+from ipaddress import ip_network
 
 import pytest
 
-from lbctl.dataplane.capabilities import choose, unsupported
+from lbctl.dataplane.capabilities import ABILITIES, choose, unsupported
+from lbctl.dataplane.xdp import abi
 from lbctl.errors import DataPlaneError, Exit, Unsupported
 from lbctl.model import (
     Config,
@@ -30,6 +32,21 @@ MARK = parse_frontend("fwmark:7/ipv6")
 
 def config(datapath=Datapath.AUTO, **changes):
     return Config(Gateway("eth0", datapath=datapath), {"web": replace(WEB, **changes)})
+
+
+def test_xdp_has_room_for_so_many_interfaces_and_prefixes():
+    prefixes = [ip_network(f"203.0.113.{n}/32") for n in range(256)] * 5
+    six = tuple(ip_network(f"2001:db8:{n:x}::/48") for n in range(1024))
+    wide = Gateway("eth0", tuple(f"eth{n}" for n in range(1, 9)), direct=(*prefixes, *six))
+    said = unsupported(Config(wide, {"web": WEB}), Datapath.XDP)
+    assert said == [
+        (("gateway", "back"), "xdp has no room for 9 interfaces (it has 8)"),
+        (("gateway", "direct"), "xdp has no room for 1280 prefixes of IPv4 (it has 1024)"),
+    ]
+    assert unsupported(Config(wide, {"web": WEB}), Datapath.IPVS) == []
+    least = replace(wide, back=wide.back[:7], direct=(*prefixes[:1024], *six))
+    assert unsupported(Config(least, {"web": WEB}), Datapath.XDP) == []
+    assert ABILITIES[Datapath.XDP].interfaces == abi.PORTS
 
 
 @pytest.mark.parametrize(
