@@ -55,13 +55,17 @@ def serve(config: Path, me: str, runtime: Path, daemon: str) -> None:
 @pass_context
 def validate(context: Context, config: Path, me: str) -> None:
     """Check the gslb section, its zone files and PEM files as `serve` does; needs no server."""
-    from lbctl.gslb.run import read
+    from lbctl.gslb.run import doubts, read
 
     found = read(config, me)
     names = sum(len(zone.names) for zone in found.zones)
+    said = doubts(found)
     if context.json:
-        show_json({"zones": len(found.zones), "names": names, "sites": len(found.sites)})
+        counts = {"zones": len(found.zones), "names": names, "sites": len(found.sites)}
+        show_json({**counts, "warnings": said})
         return
+    for line in said:
+        click.echo(f"warning: {config}: {line}", err=True)
     click.echo(f"{config}: {len(found.zones)} zones, {names} balanced names, "
                f"{len(found.sites)} sites")  # fmt: skip
 

@@ -13,7 +13,6 @@ import ssl
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from aiohttp import web
@@ -24,12 +23,12 @@ from lbctl.daemon.failures import errors
 from lbctl.daemon.journal import Journal
 from lbctl.errors import NotPermitted
 from lbctl.events import Trouble
-from lbctl.gslb.looks import server_context
 from lbctl.model import ApiListener
+from lbctl.mutualtls import pem_stamp, server_context
 
 LOOK = 5.0  # seconds between looks at the files
 SITE = "/v1/site"
-Stamp = tuple[tuple[str, int, int], ...]
+Stamp = tuple[tuple[int, int], ...]
 
 
 @dataclass
@@ -65,7 +64,7 @@ class RemoteApi:
             self.trouble = ""
             return
         try:
-            have = (wanted, _stamp(wanted))
+            have = (wanted, pem_stamp(wanted))
             if have != self._have:
                 context = server_context(wanted)  # before the old one closes
                 await self._close()
@@ -101,15 +100,6 @@ class RemoteApi:
         if text != self.trouble:
             self.trouble = text
             self.journal.tell(Trouble("api", text))
-
-
-def _stamp(wanted: ApiListener) -> Stamp:
-    """What changes when a file does. Raises OSError."""
-    found = []
-    for name in (wanted.certificate, wanted.key, wanted.ca):
-        status = Path(name).stat()
-        found.append((name, status.st_mtime_ns, status.st_ino))
-    return tuple(found)
 
 
 def _said(error: OSError) -> str:

@@ -5,7 +5,6 @@ of a packet: a peer that is slow, silent or lies costs at most its line.
 """
 
 import asyncio
-import os
 import ssl
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -18,8 +17,6 @@ from lbctl.daemon.paircommit import PairCommit
 from lbctl.daemon.shapes import ReplicationView
 from lbctl.daemon.share import Share
 from lbctl.events import PeerCut, PeerMet
-from lbctl.gslb.looks import client_context, server_context
-from lbctl.gslb.model import SiteApi
 from lbctl.ha.words import (
     VERSION,
     Ack,
@@ -39,6 +36,7 @@ from lbctl.ha.words import (
     frame,
 )
 from lbctl.model import Endpoint, Replication
+from lbctl.mutualtls import client_context, pem_stamp, server_context
 
 BEAT = 0.05  # seconds between looks at what changed
 SUMMARY = 1.0  # between signs of life
@@ -164,7 +162,7 @@ class Replicator:
             reader, writer = await asyncio.open_connection(
                 str(wanted.peer.address),
                 wanted.peer.port,
-                ssl=client_context(_files(wanted)),
+                ssl=client_context(wanted),
                 server_hostname=wanted.name,
                 local_addr=(str(wanted.listen.address), 0),
             )
@@ -191,15 +189,15 @@ class Replicator:
             answer,
             str(wanted.listen.address),
             wanted.listen.port,
-            ssl=server_context(_files(wanted)),
+            ssl=server_context(wanted),
             ssl_handshake_timeout=SILENCE,
         )
-        stamp = _stamp(wanted)
+        stamp = pem_stamp(wanted)
         try:
             async with server:
                 while True:
                     await asyncio.sleep(LOOK)
-                    if _stamp(wanted) != stamp:
+                    if pem_stamp(wanted) != stamp:
                         return
         finally:
             if self._line is not None:
@@ -379,16 +377,6 @@ def _calls(wanted: Replication) -> bool:
 
 def _place(endpoint: Endpoint) -> tuple[int, int, int]:
     return endpoint.address.version, int(endpoint.address), endpoint.port
-
-
-def _files(wanted: Replication) -> SiteApi:
-    return SiteApi(wanted.listen, wanted.certificate, wanted.key, wanted.ca)
-
-
-def _stamp(wanted: Replication) -> list[tuple[int, int]]:
-    """What changes when a certificate is renewed. Raises OSError."""
-    found = (os.stat(name) for name in (wanted.certificate, wanted.key, wanted.ca))
-    return [(one.st_mtime_ns, one.st_ino) for one in found]
 
 
 def _names(writer: asyncio.StreamWriter) -> set[str]:

@@ -30,10 +30,10 @@ from lbctl.errors import Exit, InvalidConfig, LbctlError, NotFound
 from lbctl.gslb.control import Control
 from lbctl.gslb.explain import explain, simulate
 from lbctl.gslb.eyes import RENEW, Eyes
-from lbctl.gslb.looks import pem_stamp, server_context
 from lbctl.gslb.metrics import exposition
 from lbctl.gslb.model import SiteApi
 from lbctl.gslb.reports import Load, SiteReport, Times, check_times, encode
+from lbctl.mutualtls import pem_stamp, server_context
 from lbctl.said import plain
 
 # Seconds beside the TTL: what a cache rounds up, and until an order has reached all servers.

@@ -11,6 +11,7 @@ from lbctl.gslb.model import (
     Attribute,
     First,
     Gslb,
+    Healthy,
     Match,
     Member,
     Name,
@@ -48,6 +49,14 @@ def faults(gslb: Gslb) -> Iterator[Fault]:
     yield from _loops(gslb)
     yield from _observers(gslb, gslb.observers)
     yield from _keys(("measure",), gslb.measure)
+
+
+def warnings(gslb: Gslb) -> Iterator[Fault]:
+    """What is valid and probably not meant."""
+    for name, policy in gslb.policies.items():
+        if not any(isinstance(step, Healthy) for step in policy.steps):
+            text = "answers sites that are down as well (add the step healthy)"
+            yield ("policies", name, "steps"), text
 
 
 def _policy(gslb: Gslb, at: Path, policy: Policy) -> Iterator[Fault]:

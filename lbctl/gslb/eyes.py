@@ -15,9 +15,7 @@ from lbctl.gslb.control import Control
 from lbctl.gslb.looks import (
     Silent,
     ask,
-    client_context,
     handshake,
-    pem_stamp,
     probe_external,
     probe_vips,
     whole,
@@ -27,6 +25,7 @@ from lbctl.gslb.model import Api, ExternalCheck, Site, SiteApi
 from lbctl.gslb.overview import SITE_TIMING
 from lbctl.gslb.reports import SiteReport, Unintelligible, decode
 from lbctl.model import Endpoint, Network
+from lbctl.mutualtls import client_context, pem_stamp
 
 RENEW = 5.0  # seconds between looks at the PEM files
 BEAT = SITE_TIMING.interval

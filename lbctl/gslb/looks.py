@@ -4,67 +4,18 @@ import asyncio
 import socket
 import ssl
 from collections.abc import Sequence
-from pathlib import Path
 
 import aiohttp
 
-from lbctl.gslb.model import Api, ExternalCheck, SiteApi
+from lbctl.gslb.model import Api, ExternalCheck
 from lbctl.gslb.reports import SiteReport, Unintelligible, decode
-from lbctl.model import ApiListener, Endpoint, HttpProbe, Listen, Proto, TcpProbe
+from lbctl.model import Endpoint, HttpProbe, Listen, Proto, TcpProbe
 
 MOST = 4 << 20  # octets of a report
 
 
 class Silent(Exception):
     """No answer, or none that could be understood."""
-
-
-def client_context(files: SiteApi) -> ssl.SSLContext:
-    """For asking peers: their certificate must be of our CA and bear their name."""
-    context = ssl.create_default_context(ssl.Purpose.SERVER_AUTH, cafile=files.ca)
-    context.minimum_version = ssl.TLSVersion.TLSv1_3
-    context.load_cert_chain(files.certificate, files.key)
-    return context
-
-
-def server_context(files: SiteApi | ApiListener) -> ssl.SSLContext:
-    """For answering peers: no certificate of our CA, no answer."""
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=files.ca)
-    context.minimum_version = ssl.TLSVersion.TLSv1_3
-    context.verify_mode = ssl.CERT_REQUIRED
-    context.load_cert_chain(files.certificate, files.key)
-    return context
-
-
-def pem_stamp(files: SiteApi) -> tuple[tuple[int, int], ...]:
-    """What changes when one of the PEM files does. Raises OSError."""
-    found = [Path(path).stat() for path in (files.certificate, files.key, files.ca)]
-    return tuple((status.st_mtime_ns, status.st_ino) for status in found)
-
-
-def pem_faults(files: SiteApi) -> list[tuple[str, str]]:
-    """(key of `api`, what is wrong) for PEM files that cannot be used."""
-    faults = []
-    for key in ("certificate", "key", "ca"):
-        path = getattr(files, key)
-        try:
-            Path(path).read_bytes()
-        except OSError as error:
-            faults.append((key, f"{path}: cannot be read: {error.strerror}"))
-    if faults:
-        return faults
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    try:
-        context.load_verify_locations(files.ca)
-    except ssl.SSLError as error:
-        faults.append(("ca", f"{files.ca}: is no PEM file of certificates: {error.reason}"))
-    try:
-        context.load_cert_chain(files.certificate, files.key)
-    except ssl.SSLError as error:
-        pair = f"{files.certificate} and {files.key}"
-        text = f"{pair}: are no certificate and its key (PEM, without a password): {error.reason}"
-        faults.append(("certificate", text))
-    return faults
 
 
 async def ask(

@@ -14,11 +14,11 @@ from lbctl.daemon.systemd import notify, watchdog_interval
 from lbctl.errors import InvalidConfig
 from lbctl.gslb.api import serving, telling
 from lbctl.gslb.board import Board
+from lbctl.gslb.check import warnings
 from lbctl.gslb.control import Control
 from lbctl.gslb.cookie import Cookies
 from lbctl.gslb.crew import Tally, crew
 from lbctl.gslb.eyes import looking
-from lbctl.gslb.looks import pem_faults
 from lbctl.gslb.model import Databases, Gslb, SiteApi
 from lbctl.gslb.native import Unbuilt, build_in
 from lbctl.gslb.overview import Overview
@@ -26,6 +26,7 @@ from lbctl.gslb.responder import Responder
 from lbctl.gslb.sockets import open_group, open_stream
 from lbctl.gslb.tcp import answering
 from lbctl.gslb.worker import Settings
+from lbctl.mutualtls import pem_faults
 
 CLOCK = 0.5  # seconds between looks at the clock, for TCP's cookies
 
@@ -52,6 +53,11 @@ def read(config: Path, me: str) -> Gslb:
     if faults := pem_faults(api):
         raise InvalidConfig([f"{config}: gslb.api.{key}: {text}" for key, text in faults])
     return replace(found, api=api)
+
+
+def doubts(gslb: Gslb) -> list[str]:
+    """A line for each thing that is valid and probably not meant."""
+    return [f"gslb.{'.'.join(map(str, path))}: {text}" for path, text in warnings(gslb)]
 
 
 async def serve(config: Path, me: str, runtime: Path, daemon: str) -> None:

@@ -89,6 +89,7 @@ LAYERS: dict[str, set[str]] = {
         "lbctl.health.reactor",  # epoll and the probe worker's clock
         "lbctl.health.worker",  # the probe worker's process
         "lbctl.spawner",  # scripts, as other users
+        "lbctl.mutualtls",  # certificates and keys
         "lbctl.netlink",  # links, addresses and neighbours
         "lbctl.vrrp.addresses",  # addresses come and go
         "lbctl.vrrp.control",  # the daemon's socket

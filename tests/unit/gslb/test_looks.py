@@ -13,11 +13,12 @@ import trustme
 from aiohttp import web
 
 from lbctl.gslb.eyes import Eyes, local_report
-from lbctl.gslb.looks import Silent, ask, client_context, probe_vips, server_context
+from lbctl.gslb.looks import Silent, ask, probe_vips
 from lbctl.gslb.model import Api, Site, SiteApi
 from lbctl.gslb.reports import ServiceState, SiteReport, encode
 from lbctl.gslb.tcp import answering
 from lbctl.model import Endpoint, Listen
+from lbctl.mutualtls import client_context, server_context
 from tests.unit.gslb.scene import GSLB
 from tests.unit.gslb.test_control import control_of
 

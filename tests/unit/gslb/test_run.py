@@ -65,6 +65,15 @@ def test_a_file_that_is_missing_is_named(config: Path, file: str, said: str) -> 
     assert said.format(config.parent / file) in "\n".join(done.exception.faults)
 
 
+def test_a_policy_that_looks_at_no_health_is_a_warning(config: Path) -> None:
+    def said() -> str:
+        return CliRunner().invoke(lbctl, ["gslb", "validate", str(config)]).stderr
+
+    assert "warning" not in said()
+    config.write_text(config.read_text().replace("        - healthy\n", ""))
+    assert re.search(r"warning: .*gslb\.policies\.\w+\.steps: answers sites that are down", said())
+
+
 @pytest.mark.parametrize(
     ("file", "said"),
     [("me.pem", r"me.pem and .*me.pem: are no certificate and its key"),
