@@ -23,7 +23,7 @@ from lbctl.gslb.model import Databases, Gslb, SiteApi
 from lbctl.gslb.native import Unbuilt, build_in
 from lbctl.gslb.overview import Overview
 from lbctl.gslb.responder import Responder
-from lbctl.gslb.sockets import open_group, open_stream
+from lbctl.gslb.sockets import buffer_fault, open_group, open_stream
 from lbctl.gslb.tcp import answering
 from lbctl.gslb.worker import Settings
 from lbctl.mutualtls import pem_faults
@@ -87,6 +87,8 @@ async def serve(config: Path, me: str, runtime: Path, daemon: str) -> None:
         for sock in [one for group in groups for one in group]:
             stack.callback(sock.close)
         await control.start()
+        if fault := buffer_fault(one for group in groups for one in group):
+            control.errors["receive buffer"] = fault
         eyes = await stack.enter_async_context(looking(control, daemon))
         await stack.enter_async_context(serving(control, eyes, runtime / "gslb.sock"))
         if gslb.api is not None:

@@ -9,7 +9,7 @@ queries in the queue for its successor, and the group keeps its order.
 import ctypes
 import socket
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from lbctl.errors import LbctlError
 from lbctl.gslb.rrl import NETWORK_OCTETS
@@ -35,6 +35,17 @@ def open_group(endpoint: Endpoint, workers: int) -> list[socket.socket]:
     if workers > 1:
         attach_selection(group[0], endpoint.address.version, workers)
     return group
+
+
+def buffer_fault(group: Iterable[socket.socket]) -> str:
+    """What is wrong where the kernel gave one of these less than was asked for, if it did.
+    What does not fit is lost, and its resolver asks again after most of a second."""
+    # The kernel tells twice what it was asked for (socket(7)).
+    held = [one.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) // 2 for one in group]
+    if all(octets >= RECEIVE_BUFFER for octets in held):
+        return ""
+    mend = f"sysctl -w net.core.rmem_max={RECEIVE_BUFFER}, then restart"
+    return f"{min(held) >> 10} KiB, not {RECEIVE_BUFFER >> 10}: bursts of queries are lost ({mend})"
 
 
 def open_stream(endpoint: Endpoint) -> socket.socket:

@@ -10,6 +10,7 @@ import pytest
 from lbctl.gslb.datagrams import BATCH, Datagrams
 from lbctl.gslb.native import Native, build
 from lbctl.gslb.rrl import RateLimit
+from lbctl.gslb.sockets import buffer_fault
 from lbctl.gslb.tcp import MOST_EACH, answering
 from lbctl.lab.waiting import eventually
 from tests.unit.gslb.scene import SEOUL4, Server, ecs, opt, query
@@ -137,3 +138,10 @@ def test_one_network_cannot_take_all_tcp_connections() -> None:
     refused, elsewhere, afterwards = asyncio.run(converse())
     assert refused == b""
     assert addresses(judge(elsewhere)) == addresses(judge(afterwards)) == [SEOUL4]
+
+
+def test_a_buffer_that_the_kernel_made_smaller_is_told() -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one:
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 100 << 10)
+        assert buffer_fault([one]).startswith("100 KiB, not 4096: bursts of queries are lost")
+    assert buffer_fault([]) == ""
