@@ -67,7 +67,8 @@ class Order:
     """An administrative state: who wants it, why, and until when.
 
     until: it ends by itself then (None: never). deadline: the flows that the server still
-    has then are given up; nothing but lifting the order moves it.
+    has then are given up; nothing but lifting the order moves it. there: it was given on the
+    other gateway of a pair.
     """
 
     admin: Admin
@@ -76,6 +77,7 @@ class Order:
     until: float | None = None
     reason: str = ""
     by: str = ""
+    there: bool = False
 
     def in_force(self, now: float) -> bool:
         return self.until is None or now < self.until

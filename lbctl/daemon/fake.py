@@ -3,7 +3,7 @@
 `lbctl daemon --datapath fake:DIRECTORY` keeps the table in DIRECTORY, so that it survives
 the process as a kernel's would. Files there let a story be told about it: `refuse`
 (operations whose text holds one of its lines are refused), `active.json` (`{"ENDPOINT":
-connections}`) and `near` (whose MACs are known).
+connections}`), `near` (whose MACs are known) and `held` (listens whose unknown TCP is dropped).
 """
 
 import json
@@ -15,7 +15,7 @@ from pathlib import Path
 
 from lbctl.dataplane.fake import FakeKernel, FakePlane, FakeVips
 from lbctl.dataplane.port import Active, Near, Op, Refusal, Stats
-from lbctl.model import Address, Config
+from lbctl.model import Address, Config, Frontend
 
 
 @dataclass(frozen=True)
@@ -73,6 +73,11 @@ class KeptPlane(FakePlane):
     def meet(self, wanted: Iterable[Near]) -> None:
         lines = sorted(f"{one.at} {one.address}\n" for one in {*self.near(), *wanted})
         (self._directory / "near").write_text("".join(lines))
+
+    def hold_unknown(self, frontends: Iterable[Frontend], held: bool) -> None:
+        """`held` has them, a line for each."""
+        super().hold_unknown(frontends, held)
+        (self._directory / "held").write_text("".join(f"{one}\n" for one in self._held))
 
     def _refuses(self, op: Op) -> bool:
         file = self._directory / "refuse"

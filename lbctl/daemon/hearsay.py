@@ -102,14 +102,28 @@ class Hearsay:
         except InvalidConfig as error:
             self.complain(f"live changes of the peer do not fit the file here: {error.faults[0]}")
 
-    def left_over(self, theirs: Set[Frontend], held: Set[bytes]) -> dict[Path, None]:
+    def orders_left_over(
+        self, theirs: Set[Frontend], held: Set[bytes] | None
+    ) -> dict[str, Order | None]:
+        """As with live changes, below."""
+        world = self.control.world
+        found = dict[str, Order | None]()
+        for name, order in world.orders.items():
+            service = world.config.services.get(name.service) if order.there else None
+            if held is None or service is None or theirs.isdisjoint(service.listens):
+                continue
+            if items.order_key(str(name)) not in held:
+                found[str(name)] = None
+        return found
+
+    def left_over(self, theirs: Set[Frontend], held: Set[bytes] | None) -> dict[Path, None]:
         """Live changes that were made there, and that a whole copy does not have any more:
-        they were taken back while there was no line."""
+        they were taken back while there was no line. held: what it has; None: none is whole."""
         services = self.control.world.config.services
         found = dict[Path, None]()
         for one in self.control.intent.overrides:
             service = services.get(one.path[1]) if one.there else None
-            if service is None or theirs.isdisjoint(service.listens):
+            if held is None or service is None or theirs.isdisjoint(service.listens):
                 continue
             if items.change_key(one.path) not in held:
                 found[one.path] = None
@@ -149,7 +163,8 @@ class Hearsay:
 
 def _moved(order: Order, offset: float) -> Order:
     until = None if order.until is None else order.until + offset
-    return replace(order, since=order.since + offset, deadline=order.deadline + offset, until=until)
+    since, deadline = order.since + offset, order.deadline + offset
+    return replace(order, since=since, deadline=deadline, until=until, there=True)
 
 
 def _override(change: items.Change, offset: float) -> Override:

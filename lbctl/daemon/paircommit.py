@@ -38,10 +38,12 @@ _STAGE = {Propose: "armed", Switch: "switched", Seal: "sealed"}
 
 @dataclass
 class Armed:
-    """A file that the peer proposed. before: the generation that ran then."""
+    """A file that the peer proposed. before: the generation that ran then. after: the one that
+    runs it."""
 
     proposal: Propose
     before: int
+    after: int | None = None
     switched: bool = False
     timer: asyncio.TimerHandle | None = None
 
@@ -59,6 +61,7 @@ class PairCommit:
     _armed: Armed | None = None
     _busy: bool = False
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
+    _turn: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     # --- here -----------------------------------------------------------------------------
 
@@ -66,10 +69,10 @@ class PairCommit:
         """Run `text` on both gateways. Raises LbctlError, and then neither runs it."""
         if self._busy or self._armed is not None:
             raise Refused("pair commit: another one is under way", "try again in half a minute")
-        trial = await self.control.take_file(text, origin, replace(manner, dry_run=True), own)
         self._busy = True
         number = secrets.token_hex(8)
         try:
+            trial = await self.control.take_file(text, origin, replace(manner, dry_run=True), own)
             await self._propose(number, text, origin, manner.by)
             if manner.dry_run:
                 self.send(Undo(number))
@@ -99,7 +102,7 @@ class PairCommit:
             refused = str(error)
         if refused:
             self.send(Undo(number))
-            await self._back(before, "the pair did not confirm")
+            await self._back(before, outcome.generation, "the pair did not confirm")
             raise LbctlError(f"rolled back on both gateways: {refused}")
         return outcome
 
@@ -127,9 +130,19 @@ class PairCommit:
             if answer is not None and not answer.done():
                 answer.set_result(word.refused)
             return
-        task = asyncio.create_task(self._do(word))
+        task = asyncio.create_task(self._in_turn(word))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    def cut(self) -> None:
+        """The line is down. Who only proposed is gone; who switched may come back, and has its
+        time."""
+        if self._armed is not None and not self._armed.switched:
+            self._disarm()
+
+    async def _in_turn(self, word: Propose | Switch | Seal | Undo) -> None:
+        async with self._turn:
+            await self._do(word)
 
     async def _do(self, word: Propose | Switch | Seal | Undo) -> None:
         if isinstance(word, Undo):
@@ -156,8 +169,23 @@ class PairCommit:
             return "another pair commit is under way"
         text = _unpacked(word.text)
         await self.control.take_file(text, word.origin, Manner(word.by, dry_run=True))
+        self._disarm()
         self._armed = Armed(word, self.control.intent.generation)
+        self._wind(self._armed)
         return ""
+
+    def _wind(self, armed: Armed) -> None:
+        """It ends by itself, unless the peer goes on in time."""
+        if armed.timer is not None:
+            armed.timer.cancel()
+        end = Undo(armed.proposal.id)
+        loop = asyncio.get_running_loop()
+        armed.timer = loop.call_later(3 * self.confirm, lambda: self.hear(end))
+
+    def _disarm(self) -> None:
+        if self._armed is not None and self._armed.timer is not None:
+            self._armed.timer.cancel()
+        self._armed = None
 
     async def _run(self, word: Switch) -> str:
         armed = self._armed
@@ -165,31 +193,26 @@ class PairCommit:
             return "nothing of that kind was proposed"
         armed.switched = True
         proposal = armed.proposal
-        armed.timer = asyncio.get_running_loop().call_later(
-            3 * self.confirm, lambda: self.hear(Undo(word.id))
-        )
+        self._wind(armed)
         text = _unpacked(proposal.text)
-        await self.control.take_file(text, proposal.origin, Manner(proposal.by))
+        outcome = await self.control.take_file(text, proposal.origin, Manner(proposal.by))
+        armed.after = outcome.generation
         return await self._settled()
 
     def _keep(self, word: Seal) -> str:
         armed = self._armed
         if armed is None or armed.proposal.id != word.id or not armed.switched:
             return "it was taken back already"
-        if armed.timer is not None:
-            armed.timer.cancel()
-        self._armed = None
+        self._disarm()
         return ""
 
     async def _undo(self, number: str, why: str) -> None:
         armed = self._armed
         if armed is None or armed.proposal.id != number:
             return
-        self._armed = None
-        if armed.timer is not None:
-            armed.timer.cancel()
-        if armed.switched:
-            await self._back(armed.before, why)
+        self._disarm()
+        if armed.after is not None:
+            await self._back(armed.before, armed.after, why)
 
     # --- both -----------------------------------------------------------------------------
 
@@ -204,10 +227,14 @@ class PairCommit:
         fresh = [one.error for s, one in self.loop.reconciler.stuck.items() if s not in stuck]
         return "; ".join(fresh[:3])
 
-    async def _back(self, generation: int, why: str) -> None:
-        self.journal.tell(Trouble(SUBJECT, f"back to generation {generation}: {why}"))
-        if self.control.intent.generation != generation:
-            await self.control.rollback(generation, Manner("lbctl", force=True))
+    async def _back(self, before: int, after: int, why: str) -> None:
+        """To what ran before, unless somebody has applied another file since."""
+        self.journal.tell(Trouble(SUBJECT, f"back to generation {before}: {why}"))
+        if self.control.intent.generation == after != before:
+            try:
+                await self.control.rollback(before, Manner("lbctl", force=True))
+            except LbctlError as error:
+                self.journal.tell(Trouble(SUBJECT, f"cannot go back: {error}"))
 
 
 def _unpacked(data: bytes) -> bytes:

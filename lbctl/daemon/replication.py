@@ -5,7 +5,7 @@ of a packet: a peer that is slow, silent or lies costs at most its line.
 """
 
 import asyncio
-import ssl
+import math
 from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -16,6 +16,7 @@ from lbctl.daemon.ownership import ownership
 from lbctl.daemon.paircommit import PairCommit
 from lbctl.daemon.shapes import ReplicationView
 from lbctl.daemon.share import Share
+from lbctl.errors import LbctlError
 from lbctl.events import PeerCut, PeerMet
 from lbctl.ha.words import (
     VERSION,
@@ -39,6 +40,7 @@ from lbctl.model import Endpoint, Replication
 from lbctl.mutualtls import client_context, pem_stamp, server_context
 
 BEAT = 0.05  # seconds between looks at what changed
+PAUSES = 2.0  # times: as long as a look took, at least, until the next
 SUMMARY = 1.0  # between signs of life
 SILENCE = 5.0  # without one the line is given up
 PAUSE = 1.0  # between two calls
@@ -47,6 +49,9 @@ LOOK = 2.0  # between looks at the files of certificates
 ROOM = 256 << 10  # bytes that may wait for a slow peer, beside what is on its way
 PIECE = 256 << 10
 LAGS = 2000  # the last ones, for percentiles
+
+
+Stamp = tuple[tuple[int, int], ...]
 
 
 class Cut(Exception):
@@ -94,8 +99,9 @@ class Replicator:
         return True
 
     def tell_changes(self) -> None:
-        """The configuration may want another line than before."""
+        """The configuration may want another line than before, or have other listens."""
         self._news.set()
+        self._roles.set()
 
     def roles_changed(self) -> None:
         self._roles.set()
@@ -132,8 +138,14 @@ class Replicator:
         while True:
             await self._roles.wait()
             self._roles.clear()
-            if self.wanted is not None:
+            if self.wanted is None:
+                continue
+            try:
                 await self.share.roles_changed()
+            except Exception as error:
+                self.share.doubt(error)
+                await asyncio.sleep(PAUSE)
+                self._roles.set()
 
     async def _run(self, wanted: Replication) -> None:
         """A line, and after it another."""
@@ -144,7 +156,7 @@ class Replicator:
                     await self._call(wanted)
                 else:
                     await self._listen(wanted)
-            except (OSError, ssl.SSLError, Cut, TimeoutError) as error:
+            except Exception as error:
                 self._tell_cut(wanted, error)
             await asyncio.sleep(PAUSE)
 
@@ -155,7 +167,6 @@ class Replicator:
                 while self.share.control.world.config.routers and not self.share.routers.roles:
                     self._known.clear()
                     await self._known.wait()
-        await self.share.roles_changed()
 
     async def _call(self, wanted: Replication) -> None:
         async with asyncio.timeout(SILENCE):
@@ -176,13 +187,13 @@ class Replicator:
                 self._tell_cut(wanted, Cut("its certificate has another name"))
                 writer.close()
                 return
-            if self._line is not None:
+            while self._line is not None and not self._line.done():  # others call as well
                 await _end(self._line)
             self._line = asyncio.current_task()
             with suppress(asyncio.CancelledError):
                 try:
                     await self._talk(wanted, reader, writer)
-                except (OSError, Cut, TimeoutError) as error:
+                except Exception as error:
                     self._tell_cut(wanted, error)
 
         server = await asyncio.start_server(
@@ -197,11 +208,24 @@ class Replicator:
             async with server:
                 while True:
                     await asyncio.sleep(LOOK)
-                    if pem_stamp(wanted) != stamp:
+                    if self._renewed(wanted, stamp):
                         return
         finally:
             if self._line is not None:
                 await _end(self._line)
+
+    def _renewed(self, wanted: Replication, stamp: Stamp) -> bool:
+        """Whether there are other certificates, and good ones: while they are half written,
+        the line goes on with those that it has."""
+        try:
+            if pem_stamp(wanted) == stamp:
+                return False
+            server_context(wanted)
+        except OSError as error:
+            said = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+            self.share.complain(f"certificates that are renewed cannot be read: {said}")
+            return False
+        return True
 
     def view(self) -> ReplicationView:
         """How replication does."""
@@ -266,8 +290,14 @@ class Replicator:
                 await _end(speaking)
         except Fault as fault:
             raise Cut(str(fault)) from None
+        except (OSError, TimeoutError, Cut, LbctlError):
+            raise
+        except Exception as error:  # whatever a peer says, it costs this line and no more
+            share.doubt(error)
+            raise Cut(f"what it says cannot be carried out: {error!r}") from error
         finally:
             share.replica.cut()
+            self.commit.cut()
             self.peer = None
             share.routers.tell_synced(False)
             writer.transport.abort()
@@ -296,9 +326,12 @@ class Replicator:
     async def _hear(self, words: Iterable[Word]) -> None:
         share, now = self.share, self.share.clock.now()
         answers: list[Word] = []
+        again = False  # however often it is said at once
         for word in words:
             match word:
                 case Summary():
+                    if not math.isfinite(word.clock):
+                        raise Fault(f"has a clock that shows {word.clock}")
                     self.peer, share.offset = word, now - word.clock
                 case Begin():
                     share.replica.begin(word)
@@ -311,8 +344,7 @@ class Replicator:
                     self._room.set()
                 case Again():
                     self.counts.resyncs += 1
-                    share.author.copy(now)
-                    self._room.set()
+                    again = True
                 case Propose() | Switch() | Seal() | Undo() | Vote():
                     self.commit.hear(word)
                 case Hello():
@@ -320,7 +352,9 @@ class Replicator:
                 case _:
                     assert_never(word)
         self._answers.extend(answers)
-        if answers:
+        if again:
+            share.author.copy(now)
+        if answers or again:
             self._room.set()
         if changed := share.replica.drain():
             try:
@@ -339,8 +373,9 @@ class Replicator:
                 await self.share.retry()
                 self._sign(writer)
             await self.share.collect()
+            took = self.share.clock.now() - now
             self._pump(writer)
-            until = asyncio.get_running_loop().time() + BEAT
+            until = asyncio.get_running_loop().time() + max(BEAT, PAUSES * took)
             with suppress(TimeoutError):
                 async with asyncio.timeout_at(until):
                     while True:
@@ -363,7 +398,9 @@ class Replicator:
 
     def _tell_cut(self, wanted: Replication, error: Exception) -> None:
         """Once for each reason."""
-        text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        known = isinstance(error, OSError | Cut | LbctlError)
+        text = getattr(error, "strerror", None) or (str(error) if known else repr(error))
+        text = text or type(error).__name__
         self.counts.cuts[text] = self.counts.cuts.get(text, 0) + 1
         if text != self._told:
             self._told = text
@@ -382,7 +419,8 @@ def _place(endpoint: Endpoint) -> tuple[int, int, int]:
 def _names(writer: asyncio.StreamWriter) -> set[str]:
     """The names in the certificate of who called."""
     found = writer.get_extra_info("peercert") or {}
-    return {value for kind, value in found.get("subjectAltName", ()) if kind == "DNS"}
+    names = found.get("subjectAltName", ())
+    return {value for kind, value in names if kind in ("DNS", "IP Address")}
 
 
 async def _end(task: asyncio.Task[None]) -> None:

@@ -138,6 +138,7 @@ def _assemble(
         share, options.node or os.uname().nodename, lambda: digest(control.intent.text)
     )
     control.on_changed.append(replicator.tell_changes)
+    control.on_touched.append(share.mark)
     routers.on_role.append(replicator.roles_changed)
     return Parts(
         file=options.config,

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Set
 from dataclasses import dataclass, field
 from hashlib import blake2b
 
+from lbctl.daemon.acts import Held
 from lbctl.daemon.clock import Clock
 from lbctl.daemon.control import Control
 from lbctl.daemon.hearsay import Hearsay
@@ -27,19 +28,22 @@ from lbctl.dataplane.port import (
     Replicates,
     RingCopy,
 )
-from lbctl.errors import DataPlaneError
+from lbctl.errors import DataPlaneError, LbctlError
 from lbctl.events import Trouble
 from lbctl.ha import items
 from lbctl.ha.author import Author
 from lbctl.ha.replica import Replica
+from lbctl.ha.words import Fault
 from lbctl.messages import Role
 from lbctl.model import Endpoint, Frontend, Listen, ServerName
 from lbctl.world import owners
 
-RINGS_EVERY = 2.0  # seconds; a change of ours is told at once
+RINGS_EVERY = 2.0  # seconds; what changed here is told at once
 SUBJECT = "replication"
-FACTS = b"ahlv"  # kinds of items that are all looked at each time
+FACTS = b"ahlv"  # kinds of items that are all looked at together
+FACTS_PAUSE = 20.0  # times as long as it took until they are looked at again
 NEARBY = b"n"
+MOST_RINGS = 2048  # as many as the packet program has listens
 
 
 @dataclass
@@ -76,13 +80,16 @@ class Share:
     _flows_due: dict[bytes, Flow | None] = field(default_factory=dict)
     _near: set[Near] = field(default_factory=set)
     _whole_due: bool = True
+    _marked: bool = True
+    _facts_due: float = 0.0
     _operations: int = -1
     _rings_at: float = 0.0
+    _digested: tuple[Held | None, str] = (None, "")
     _one: asyncio.Lock = field(default_factory=asyncio.Lock)
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
     def __post_init__(self) -> None:
-        self.hearsay = Hearsay(self.control, self.loop.touched, self._complain)
+        self.hearsay = Hearsay(self.control, self.loop.touched, self.complain)
 
     @property
     def installed(self) -> bool:
@@ -96,11 +103,17 @@ class Share:
         async with self._one:
             now, whole = self.clock.now(), whole or self._whole_due
             rings = whole or self.loop.operations != self._operations or now >= self._rings_at
+            self._marked |= rings
+            facts = whole or (self._marked and now >= self._facts_due)
             self._whole_due, self._operations = False, self.loop.operations
+            self._marked &= not facts
             own = set(self.own)
             found = await self.plane.ask(lambda plane: _collect(plane, own, rings, whole))
             now = self.clock.now()
-            puts = dict([items.own_item(own), *self._facts()])
+            puts = dict(self._facts(own)) if facts else {}
+            if facts:
+                took = self.clock.now() - now
+                self._facts_due = now + took * FACTS_PAUSE
             if found.key is not None:
                 puts[items.KEY] = found.key
             if found.rings is not None:
@@ -115,19 +128,24 @@ class Share:
             if whole:
                 gone += [key for key in self.author.state if key not in puts]
             else:
-                kinds = FACTS if found.near is None else FACTS + NEARBY
+                kinds = (FACTS if facts else b"") + (NEARBY if rings else b"")
                 gone += [k for k in self.author.state if k[:1] in kinds and k not in puts]
             self.author.change(puts, gone, now)
 
-    def _facts(self) -> Iterable[tuple[bytes, bytes]]:
+    def mark(self, services: Set[str]) -> None:
+        """What people or checks say of these is other than before."""
+        self._marked |= bool(services)
+
+    def _facts(self, own: set[Frontend]) -> Iterable[tuple[bytes, bytes]]:
         """What is known here of the services whose author we are."""
         world, held = self.control.world, self.loop.reconciler.held
         served = owners(world.config.services)
-        for frontend in self.own:
+        yield items.own_item(own)
+        for frontend in own:
             if held is not None and (service := held.table.get(frontend)) is not None:
                 yield items.listen_item(frontend, service)
-        yield from self.hearsay.changes(self.own)
-        for name in {served[f] for f in self.own if f in served}:
+        yield from self.hearsay.changes(own)
+        for name in {served[f] for f in own if f in served}:
             service_ = world.config.services[name]
             for key, server in service_.servers.items():
                 full = ServerName(name, key)
@@ -152,14 +170,18 @@ class Share:
                 elif frontend in self.theirs:
                     self._weights.pop(frontend, None)
             for frontend, ring in news.rings.items():
-                if ring is not None:
+                if ring is None:
+                    if frontend in self.theirs:
+                        self._rings.pop(frontend, None)
+                elif frontend in self._rings or len(self._rings) < MOST_RINGS:
                     self._rings[frontend] = ring
                     self._ring_due.add(frontend)
             self._note_flows(news)
-            self.hearsay.take_orders(news.orders, self.theirs, self.own, self.offset)
-            held = self.replica.state.keys()
-            missed = self.hearsay.left_over(self.theirs, held) if self.replica.whole else {}
-            changes = {**missed, **news.changes}
+            held = self.replica.state.keys() if self.replica.whole else None
+            missed = self.hearsay.orders_left_over(self.theirs, held)
+            orders = {**missed, **news.orders}
+            self.hearsay.take_orders(orders, self.theirs, self.own, self.offset)
+            changes = {**self.hearsay.left_over(self.theirs, held), **news.changes}
             await self.hearsay.take_changes(changes, self.theirs, self.own, self.offset)
             self.hearsay.take_verdicts(news.verdicts, self.theirs, self.own)
             await self._install()
@@ -202,7 +224,7 @@ class Share:
         try:
             await self.plane.ask(lambda plane: _take_key(plane, key))
         except DataPlaneError as error:
-            self._complain(str(error))
+            self.complain(str(error))
 
     async def _install(self) -> None:
         """Servers, then rings, then flows; what cannot be installed yet stays due."""
@@ -214,11 +236,12 @@ class Share:
         flows = [one for one in self._flows_due.values() if one is not None]
         flows = [flow for flow in flows if flow.frontend not in self.own]
         gone = [place for place, one in self._flows_due.items() if one is None]
-        missing = await self.plane.ask(lambda plane: _install(plane, rings, flows, gone))
+        held = self.theirs - self.own if self._hold() else set[Frontend]()
+        missing = await self.plane.ask(lambda plane: _install(plane, rings, flows, gone, held))
         self._flows_due = {flow.place: flow for flow in flows if flow.frontend in missing}
         self._ring_due = set(missing)
         for reason in missing.values():
-            self._complain(reason)
+            self.complain(reason)
 
     def _follow(self) -> set[str]:
         """Serve as the peer does where it is the author; the services that this changes."""
@@ -238,27 +261,40 @@ class Share:
     async def roles_changed(self) -> None:
         """What is installed is ours from here on where we are Active now; what was ours is
         the peer's where we are not."""
-        passive = self._passive()  # a daemon that starts where it is Active is not promoted
-        self._roles |= self.routers.roles
         async with self._one:
+            passive = self._passive()  # a daemon that starts where it is Active is not promoted
+            self._roles |= self.routers.roles
             mine = self._of(lambda role: role is Role.ACTIVE)
             gained, lost = mine - self.own, self.own - mine
             if not gained and not lost:
+                self.loop.touched(self._follow())
                 return
             if gained and self._ring_due:
                 await self._install()
-            self.own = mine
-            self._whole_due = True
-            replication = self.control.world.config.gateway.replication
-            hold = replication.hold if replication is not None else 0.0
+            hold = self._hold()
             promoted = gained & passive if hold else set[Frontend]()
             await self.plane.ask(lambda plane: _own(plane, gained, promoted))
+            self.own = mine
+            self._whole_due = True
             if promoted:
                 asyncio.get_running_loop().call_later(hold, self._release, promoted)
             self._ring_due |= {f for f in lost if f in self._rings}
             self.loop.touched(self._follow())
         if lost:
             await self.take(dict(self.replica.state))
+
+    def doubt(self, error: Exception) -> None:
+        """Something could not be done that nobody thought of: say it, and have what the peer
+        says told anew, for that may be why."""
+        if not isinstance(error, LbctlError):
+            self.replica.distrust("nonsense")
+        self.complain(str(error) if isinstance(error, LbctlError | Fault) else repr(error))
+
+    def _hold(self) -> float:
+        """Seconds after a promotion for which TCP of flows that nobody remembers is dropped. It
+        is so while we are Backup already: the role comes here later than the first packets."""
+        replication = self.control.world.config.gateway.replication
+        return replication.hold if replication is not None else 0.0
 
     def _release(self, frontends: set[Frontend]) -> None:
         """What nobody remembers by now nobody ever will: servers may say so."""
@@ -283,14 +319,18 @@ class Share:
 
     def table_digest(self) -> str:
         held = self.loop.reconciler.held
+        if held is not None and held is self._digested[0]:
+            return self._digested[1]
         lines = sorted(
             f"{frontend} {endpoint} {one.weight}"
             for frontend, service in (held.table.services.items() if held else ())
             for endpoint, one in service.destinations.items()
         )
-        return blake2b("\n".join(lines).encode(), digest_size=8).hexdigest()
+        found = blake2b("\n".join(lines).encode(), digest_size=8).hexdigest()
+        self._digested = held, found
+        return found
 
-    def _complain(self, text: str) -> None:
+    def complain(self, text: str) -> None:
         """Once for each trouble."""
         if text != self.trouble:
             self.trouble = text
@@ -308,7 +348,11 @@ def _collect(plane: DataPlane, own: set[Frontend], rings: bool, whole: bool) -> 
 
 
 def _install(
-    plane: DataPlane, rings: dict[Frontend, RingCopy], flows: list[Flow], gone: list[bytes]
+    plane: DataPlane,
+    rings: dict[Frontend, RingCopy],
+    flows: list[Flow],
+    gone: list[bytes],
+    held: set[Frontend],
 ) -> dict[Frontend, str]:
     """Returns the rings that could not be installed, with the reason."""
     if not isinstance(plane, Replicates):
@@ -319,6 +363,7 @@ def _install(
             plane.import_ring(frontend, ring)
         except DataPlaneError as error:
             missing[frontend] = str(error)
+    plane.hold_unknown(held, True)
     plane.forget_flows(gone)
     plane.import_flows(flows)
     return missing

@@ -33,6 +33,7 @@ from lbctl.world import Order
 
 GRAIN = 64.0  # seconds
 MOST_SLOTS = 1 << 16
+REST = 4  # bytes of a flow's key after its place
 KEY, OWN = b"k", b"o"
 
 _MANY = 16384  # names that are read again and again
@@ -76,7 +77,11 @@ def own_item(frontends: set[Frontend]) -> tuple[bytes, bytes]:
 
 
 def order_item(server: str, order: Order) -> tuple[bytes, bytes]:
-    return b"a" + server.encode(), _pack(order)
+    return order_key(server), _pack(order)
+
+
+def order_key(server: str) -> bytes:
+    return b"a" + server.encode()
 
 
 def health_item(server: str, health: str) -> tuple[bytes, bytes]:
@@ -160,7 +165,8 @@ def _read(news: News, key: bytes, value: bytes | None, now: float) -> None:
             else:
                 news.flows.append(_flow(rest, value, now))
         case b"a":
-            news.orders[rest.decode()] = None if value is None else _decode(value, Order)
+            ServerName.parse(rest.decode())
+            news.orders[rest.decode()] = None if value is None else _order(value)
         case b"h":
             _health(news.verdicts, rest.decode(), value)
         case b"n":
@@ -177,10 +183,23 @@ def _health(verdicts: dict[str, str | None], server: str, value: bytes | None) -
     verdicts[server] = None if value is None else str(_decode(value, Health))
 
 
+def _order(value: bytes) -> Order:
+    order: Order = _decode(value, Order)
+    _moments(order.since, order.deadline, order.until)
+    return order
+
+
+def _moments(*seconds: float | None) -> None:
+    """What is kept over a restart has to be a time."""
+    if not all(one is None or math.isfinite(one) for one in seconds):
+        raise ValueError("a moment that is no number")
+
+
 def _change(path: tuple[str, ...], value: bytes) -> Change:
     change: Change = _decode(value, Change)
     if path != change.path or len(path) < 2 or path[0] != "services":
         raise ValueError("a change of something else than a service")
+    _moments(change.since, change.until)
     return change
 
 
@@ -211,8 +230,8 @@ def _ring(value: bytes, now: float) -> RingCopy:
 
 def _flow(place: bytes, value: bytes, now: float) -> Flow:
     rest, confirmed, stamp, frontend, server, kept = _decode(value, _Flow)
-    if len(place) != PLACE:
-        raise ValueError(f"a place of {len(place)} bytes")
+    if len(place) != PLACE or len(rest) != REST:
+        raise ValueError(f"a place of {len(place)} bytes, and {len(rest)} more")
     where, idle = _frontend(frontend), _idle(stamp, now)
     return Flow(where, place + rest, _endpoint(server), confirmed, idle, kept)
 

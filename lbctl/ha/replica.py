@@ -37,7 +37,8 @@ class Copy:
             old = fresh[key] if key in fresh else self.state.get(key)
             digest -= fingerprint(key, old) if old is not None else 0
             digest += fingerprint(key, value) if value is not None else 0
-            size += len(value or b"") - len(old or b"")
+            size += (len(key) + len(value)) if value is not None else 0
+            size -= (len(key) + len(old)) if old is not None else 0
             fresh[key] = value
         if digest & MASK != batch.digest:
             raise Fault(f"batch {batch.seq} does not add up: corrupt")

@@ -225,8 +225,9 @@ class FlowCache:
                 cells.way[at] = 0
 
     def put(self, key: bytes, server: int, state: FlowState, tick: int) -> bool:
-        """Write a flow that a peer remembered. Only while no packet meets the set: a
-        gateway imports before it is Active."""
+        """Write a flow that a peer remembered. A gateway imports before it is Active; where
+        it is Active for other listens, a way that their packet claims in the same moment is
+        lost."""
         number, tag, isn = Way.place(key)
         cells = self._cells[number & (self.sets - 1)]
         age = tick & (1 << abi.AGE_BITS) - 1

@@ -97,7 +97,9 @@ class Registry:
     def set_listen(self, number: int, service: VirtualService) -> None:
         """How it chooses servers."""
         record = self._maps.listens[number]
-        flags = abi.LISTEN_ONESHOT if service.oneshot else 0
+        flags = record.flags & abi.LISTEN_HELD
+        if service.oneshot:
+            flags |= abi.LISTEN_ONESHOT
         if remembers(service):
             flags |= abi.LISTEN_MEMORY
         write_persistence(record, service.persistence)

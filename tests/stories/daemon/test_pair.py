@@ -95,7 +95,7 @@ class Half:
 
 class Pair:
     def __init__(self, home: Path) -> None:
-        self.home = home
+        self.home, self.hold = home, "10s"
         self.servers = {f"app{number}": LoopbackServer() for number in (1, 2, 3)}
         self.ports = [_free_port() for _ in NAMES]
         self.authority = trustme.CA()
@@ -117,7 +117,8 @@ class Pair:
             lines.append(
                 f"  {name}: {{replication: {{listen: '127.0.0.1:{mine}', "
                 f"peer: '127.0.0.1:{other}', name: {NAMES[1 - at]}.example, "
-                f"certificate: {home}/{name}.pem, key: {home}/{name}.key, ca: {home}/ca.pem}}}}"
+                f"certificate: {home}/{name}.pem, key: {home}/{name}.key, ca: {home}/ca.pem, "
+                f"hold: {self.hold}}}}}"
             )
         lines += [
             "services:",
@@ -214,11 +215,12 @@ def test_the_backup_serves_as_the_active_does_and_its_view_counts_once_it_is_act
 def test_the_backup_meets_whom_the_active_knows(pair: Pair) -> None:
     one, two = pair.in_sync()
     known, met = (half.daemon.home / "kernel" / "near" for half in (one, two))
+    before = one.peer()["entries"]
     known.write_text("0 192.0.2.77\n")
     eventually(lambda: met.exists() and met.read_text() == "0 192.0.2.77\n")
     known.write_text("1 2001:db8::78\n")
     eventually(lambda: met.read_text() == "0 192.0.2.77\n1 2001:db8::78\n")
-    assert one.peer()["faults"] == {}
+    assert (one.peer()["entries"], one.peer()["faults"]) == (before + 1, {})
 
 
 def test_a_vrrp_process_that_begins_again_hears_that_the_copy_is_whole(pair: Pair) -> None:
@@ -277,6 +279,62 @@ def test_a_line_that_was_down_is_named_and_goes_on_where_it_ended(pair: Pair) ->
     assert changes(two) == changes(one) != {}
     after = one.peer()
     assert (after["copies"], after["resyncs"]) == (before["copies"], before["resyncs"])
+
+
+def test_an_order_that_was_lifted_while_the_backup_was_away_is_lifted_there_too(
+    pair: Pair,
+) -> None:
+    one, two = pair.in_sync()
+    assert two.daemon.run("drain", "web/app3", "--reason", "here").code == 0
+    assert one.daemon.run("drain", "web/app1", "--reason", "kernel").code == 0
+    eventually(lambda: "drain" in two.daemon.states()["web/app1"])
+    two.daemon.end()
+    assert one.daemon.run("ready", "web/app1").code == 0
+    two.daemon.start()
+    pair.synced()
+    eventually(lambda: "drain" not in two.daemon.states()["web/app1"])
+    assert "drain" in two.daemon.states()["web/app3"]  # its own: nobody there knows of it
+
+
+def test_what_nobody_remembers_is_dropped_from_before_a_promotion_until_some_time_after_it(
+    pair: Pair,
+) -> None:
+    pair.hold = "3s"
+    one, two = pair.in_sync()
+    held = two.daemon.home / "kernel" / "held"
+    eventually(lambda: held.exists() and held.read_text() == "192.0.2.10:80/tcp\n")
+    _kill(one.daemon)
+    two.routers.say(Role.ACTIVE)
+    eventually(lambda: two.peer()["own"])
+    assert held.read_text() == "192.0.2.10:80/tcp\n"
+    eventually(lambda: held.read_text() == "", timeout=10)
+
+
+def test_a_renewal_that_is_half_written_cuts_nothing(pair: Pair) -> None:
+    one, two = pair.in_sync()
+    for name in NAMES:
+        (pair.home / f"{name}.pem").write_text("-----BEGIN CERT")
+    at = 0 if pair.ports[0] < pair.ports[1] else 1
+    said = "certificates that are renewed cannot be read"
+    eventually(lambda: said in pair.halves[at].peer()["trouble"], timeout=10)
+    assert all(half.peer()["connected"] for half in (one, two))
+    for name in NAMES:
+        pair.issue(name, pair.authority)
+    eventually(lambda: all(half.peer()["lines"] == 2 for half in (one, two)), timeout=20)
+
+
+def test_a_listen_that_comes_while_its_gateway_is_active_is_replicated(pair: Pair) -> None:
+    one, two = pair.in_sync()
+    both = ["192.0.2.10:80/tcp", "192.0.2.10:81/tcp"]
+    file = pair.home / "new.yaml"
+    file.write_text(pair.yaml().replace(both[0], f"[{', '.join(both)}]", 1))
+    assert one.daemon.run("apply", "--pair", str(file)).code == 0
+    eventually(lambda: one.peer()["own"] == both, timeout=10)
+    eventually(lambda: two.peer()["theirs"] == both, timeout=10)
+    file.write_text(pair.yaml())
+    assert one.daemon.run("apply", "--pair", str(file)).code == 0
+    eventually(lambda: one.peer()["own"] == both[:1], timeout=10)
+    eventually(lambda: two.peer()["theirs"] == both[:1], timeout=10)
 
 
 def changes(half: Half) -> dict[str, object]:

@@ -1,6 +1,7 @@
 """One file on both gateways or on neither, whichever word between them is lost."""
 
 import asyncio
+import zlib
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -20,6 +21,7 @@ from lbctl.lab.waiting import eventually
 from .test_control import BY_ADA, FILE, Desk
 
 NEW = FILE.replace("app1: 198.51.100.1:8080", "app1: {address: '198.51.100.1:8080', weight: 5}")
+NEWER = NEW.replace("weight: 5", "weight: 7")
 SHORT = 0.4  # seconds for each step, in place of ten
 Lost = Callable[[Word], bool]
 
@@ -29,7 +31,7 @@ class Half:
 
     def __init__(self, home: Path, lost: Lost) -> None:
         home.mkdir()
-        self.desk, self.lost = Desk(home), lost
+        self.desk, self.lost, self.heard = Desk(home), lost, list[Vote]()
         self.other: Half | None = None
 
     async def open(self, stack: AsyncExitStack) -> None:
@@ -47,6 +49,8 @@ class Half:
     def send(self, word: Word) -> bool:
         assert self.other is not None
         if not self.lost(word):
+            if isinstance(word, Vote):
+                self.other.heard.append(word)
             self.other.commit.hear(word)  # type: ignore[arg-type]
         return True
 
@@ -113,6 +117,61 @@ def test_a_word_that_is_lost_leaves_both_with_what_ran_before(tmp_path: Path, lo
         assert await apply(here) == said  # nothing is left armed that would refuse another
 
     story(tmp_path, lost, work)
+
+
+@pytest.mark.parametrize("cut", [True, False])
+def test_who_only_proposed_and_went_away_is_in_nobody_s_way(tmp_path: Path, cut: bool) -> None:
+    async def work(here: Half, there: Half) -> None:
+        there.commit.hear(Propose("1", zlib.compress(NEW.encode()), "new.yaml", "ada"))
+        await asyncio.to_thread(eventually, lambda: here.heard)
+        assert here.heard == [Vote("1", "armed")]
+        assert "another one is under way" in await apply(there)
+        if cut:
+            there.commit.cut()
+        else:
+            await asyncio.sleep(4 * SHORT)
+        assert await apply(there) == ""
+        assert (here.weight, there.weight) == (5, 5)
+
+    story(tmp_path, lambda word: False, work)
+
+
+def test_what_was_applied_since_is_not_taken_back(tmp_path: Path) -> None:
+    async def work(here: Half, there: Half) -> None:
+        first = Propose("1", zlib.compress(NEW.encode()), "new.yaml", "ada")
+        there.commit.hear(first)
+        there.commit.hear(Switch("1"))
+        await asyncio.to_thread(eventually, lambda: Vote("1", "switched") in here.heard)
+        await there.control.take_file(NEWER.encode(), "newer.yaml", BY_ADA)
+        there.commit.hear(Undo("1"))
+        await asyncio.to_thread(eventually, lambda: "back to generation" in there.desk.told[-1])
+        assert there.weight == 7
+
+    story(tmp_path, lambda word: False, work)
+
+
+def test_a_switch_that_is_taken_back_at_once_is_taken_back(tmp_path: Path) -> None:
+    """Words that come together are carried out one after the other."""
+
+    async def work(here: Half, there: Half) -> None:
+        there.commit.hear(Propose("1", zlib.compress(NEW.encode()), "new.yaml", "ada"))
+        there.commit.hear(Switch("1"))
+        there.commit.hear(Undo("1"))
+        await asyncio.to_thread(eventually, lambda: Vote("1", "switched") in here.heard)
+        await both(here, there, (1, 1))
+
+    story(tmp_path, lambda word: False, work)
+
+
+def test_garbage_is_refused(tmp_path: Path) -> None:
+    async def work(here: Half, there: Half) -> None:
+        there.commit.hear(Propose("1", b"no file", "new.yaml", "ada"))
+        await asyncio.to_thread(eventually, lambda: here.heard)
+        (vote,) = here.heard
+        assert "the proposed file is garbage" in vote.refused
+        assert await apply(there) == ""
+
+    story(tmp_path, lambda word: False, work)
 
 
 def test_a_peer_that_sealed_and_was_not_heard_keeps_the_new_one(tmp_path: Path) -> None:

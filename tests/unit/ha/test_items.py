@@ -1,5 +1,6 @@
 """A gateway's state as keys and values: what is written is read, and nonsense is a fault."""
 
+import math
 from ipaddress import ip_address
 
 import msgspec
@@ -82,6 +83,7 @@ def test_what_is_gone_is_none() -> None:
 PACK = msgspec.msgpack.encode
 PATH = ("services", "web", "servers", "app1", "weight")
 CHANGE = items.change_item(items.Change(3, PATH, 7, "bigger", "ann", 1.0, None))
+NO_MOMENTS = [(math.inf, 1.0), (1.0, -math.inf), (1.0, 2.0, math.inf)]
 LIES = [
     (b"x", b""),
     (b"lnowhere", PACK([])),
@@ -93,6 +95,11 @@ LIES = [
     (b"hweb/app1", PACK("splendid")),
     (b"hweb", PACK("up")),
     (b"vnot a path", PACK([])),
+    (b"anonsense", PACK(Order(Admin.DRAIN, 1.0, 2.0))),
+    (b"aweb/app1", PACK([0.0])),
+    *(items.order_item("web/app1", Order(Admin.DRAIN, *one)) for one in NO_MOMENTS),
+    items.change_item(items.Change(1, PATH, 7, "", "", math.inf, None)),
+    (b"f" + bytes(12), PACK((b"abc", True, 0, "192.0.2.10:80/tcp", "198.51.100.1:80", 0))),
     (b"n", b""),
     (b"n\0\xc0\0\2", b""),
     items.change_item(items.Change(1, ("gateway", "front"), "eth9", "", "", 0.0, None)),
