@@ -17,7 +17,7 @@
 
 #include <linux/types.h>
 
-#define LB_ABI 5		/* raised with every change of layout */
+#define LB_ABI 6		/* raised with every change of layout */
 
 #define LB_PORTS 8		/* interfaces of a gateway */
 #define LB_PORT_PLACES 64
@@ -27,8 +27,8 @@
 #define LB_PAGE_BITS 11
 #define LB_PAGE_SLOTS (1 << LB_PAGE_BITS)
 #define LB_TURNS 1024		/* longest sequence of rr and wrr */
-#define LB_LISTEN_BUCKETS 2048
-#define LB_RETURN_BUCKETS 8192
+#define LB_LISTEN_BUCKETS 4096
+#define LB_RETURN_BUCKETS 32768 /* two keys for each of all servers find room */
 #define LB_WAYS 4		/* of an index bucket: one cache line */
 #define LB_PROBES 4		/* buckets in a row that a key may lie in */
 #define LB_FLOW_WAYS 5		/* of a flow set: one cache line */
@@ -223,9 +223,10 @@ enum lb_flow_state {
 	LB_FLOW_RETURN,		/* which listen a shared server's replies belong to */
 	LB_FLOW_FRAGMENT,	/* where the rest of a datagram goes */
 	LB_FLOW_CLIENT,		/* persistence: where a client's next flow goes */
+	LB_FLOW_RETURN_NEW,	/* LB_FLOW_RETURN of a SYN: nothing has followed it yet */
 };
 
-/* isn: the client's initial sequence number, of embryonic ways. */
+/* isn: the client's initial sequence number, of embryonic ways and of LB_FLOW_RETURN_NEW. */
 struct lb_flow_set {
 	__u64 way[LB_FLOW_WAYS];
 	__u32 isn[LB_FLOW_WAYS];
@@ -370,7 +371,8 @@ struct lb_meta {
 	X(DROP_BROKEN, "drop_broken")	     /* maps that contradict themselves */ \
 	X(DROP_UNKNOWN, "drop_unknown")	     /* of a flow that the last Active may have had */ \
 	X(DROP_FENCED, "drop_fenced")	     /* of a virtual router that is not ours now */ \
-	X(DROP_ALL_FULL, "drop_all_full")    /* servers with their most connections */
+	X(DROP_ALL_FULL, "drop_all_full")    /* servers with their most connections */ \
+	X(DROP_MARTIAN, "drop_martian")	     /* UDP from a listen: its answer would never end */
 
 #define LB_VERDICT_ENUM(name, text) LB_##name,
 enum lb_verdict { LB_VERDICTS(LB_VERDICT_ENUM) LB_VERDICT_COUNT };

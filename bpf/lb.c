@@ -47,6 +47,17 @@ static inline enum lb_verdict lb_deliver(struct lb_ctx *c, const struct lb_serve
 	return lb_leave(c, server->out, LB_FORWARD);
 }
 
+/*
+ * UDP that claims to be from a listen: the server's answer would come back here, that to it
+ * too, and so on for ever. (Of TCP a RST ends it.)
+ */
+static inline int lb_is_echo(const struct lb_ctx *c, int v6)
+{
+	return c->packet.proto == IPPROTO_UDP &&
+	       lb_listen_of(lb_source(&c->packet, v6), c->packet.l4->source, IPPROTO_UDP, v6) !=
+		       LB_ABSENT;
+}
+
 static inline enum lb_verdict lb_forward(struct lb_ctx *c, __u32 index, int v6)
 {
 	const struct lb_listen *listen = lb_listens(index);
@@ -59,6 +70,8 @@ static inline enum lb_verdict lb_forward(struct lb_ctx *c, __u32 index, int v6)
 		return lb_rare(LB_DROP_TTL);
 	if (LB_HAS_FENCE && lb_unlikely(lb_may_not_serve(c, listen, v6)))
 		return lb_rare(LB_DROP_FENCED);
+	if (lb_unlikely(lb_is_echo(c, v6)))
+		return lb_rare(LB_DROP_MARTIAN);
 	chosen = lb_choose(c, listen, index, v6);
 	server = lb_servers(chosen);
 	if (!server)

@@ -384,23 +384,65 @@ static inline __u64 lb_return_hash(const struct lb_ctx *c, __u32 client, __u16 c
 	return lb_mix(~lb_flow_hash(c->gw->key, client, address, ports, proto));
 }
 
-/* Notes that this flow's replies are this listen's. 0: no room for a new flow. */
+/*
+ * Where a set is full: in place of another flow that is no more than a SYN, picked by the
+ * hash. A flood of SYNs fills sets with those, and each lives for a moment only.
+ */
+static inline int lb_displace_return(struct lb_place *place, __u64 word, __u32 isn)
+{
+	__u32 number = word >> 40 & 3;
+	__u64 old;
+
+	if (!place->set)
+		return 0;
+	old = place->set->way[number];
+	if (lb_way_state(old) != LB_FLOW_RETURN_NEW ||
+	    __sync_val_compare_and_swap(&place->set->way[number], old, word) != old)
+		return 0;
+	place->set->isn[number] = isn;
+	return 1;
+}
+
+/*
+ * Notes that this flow's replies are this listen's. 0: no room for a new flow. A SYN alone is
+ * noted for some seconds; the client's next packet, or the server's, for as long as the flow.
+ */
 static inline int lb_record_return(const struct lb_ctx *c, const struct lb_server *server,
 				   __u32 index, int v6)
 {
-	__u32 tick = lb_tick(c->gw);
+	__u32 tick = lb_tick(c->gw), seq = lb_seq(c), state = LB_FLOW_RETURN;
+	int tcp = c->packet.proto == IPPROTO_TCP, syn = lb_is_syn(c);
 	struct lb_place place;
 	__u64 hash, word;
+	int ours, embryonic;
 
-	if (c->packet.proto == IPPROTO_TCP && !lb_is_syn(c))
-		return 1;
 	hash = lb_return_hash(c, c->source, c->packet.l4->source, c->packet.proto, server, v6);
-	word = lb_way_make(hash, index, LB_FLOW_RETURN, tick);
 	lb_flow_find(c->gw, hash, tick, &place);
-	if (!place.way)
-		return lb_flow_put(c->gw, &place, word, 0, tick) || place.word;
-	__sync_val_compare_and_swap(place.way, place.word, word);
-	return 1;
+	ours = place.way && lb_way_server(place.word) == index;
+	embryonic = place.way && lb_way_state(place.word) == LB_FLOW_RETURN_NEW;
+	if (tcp && !syn) {
+		if (ours && embryonic && seq == place.isn + 1)
+			lb_flow_touch(&place, LB_FLOW_RETURN, tick);
+		return 1;
+	}
+	if (ours && (!embryonic || seq == place.isn)) {
+		lb_flow_touch(&place, lb_way_state(place.word), tick);
+		return 1;
+	}
+	if (place.way)
+		lb_flow_drop(&place);
+	if (tcp)
+		state = LB_FLOW_RETURN_NEW;
+	word = lb_way_make(hash, index, state, tick);
+	return lb_flow_put(c->gw, &place, word, seq, tick) || place.word ||
+	       lb_displace_return(&place, word, seq);
+}
+
+/* Of a connection that is more than a SYN and what answers it? An ICMP error never is. */
+static inline int lb_talks(const struct lb_ctx *c)
+{
+	return c->packet.proto == IPPROTO_TCP &&
+	       !(lb_tcp_flags(&c->packet) & (LB_TCP_SYN | LB_TCP_RST));
 }
 
 /* Several listens reach this server: the one whose flow was recorded, or else the oldest. */
@@ -408,7 +450,7 @@ static inline __u32 lb_shared_server(const struct lb_ctx *c, __u32 oldest, __u16
 				     __u8 proto, int v6)
 {
 	struct lb_server *server = lb_servers(oldest);
-	__u32 tick = lb_tick(c->gw);
+	__u32 tick = lb_tick(c->gw), state;
 	struct lb_place place;
 
 	if (!server)
@@ -417,7 +459,10 @@ static inline __u32 lb_shared_server(const struct lb_ctx *c, __u32 oldest, __u16
 		     &place);
 	if (!place.way || !lb_alive(lb_way_server(place.word)))
 		return oldest;
-	lb_flow_touch(&place, LB_FLOW_RETURN, tick);
+	state = lb_way_state(place.word);
+	if (proto != IPPROTO_TCP || lb_talks(c))
+		state = LB_FLOW_RETURN;
+	lb_flow_touch(&place, state, tick);
 	return lb_way_server(place.word);
 }
 

@@ -27,7 +27,8 @@ static inline int lb_superfluous(const struct lb_server *server, __u64 word, int
 	struct lb_listen *listen = lb_listens(number);
 	struct lb_slot slot;
 
-	if (state == LB_FLOW_RETURN || state == LB_FLOW_FRAGMENT || state == LB_FLOW_CLIENT)
+	if (state == LB_FLOW_RETURN || state == LB_FLOW_RETURN_NEW || state == LB_FLOW_FRAGMENT ||
+	    state == LB_FLOW_CLIENT)
 		return 0;
 	if (!listen || listen->flags & LB_LISTEN_MEMORY || !lb_find_slot(listen, word, &slot))
 		return 0;

@@ -25,7 +25,11 @@ NTF_EXT_MANAGED = 1
 NUD_PERMANENT = 0x80
 NUD_VALID = 0x02 | 0x04 | 0x08 | 0x10 | 0x40 | 0x80  # REACHABLE STALE DELAY PROBE NOARP PERMANENT
 GENERIC = "xdpgeneric"  # as pyroute2 calls XDP_ATTACHED_SKB
-RTMGRP_LINK, RTMGRP_NEIGH, RTMGRP_IPV4_IFADDR, RTMGRP_IPV4_ROUTE = 0x1, 0x4, 0x10, 0x40
+# Groups of news, as bits (linux/rtnetlink.h, enum rtnetlink_groups): links and neighbours;
+# addresses, routes and rules of IPv4, and of IPv6.
+LINK, NEIGH = 1 << 0, 1 << 2
+OF_IPV4 = 1 << 4 | 1 << 6 | 1 << 7
+OF_IPV6 = 1 << 8 | 1 << 10 | 1 << 18
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +77,7 @@ class Netlink:
     def __init__(self) -> None:
         self._ip: Any = IPRoute()
         self._news: Any = IPRoute()
-        self._news.bind(groups=RTMGRP_LINK | RTMGRP_NEIGH | RTMGRP_IPV4_IFADDR | RTMGRP_IPV4_ROUTE)
+        self._news.bind(groups=LINK | NEIGH | OF_IPV4 | OF_IPV6)
 
     def close(self) -> None:
         self._ip.close()

@@ -161,12 +161,20 @@ def test_every_value_of_every_header_byte_up_to_the_ports(fuzzer: Fuzzer) -> Non
 ADDRESSES = ["0.0.0.0", "127.0.0.1", "224.0.0.1", "239.1.2.3", "255.255.255.255", "192.0.2.255"]
 
 
-@pytest.mark.parametrize("source", [*ADDRESSES, "192.0.2.10"])  # the last: a land attack
+ADDRESSES6 = ["::", "::1", "ff02::1", "ff0e::1", "::ffff:192.0.2.1", "fe80::1"]
+
+
+# The last of each: a land attack.
+@pytest.mark.parametrize("source", [*ADDRESSES, "192.0.2.10", *ADDRESSES6, six.VIP])
 def test_sources_that_cannot_be(fuzzer: Fuzzer, source: str) -> None:
-    """They are the server's to judge, as those of any packet; none is rewritten wrongly."""
-    for port in (0, 80, 65535):
+    """They are the server's to judge, as those of any packet; none is rewritten wrongly. But
+    what would go round for ever is dropped."""
+    packet = six.client(src=source) if ":" in source else four.client(src=source)
+    for port in (0, 53, 80, 65535):
         for transport in (TCP(sport=port, dport=80, flags="S"), UDP(sport=port, dport=53)):
-            fuzzer.send(raw(four.client(src=source) / transport), "front")
+            fuzzer.send(raw(packet / transport), "front")
+    rounds = source in ("192.0.2.10", six.VIP)
+    assert fuzzer.actions == ({XDP_REDIRECT: 7, XDP_DROP: 1} if rounds else {XDP_REDIRECT: 8})
 
 
 def test_port_0(fuzzer: Fuzzer) -> None:

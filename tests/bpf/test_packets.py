@@ -307,6 +307,17 @@ CASES = [
     Case(
         "options beyond the ip packet", patched(client() / tcp("S"), 14, b"\x4f"), "pass_malformed"
     ),
+    Case(
+        "udp that claims to be from the listen itself",
+        client(src="192.0.2.10") / UDP(sport=53, dport=53),
+        "drop_martian",
+    ),
+    Case(
+        "udp from the same address, but no listen",
+        client(src="192.0.2.10") / UDP(sport=54, dport=53) / Raw(b"?"),
+        "forward",
+        to_server(12, src="192.0.2.10") / UDP(sport=54, dport=5353) / Raw(b"?"),
+    ),
     Case("ttl 1", client(ttl=1) / tcp("S"), "drop_ttl"),
     Case("ttl 0", client(ttl=0) / tcp("S"), "drop_ttl"),
     Case(

@@ -55,7 +55,7 @@ def gateway(shared_pins: Path) -> Iterator[PacketGateway]:
 
 
 def client(dst: str = VIP, mac: str = FRONT_MAC, **ip: object) -> Packet:
-    return Ether(src=CLIENT_MAC, dst=mac) / IPv6(src=CLIENT6, dst=dst, **ip)
+    return Ether(src=CLIENT_MAC, dst=mac) / IPv6(**{"src": CLIENT6, "dst": dst, **ip})
 
 
 def server(n: int, dst: str = CLIENT6, **ip: object) -> Packet:
@@ -198,6 +198,11 @@ CASES = [
         "five extension headers",
         client() / IPv6ExtHdrHopByHop() / IPv6ExtHdrDestOpt() / OPTIONS / seg(80),
         "drop_truncated",
+    ),
+    Case(
+        "udp that claims to be from the listen itself",
+        client(src=VIP) / UDP(sport=53, dport=53),
+        "drop_martian",
     ),
     Case("hop limit 1", client(hlim=1) / seg(80), "drop_ttl"),
     Case("reply with hop limit 1", server(11, hlim=1) / answer(8080), "drop_ttl", interface="back"),

@@ -14,7 +14,7 @@ from typing import ClassVar
 
 from lbctl.model import Address
 
-ABI = 5
+ABI = 6
 PORTS = 8
 PORT_PLACES = 64
 LISTENS = 2048
@@ -23,8 +23,8 @@ PAGES = 4096
 PAGE_BITS = 11
 PAGE_SLOTS = 1 << PAGE_BITS
 TURNS = 1024
-LISTEN_BUCKETS = 2048
-RETURN_BUCKETS = 8192
+LISTEN_BUCKETS = 4096
+RETURN_BUCKETS = 32768
 WAYS = 4
 PROBES = 4
 FLOW_WAYS = 5
@@ -81,6 +81,7 @@ VERDICTS = (
     "drop_unknown",
     "drop_fenced",
     "drop_all_full",
+    "drop_martian",
 )
 VERDICT_ROOM = 64
 SPARES = 2
@@ -121,6 +122,7 @@ class FlowState(IntEnum):
     RETURN = 7
     FRAGMENT = 8
     CLIENT = 9
+    RETURN_NEW = 10
 
 
 Field = tuple[str, type]

@@ -26,6 +26,7 @@ TIMEOUTS = {
     FlowState.CLOSED: 4,
     FlowState.UDP: 300,
     FlowState.RETURN: 900,
+    FlowState.RETURN_NEW: 8,
     FlowState.FRAGMENT: 12,
     FlowState.CLIENT: 8000,  # each listen says how long: the sweep and the program ask it
 }
@@ -45,7 +46,7 @@ PAGE = 64 * SET  # bytes that are compared at a time
 STALE = 4  # a peer hears of a flow's age once in 2^4 ticks
 _SET = struct.Struct(f"={abi.FLOW_WAYS}Q{abi.FLOW_WAYS}I4x")
 # States that mean nothing to a peer.
-_OWN = {FlowState.EMPTY, FlowState.CLOSED, FlowState.FRAGMENT}
+_OWN = {FlowState.EMPTY, FlowState.CLOSED, FlowState.FRAGMENT, FlowState.RETURN_NEW}
 
 
 def linear_count(busy: int, slots: int) -> int:

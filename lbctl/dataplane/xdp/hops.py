@@ -78,6 +78,8 @@ class NextHops:
         link = self.ports[out]
         neighbour = self._known.get(hop)
         if neighbour is None:
+            if hop not in self._managed:  # a route has changed since it was prepared
+                self._manage(hop)
             raise DataPlaneError(
                 f"{address}: {hop.via} does not answer on {link.name} (ARP)",
                 "it joins as soon as it answers; is it up, and on this link?",

@@ -27,7 +27,8 @@ class Index:
         )
         if way is None:
             raise DataPlaneError(
-                f"index: no place for key {key:#x}: {abi.PROBES * abi.WAYS} ways are taken",
+                f"no place in the index that packets are looked up in: the "
+                f"{abi.PROBES * abi.WAYS} for it are taken",
                 "fewer listens or servers on this gateway",
             )
         way.value = value

@@ -10,6 +10,7 @@ import select
 import struct
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence, Set
+from contextlib import suppress
 from ctypes import sizeof
 from pathlib import Path
 from socket import IPPROTO_UDP
@@ -67,7 +68,7 @@ from lbctl.netlink import TAG, Netlink
 
 KEPT = {FlowState.RETURN: Kept.BACK, FlowState.CLIENT: Kept.CLIENT}
 STATES = {kept: state for state, kept in KEPT.items()}
-NO_FLOWS = {*KEPT, FlowState.FRAGMENT}
+NO_FLOWS = {*KEPT, FlowState.FRAGMENT, FlowState.RETURN_NEW}
 WISHES = 64  # neighbours of clients that are asked for at a time
 
 
@@ -386,9 +387,7 @@ class XdpPlane:
             case RemoveService(frontend):
                 if isinstance(frontend, Listen):
                     self._registry.withdraw(frontend)
-                for endpoint in list(self._registry.members[number]):
-                    self._registry.kill(number, endpoint)
-                    batch.killed = True
+                batch.killed |= self._registry.kill_all(number)
                 batch.dropped = False
                 batch.forget(number)
             case AddServer(frontend, endpoint, destination):
@@ -413,10 +412,22 @@ class XdpPlane:
         if listen in self._registry.listens:
             raise DataPlaneError(f"{op}: File exists")
         self._need_program(op, batch)
-        number = self._registry.add_listen(listen, op.service)
-        self._rings.open(number)
+        try:
+            number = self._registry.add_listen(listen, op.service)
+            self._open_ring(listen, number)
+        except DataPlaneError as error:
+            raise DataPlaneError(f"{op}: {error.message}", error.hint) from None
         batch.settle.add(number)
-        batch.publish.append(listen)
+        batch.publish[number] = listen
+
+    def _open_ring(self, listen: Listen, number: int) -> None:
+        """A listen for which there is no ring is not kept: nothing could follow it."""
+        try:
+            self._rings.open(number)
+        except DataPlaneError:
+            self._registry.withdraw(listen)
+            self._registry.kill_all(number)
+            raise
 
     def _scheduler(self, number: int) -> SchedulerCode:
         return SchedulerCode(self._maps.listens[number].scheduler)
@@ -439,7 +450,10 @@ class XdpPlane:
         if op.endpoint in self._registry.dead[number] and not batch.dropped:
             self._drop_dead()  # its number comes back, the flows that it had do not
             batch.dropped = True
-        self._registry.add_server(number, op.endpoint, op.destination, hop)
+        try:
+            self._registry.add_server(number, op.endpoint, op.destination, hop)
+        except DataPlaneError as error:
+            raise DataPlaneError(f"{op}: {error.message}", error.hint) from None
 
     def _number(self, op: Op) -> int:
         if isinstance(op.frontend, Listen) and op.frontend in self._registry.listens:
@@ -480,13 +494,13 @@ class XdpPlane:
             if number in batch.services:
                 self._change_service(number, batch.services[number])
             self._write_ring(number, dying.get(number, set()))
-        for listen in batch.publish:
+        for number, listen in list(batch.publish.items()):
             try:
                 self._registry.publish(listen)
             except DataPlaneError as error:
-                number = self._registry.withdraw(listen)
-                for endpoint in list(self._registry.members[number]):
-                    self._registry.kill(number, endpoint)
+                self._registry.withdraw(listen)
+                self._registry.kill_all(number)
+                batch.forget(number)
                 batch.refused.append(Refusal(batch.last[listen], error))
         for number, endpoint in batch.dying:
             self._registry.kill(number, endpoint)
@@ -495,10 +509,17 @@ class XdpPlane:
 
     def _settle_all(self) -> None:
         """An earlier process was killed in the middle of a change: make every ring follow
-        its records, and every listen be found. Only what differs is written."""
-        for listen, number in self._registry.listens.items():
-            self._write_ring(number, set())
-            self._registry.publish(listen)
+        its records, and every listen be found. Only what differs is written. A listen for
+        which there is no room goes; that it is missing is found, and told, as ever."""
+        for listen, number in list(self._registry.listens.items()):
+            with suppress(DataPlaneError):
+                self._open_ring(listen, number)
+                self._write_ring(number, set())
+                self._registry.publish(listen)
+                continue
+            if listen in self._registry.listens:
+                self._registry.withdraw(listen)
+                self._registry.kill_all(number)
         self._drop_dead()
         self._maps.meta.unsettled = 0
 
@@ -638,7 +659,7 @@ class _Batch:
         self.refused: list[Refusal] = []
         self.settle: set[int] = set()
         self.services: dict[int, VirtualService] = {}
-        self.publish: list[Listen] = []
+        self.publish: dict[int, Listen] = {}  # by number
         self.last: dict[Frontend, Op] = {}  # what was last done to each
         self.dying: set[tuple[int, Endpoint]] = set()
         self.killed = False
@@ -649,6 +670,7 @@ class _Batch:
         """The listen is gone: nothing of it is left to settle."""
         self.settle.discard(number)
         self.services.pop(number, None)
+        self.publish.pop(number, None)
         self.dying = {(n, endpoint) for n, endpoint in self.dying if n != number}
 
 

@@ -82,7 +82,9 @@ class Registry:
         number = self.gone.pop(listen, None)
         if number is None:
             if not self._free_listens:
-                raise DataPlaneError(f"{listen}: all {abi.LISTENS} listens are in use")
+                raise DataPlaneError(
+                    f"all {abi.LISTENS} listens are in use", "fewer listens on this gateway"
+                )
             number = self._free_listens.pop()
             self.members[number], self.dead[number] = {}, {}
         record = self._maps.listens[number]
@@ -111,8 +113,11 @@ class Registry:
     def publish(self, listen: Listen) -> None:
         """From now on packets find it."""
         number = self.listens[listen]
-        self.listen_index.put(abi.key(listen.address, 0, 0), number)
-        self.listen_index.put(self._listen_key(listen), number)
+        try:
+            self.listen_index.put(abi.key(listen.address, 0, 0), number)
+            self.listen_index.put(self._listen_key(listen), number)
+        except DataPlaneError as error:
+            raise DataPlaneError(f"{listen}: {error.message}", error.hint) from None
 
     def withdraw(self, listen: Listen) -> int:
         """From now on packets do not find it; its number stays until its servers are freed."""
@@ -157,7 +162,9 @@ class Registry:
         fresh = server is None
         if server is None:
             if not self._free_servers:
-                raise DataPlaneError(f"{endpoint}: all {abi.SERVERS - 1} servers are in use")
+                raise DataPlaneError(
+                    f"all {abi.SERVERS - 1} servers are in use", "fewer servers on this gateway"
+                )
             server = self._free_servers.pop()
             self._maps.counters.clear(server)
         record, listen = self._maps.servers[server], self._maps.listens[number]
@@ -173,20 +180,29 @@ class Registry:
         record.l3_delta, record.l4_delta = deltas(listen, endpoint)
         write_hop(record, hop)
         if fresh:
-            self._own_triple(server, record)
+            try:
+                self._own_triple(server, record)
+            except DataPlaneError:
+                clear(record)
+                self._free_servers.append(server)
+                raise
         record.state = ServerState.ALIVE
         self.members[number][endpoint] = server
 
     def _own_triple(self, server: int, record: abi.Server) -> None:
         """The first listen to reach a triple owns its unrecorded replies; the flows of
-        those that come after are recorded."""
-        key = self._triple(record)
-        numbers = self._triples.setdefault(key, [])
+        those that come after are recorded. Nothing is left where there is no room."""
+        key, numbers = self._triple(record), self._triples.get(self._triple(record), [])
+        oldest = numbers[0] if numbers else server
         record.flags = abi.SERVER_RECORD if numbers else 0
-        numbers.append(server)
+        self.return_index.put(key, oldest, abi.WAY_SHARED if numbers else 0)
+        try:
+            self.return_index.put(self._address_key(record), oldest)
+        except DataPlaneError:  # nobody else is at this address, so the triple is new, too
+            self.return_index.remove(key)
+            raise
+        self._triples[key] = [*numbers, server]
         self._addresses[tuple(record.addr.w)] += 1
-        self.return_index.put(key, numbers[0], abi.WAY_SHARED if len(numbers) > 1 else 0)
-        self.return_index.put(self._address_key(record), numbers[0])
 
     def shares(self, number: int, endpoint: Endpoint) -> bool:
         """Would a server of this listen share its triple with another listen's?"""
@@ -202,6 +218,13 @@ class Registry:
         record = self._maps.servers[server]
         record.mtu = 0  # no packet is short enough for it
         record.state = ServerState.DEAD
+
+    def kill_all(self, number: int) -> bool:
+        """All of a listen; whether there were any."""
+        endpoints = list(self.members[number])
+        for endpoint in endpoints:
+            self.kill(number, endpoint)
+        return bool(endpoints)
 
     def free_server(self, number: int, endpoint: Endpoint, past: Counters) -> None:
         """Its number may be used again. past: what it had counted stays with the listen."""
