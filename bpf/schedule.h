@@ -414,18 +414,17 @@ static inline int lb_record_return(const struct lb_ctx *c, const struct lb_serve
 	int tcp = c->packet.proto == IPPROTO_TCP, syn = lb_is_syn(c);
 	struct lb_place place;
 	__u64 hash, word;
-	int ours, embryonic;
 
 	hash = lb_return_hash(c, c->source, c->packet.l4->source, c->packet.proto, server, v6);
 	lb_flow_find(c->gw, hash, tick, &place);
-	ours = place.way && lb_way_server(place.word) == index;
-	embryonic = place.way && lb_way_state(place.word) == LB_FLOW_RETURN_NEW;
 	if (tcp && !syn) {
-		if (ours && embryonic && seq == place.isn + 1)
+		if (place.way && lb_way_state(place.word) == LB_FLOW_RETURN_NEW &&
+		    lb_way_server(place.word) == index && seq == place.isn + 1)
 			lb_flow_touch(&place, LB_FLOW_RETURN, tick);
 		return 1;
 	}
-	if (ours && (!embryonic || seq == place.isn)) {
+	if (place.way && lb_way_server(place.word) == index &&
+	    (lb_way_state(place.word) != LB_FLOW_RETURN_NEW || seq == place.isn)) {
 		lb_flow_touch(&place, lb_way_state(place.word), tick);
 		return 1;
 	}

@@ -243,6 +243,7 @@ def describe(context: Context, name: str) -> None:
         ("check", row["check"]),
         ("persistence", answer["persistence"]),
         ("drain timeout", ago(answer["drain_timeout"])),
+        ("drain quiet", ago(answer["drain_quiet"])),
         ("last resort", answer["last_resort"]),
         ("VIP", answer["vip"]),
         *(("refused", problem) for problem in row["problems"]),

@@ -91,13 +91,15 @@ def wait_until_empty(context: Context, target: str, timeout: float | None) -> No
     it had still."""
     end = None if timeout is None else time.monotonic() + timeout
     before: dict[str, int] = {}
+    estimated = False  # of some server the last number that was not zero was one
     with _shown(target, context.json) as show:
         while True:
             mine = _rows(context.client, target, before)
             _mind_lifted(mine)
             _mind_given_up(mine, before)
             left, unknown = _remaining(mine)
-            show(left, unknown)
+            estimated |= any(row["connections_from"] == "estimate" for row in mine)
+            show(_words(left, unknown, estimated), left, unknown)
             if left == 0 and not unknown:
                 return
             if end is not None and time.monotonic() >= end:
@@ -158,14 +160,14 @@ def _too_late(target: str, left: int, unknown: list[str], timeout: float | None)
     return TimedOut(f"{target}: after {timeout:g} s {what}; it goes on draining")
 
 
-Show = Callable[[int, list[str]], None]
+Show = Callable[[str, int, list[str]], None]  # words, and what a bar is drawn from
 
 
 @contextmanager
 def _shown(target: str, as_json: bool) -> Iterator[Show]:
     """A bar for whoever watches, a line per change for a log, nothing for a program."""
     if as_json:
-        yield lambda left, unknown: None
+        yield lambda words, left, unknown: None
     elif sys.stderr.isatty():
         with _bar(target) as show:
             yield show
@@ -176,8 +178,7 @@ def _shown(target: str, as_json: bool) -> Iterator[Show]:
 def _lines(target: str) -> Show:
     last: list[str] = []
 
-    def show(left: int, unknown: list[str]) -> None:
-        text = _words(left, unknown)
+    def show(text: str, left: int, unknown: list[str]) -> None:
         if text not in last[-1:]:
             last.append(text)
             click.echo(f"{target}: {text}", err=True)
@@ -195,18 +196,21 @@ def _bar(target: str) -> Iterator[Show]:
         task = progress.add_task(target, total=None)
         most = 0
 
-        def show(left: int, unknown: list[str]) -> None:
+        def show(words: str, left: int, unknown: list[str]) -> None:
             nonlocal most
             most = max(most, left)
-            text = f"{target}: {_words(left, unknown)}"
+            text = f"{target}: {words}"
             total = None if unknown else max(most, 1)
             progress.update(task, description=text, total=total, completed=max(most, 1) - left)
 
         yield show
 
 
-def _words(left: int, unknown: list[str]) -> str:
+def _words(left: int, unknown: list[str], estimated: bool) -> str:
     if unknown:
         waits = ", ".join(unknown)
         return f"{left} connections known; waits for the drain timeout of {waits}"
+    if estimated:  # nobody remembers these flows: only their silence says that they are over
+        few = f"about {left} connections remain (an estimate); waits for silence (drain.quiet)"
+        return few if left else "no packet of an old connection came for drain.quiet"
     return f"{left} connections remain" if left else "no connection is left"

@@ -56,9 +56,9 @@ class KeptPlane(FakePlane):
 
     def stats(self) -> Stats:
         file = self._directory / "active.json"
-        numbers: dict[str, int] = json.loads(file.read_text()) if file.exists() else {}
+        told: dict[str, int | list[float]] = json.loads(file.read_text()) if file.exists() else {}
         active = {
-            (frontend, endpoint): Active(numbers.get(str(endpoint), 0), "records")
+            (frontend, endpoint): _active(told.get(str(endpoint), 0))
             for frontend, service in self.observe().services.items()
             for endpoint in service.destinations
         }
@@ -106,3 +106,11 @@ def _put(file: Path, value: object) -> None:
     fresh = file.with_suffix(".new")
     fresh.write_bytes(pickle.dumps(value))
     fresh.replace(file)
+
+
+def _active(told: int | list[float]) -> Active:
+    """As a file has it: a number of records; or an estimate, and seconds of silence."""
+    if isinstance(told, int):
+        return Active(told, "records")
+    number, silent = told
+    return Active(round(number), "estimate", silent=silent)

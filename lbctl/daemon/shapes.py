@@ -158,6 +158,7 @@ class ServiceDescription(msgspec.Struct, frozen=True):
     service: ServiceView
     servers: tuple[ServerView, ...]
     drain_timeout: float
+    drain_quiet: float
     last_resort: str
     vip: str
     persistence: str

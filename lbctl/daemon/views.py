@@ -79,6 +79,7 @@ class Show:
             service=self.service(name),
             servers=tuple(self.servers(name)),
             drain_timeout=service.drain.timeout,
+            drain_quiet=service.drain.quiet,
             last_resort=str(service.last_resort),
             vip=str(service.vip),
             persistence=f"{kept.timeout} s per /{kept.prefix}" if kept else "none",

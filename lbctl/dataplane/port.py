@@ -126,13 +126,22 @@ class Active:
     """Connections now open through one server.
 
     source says where the number comes from: "records" (the data path remembers each
-    flow), "agent" or "estimate"; `None` where nobody can know.
+    flow), "agent" or "estimate"; `None` where nobody can know. silent: seconds since the last
+    packet of a flow that nobody remembers; None where there is none such.
     """
 
     established: int | None
     source: str
     embryonic: int = 0
     closing: int = 0
+    silent: float | None = None
+
+    def after(self, quiet: float) -> int | None:
+        """Those in full swing, if who has sent nothing for `quiet` seconds is taken to be gone:
+        until then, there is one at least."""
+        if self.established is None or self.silent is None or self.silent > quiet:
+            return self.established
+        return max(1, self.established)
 
 
 @dataclass(frozen=True)

@@ -49,8 +49,9 @@ def totals(
     service: Service, decisions: Iterable[Decision], stats: Stats
 ) -> list[tuple[Decision, Total]]:
     """Each server of `service` with its sums over all listens."""
+    quiet = service.drain.quiet
     return [
-        (one, total([(f, one.server.endpoint(f)) for f in service.listens], stats))
+        (one, total([(f, one.server.endpoint(f)) for f in service.listens], stats, quiet))
         for one in decisions
     ]
 
@@ -61,10 +62,11 @@ def service_total(service: Service, servers: Iterable[Total], stats: Stats) -> T
     return whole((*servers, *map(Total, past)))
 
 
-def total(places: Iterable[tuple[Frontend, Endpoint]], stats: Stats) -> Total:
-    """The sums over `places`."""
+def total(places: Iterable[tuple[Frontend, Endpoint]], stats: Stats, quiet: float) -> Total:
+    """The sums over `places`. quiet: as in `Active.after`."""
     return whole(
-        _with_active(stats.servers.get(place, NOTHING), stats.active.get(place)) for place in places
+        _with_active(stats.servers.get(place, NOTHING), stats.active.get(place), quiet)
+        for place in places
     )
 
 
@@ -75,7 +77,7 @@ def whole(parts: Iterable[Total]) -> Total:
     return Total() if result is None else result
 
 
-def _with_active(counters: Counters, active: Active | None) -> Total:
+def _with_active(counters: Counters, active: Active | None, quiet: float) -> Total:
     if active is None:
         return Total(counters)
-    return Total(counters, active.established, active.embryonic, active.closing, active.source)
+    return Total(counters, active.after(quiet), active.embryonic, active.closing, active.source)

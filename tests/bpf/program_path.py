@@ -7,12 +7,17 @@ from lbctl.dataplane.faketraffic import FakeRoom
 from lbctl.dataplane.xdp import abi, bpf
 from lbctl.dataplane.xdp.abi import FlowState
 from lbctl.model import Listen, Table
-from tests.bpf.gateway import CLIENT, CLIENT_MAC, FRONT_MAC, XDP_REDIRECT, PacketGateway
+from tests.bpf.gateway import CLIENT_MAC, FRONT_MAC, XDP_REDIRECT, PacketGateway
 from tests.histories.history import Kind, Tally, histories
 from tests.histories.stand import PLACES, FakePath, Packet, Stand, frame
 
 NAMES = {socket.inet_aton(str(e.address)): name for name, e in PLACES.items()}
 ETHERNET = bytes.fromhex((FRONT_MAC + CLIENT_MAC).replace(":", "")) + b"\x08\x00"
+
+
+def client_of(port: int) -> str:
+    """The one of two hundred clients that uses this port."""
+    return f"198.18.0.{port % 200 + 1}"
 
 
 class ProgramPath:
@@ -43,18 +48,26 @@ class ProgramPath:
     def place(self, port: int) -> tuple[int, int]:
         """The slot and the flow set of a client's port."""
         if port not in self._places:
-            client = int.from_bytes(socket.inet_aton(CLIENT), "little")
+            client = int.from_bytes(socket.inet_aton(client_of(port)), "little")
             addresses = client << 32 | abi.word4(self.listen.address)
             ports = abi.port(self.listen.port) << 16 | abi.port(port)
             proto = 17 if self.listen.proto == "udp" else 6
             hash_ = abi.flow_hash(self.values.key, addresses, ports, proto)
             sets = self.values.flow_mask
+            if self._by_client:
+                alone = abi.flow_hash(self.values.key, addresses, 0, 0)
+                hash_ = alone >> 48 << 48 | hash_ & (1 << 48) - 1
             self._places[port] = hash_ >> 64 - abi.PAGE_BITS, abi.mix(hash_) & sets
         return self._places[port]
 
+    @property
+    def _by_client(self) -> bool:
+        number = self.plane._registry.listens[self.listen]
+        return bool(self.plane._maps.listens[number].flags & abi.LISTEN_SOURCE)
+
     def send(self, packet: Packet) -> str | None:
         with bpf.opened(self.gateway.pins / "lb") as program:
-            data = frame(ETHERNET, CLIENT, self.listen, packet)
+            data = frame(ETHERNET, client_of(packet.port), self.listen, packet)
             run = bpf.run_program(program, data, ifindex=self.gateway.ifindex["front"])
         return NAMES[run.data[30:34]] if run.action == XDP_REDIRECT else None
 

@@ -10,7 +10,7 @@ from lbctl.model import Gateway
 from tests.bpf.gateway import PacketGateway
 from tests.bpf.program_path import run, stand
 from tests.histories.history import TROUBLES, Kind, Trouble
-from tests.histories.stand import ACK, PLACES, TCP_LISTEN, UDP_LISTEN, Packet
+from tests.histories.stand import ACK, PLACES, SYN, TCP_LISTEN, UDP_LISTEN, Packet
 
 pytestmark = pytest.mark.kernel
 
@@ -26,6 +26,7 @@ def cramped(shared_pins: Path) -> Iterator[PacketGateway]:
 KINDS = {
     **{f"mh, {name}": Kind(("mh",), trouble) for name, trouble in TROUBLES.items()},
     **{f"rr, {name}": Kind(("rr",), trouble) for name, trouble in TROUBLES.items()},
+    **{f"sh, {name}": Kind(("sh",), trouble) for name, trouble in TROUBLES.items()},
     "mh and rr": Kind(("mh", "rr")),
     "mh and rr, flood and forged": Kind(("mh", "rr"), TROUBLES["flood and forged"]),
 }
@@ -62,7 +63,7 @@ def test_a_draining_server_is_counted_by_its_slots(cramped: PacketGateway) -> No
         one.sweep()
         number = cramped.plane.stats().active[TCP_LISTEN, PLACES["s11"]]
         assert number.source == "estimate"
-        return number.established or 0
+        return number.after(quiet=60.0) or 0
 
     one.pass_time(100)
     assert active() == 0
@@ -73,3 +74,26 @@ def test_a_draining_server_is_counted_by_its_slots(cramped: PacketGateway) -> No
     assert active() == 1  # quiet, but not for long enough
     one.pass_time(10)
     assert active() == 0
+
+
+def test_a_draining_server_of_rr_is_counted_by_its_records(cramped: PacketGateway) -> None:
+    one = stand(cramped, TCP_LISTEN)
+    one.change({"s11": 1, "s12": 1}, "rr")
+    ports = range(20000, 20010)
+    first = {port: one.packet(Packet(port, SYN, 1)) for port in ports}
+    assert {port: one.packet(Packet(port, ACK, 2)) for port in ports} == first
+    one.change({"s11": 0, "s12": 1})
+
+    def active() -> tuple[int | None, str]:
+        one.sweep()
+        found = cramped.plane.stats().active[TCP_LISTEN, PLACES["s11"]]
+        return found.after(quiet=60.0), found.source
+
+    assert active() == (5, "records")
+    one.pass_time(200)
+    stays = next(port for port, server in first.items() if server == "s11")
+    assert one.packet(Packet(stays, ACK, 3)) == "s11"
+    one.pass_time(100)
+    assert active() == (1, "records")
+    one.pass_time(200)
+    assert active() == (0, "records")

@@ -31,6 +31,7 @@ ABILITIES = frozenset(
         *("tcp", "udp", "sctp", "ipv6", "fwmark"),
         *("nat", "fullnat", "dr", "tun"),
         *("persistence", "oneshot", "max_connections"),
+        "rehash",  # a listen with servers may change from sh, or to it
     }
 )
 

@@ -82,7 +82,7 @@ class History:
                 self.packet(self.ports.pop(), SYN, self.random.getrandbits(32))
             if self.live and self.random.random() < self.trouble.forge:
                 # Who remembers flows takes a RST for a flow's end.
-                forged = RST if self.random.random() < 0.3 and self.stand.scheduler == "mh" else SYN
+                forged = RST if self.random.random() < 0.3 and self.stand.scheduler != "rr" else SYN
                 self.packet(self.pick(), forged, self.random.getrandbits(32))
             act()
         return self.tally

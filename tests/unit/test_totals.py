@@ -1,10 +1,13 @@
 """Counters by name: several listens, servers that are gone, numbers that nobody knows."""
 
+from dataclasses import replace
 from ipaddress import ip_address
+
+import pytest
 
 from lbctl.dataplane.port import Active, Counters, Stats
 from lbctl.desired import Decision, Rule
-from lbctl.model import Endpoint, Listen, Server, ServerName, Service
+from lbctl.model import Drain, Endpoint, Listen, Server, ServerName, Service
 from lbctl.stats.totals import service_total, totals
 
 HTTP, HTTPS = Listen.parse("192.0.2.10:80/tcp"), Listen.parse("192.0.2.10:443/tcp")
@@ -33,6 +36,14 @@ def test_what_nobody_can_know_is_not_zero() -> None:
     [(_, sums)] = totals(SERVICE, DECISIONS, stats)
     assert sums.established is None
     assert sums.open is None
+
+
+@pytest.mark.parametrize(("silent", "left"), [(0.0, 1), (59.0, 1), (60.0, 1), (61.0, 0), (None, 0)])
+def test_who_has_been_silent_for_less_than_quiet_is_there(silent: float | None, left: int) -> None:
+    service = replace(SERVICE, drain=Drain(quiet=60.0))
+    stats = Stats(active={(HTTP, PLACES[HTTP]): Active(0, "estimate", silent=silent)})
+    [(_, sums)] = totals(service, DECISIONS, stats)
+    assert (sums.open, sums.source) == (left, "estimate")
 
 
 def test_a_services_totals_do_not_fall_when_a_server_goes() -> None:

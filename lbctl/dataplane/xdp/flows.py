@@ -38,7 +38,6 @@ OPEN = (
     FlowState.UDP,
 )
 CLOCK_MONOTONIC_COARSE = 6  # of linux/time.h
-QUIET = 60.0  # seconds without a packet after which nobody is taken to be there
 TICK = 4.0  # seconds, about: the age field counts these
 
 SET = ctypes.sizeof(abi.FlowSet)
@@ -166,16 +165,16 @@ class FlowCache:
         count = self._maps.flow_counts[server].in_state
         return sum(count[state] for state in OPEN)
 
-    def estimate(self, server: int, tick: int) -> Active:
+    def estimate(self, server: int, tick: int, seconds: float) -> Active:
         """Of a server that drains and whose flows nobody remembers, as the last sweep found
-        it: linear counting over its slots (Whang et al., 1990), and at least one until no
-        packet came for QUIET. Flows that do have records are counted."""
+        it: linear counting over its slots (Whang et al., 1990). Flows that do have records are
+        counted. tick: now, each of so many seconds."""
         count = self._maps.flow_counts[server]
         recorded = count.in_state[FlowState.ESTABLISHED] + count.in_state[FlowState.UDP]
         unrecorded = linear_count(count.busy_slots, count.old_slots)
-        if count.old_slots and tick - count.last_old <= QUIET / TICK:
-            unrecorded = max(1, unrecorded)
-        return Active(recorded + unrecorded, "estimate", count.in_state[FlowState.EMBRYONIC])
+        silent = max(0, tick - count.last_old) * seconds if count.old_slots else None
+        embryonic = count.in_state[FlowState.EMBRYONIC]
+        return Active(recorded + unrecorded, "estimate", embryonic, silent=silent)
 
     def find(self, hash_: int, tick: int, timeouts: Sequence[int]) -> Way | None:
         """The way of a flow, as the program finds it (flows.h, lb_flow_find)."""

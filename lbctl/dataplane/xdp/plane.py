@@ -49,7 +49,13 @@ from lbctl.dataplane.xdp.registry import Registry, read_hop, write_hop
 from lbctl.dataplane.xdp.rings import Rings
 from lbctl.dataplane.xdp.shape import Feature, Shape, features_of, limits_of
 from lbctl.dataplane.xdp.sharing import Sharing
-from lbctl.dataplane.xdp.support import BY_LOAD, check_destination, check_service, remembers
+from lbctl.dataplane.xdp.support import (
+    BY_LOAD,
+    check_destination,
+    check_same_hash,
+    check_service,
+    remembers,
+)
 from lbctl.dataplane.xdp.trace import Tracer
 from lbctl.dataplane.xdp.wanted import Wishes
 from lbctl.errors import DataPlaneError
@@ -381,6 +387,7 @@ class XdpPlane:
         match op:
             case SetService(frontend, service):
                 check_service(frontend, service)
+                self._need_same_hash(op, number)
                 self._need_program(op, batch)
                 batch.services[number] = service
                 batch.settle.add(number)
@@ -474,6 +481,15 @@ class XdpPlane:
         needed = Shape(frozenset(limits_of(op.destination.max_connections)))
         if (error := batch.no_program) is not None and not self._program.covers(needed):
             raise DataPlaneError(f"{op}: {error.message}", error.hint)
+
+    def _need_same_hash(self, op: SetService, number: int) -> None:
+        """A listen without servers has no flows, one without a memory of any (oneshot) none
+        that could move."""
+        record = self._maps.listens[number]
+        oneshot = op.service.oneshot and record.flags & abi.LISTEN_ONESHOT
+        if self._registry.members[number] and not oneshot:
+            before = self._scheduler(number).name.lower()
+            check_same_hash(op.frontend, before, op.service.scheduler.name)
 
     def _need_program(self, op: AddService | SetService, batch: "_Batch") -> None:
         """Refuse what the program that runs, for want of a better one, cannot do."""
@@ -643,7 +659,7 @@ class XdpPlane:
         if self._maps.listens[self._registry.listens[listen]].flags & abi.LISTEN_MEMORY:
             return self._flows.active(server)
         if self._maps.servers[server].weight == 0:
-            return self._flows.estimate(server, self._tick())
+            return self._flows.estimate(server, self._tick(), self._clock.tick)
         return Active(None, "nobody")
 
     def _tick(self) -> int:

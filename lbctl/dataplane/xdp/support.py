@@ -58,6 +58,18 @@ def check_persistence(frontend: Listen, persistence: Persistence) -> None:
         )
 
 
+def check_same_hash(frontend: Frontend, before: str, after: str) -> None:
+    """Raises Unsupported: `sh` finds slots by the client's address, all others by the whole
+    flow, so each flow would be looked for in another slot, and in another place of the cache."""
+    if before != after and "sh" in (before, after):
+        raise Unsupported(
+            f"{frontend}: scheduler {before} to {after}: nearly every connection would change its "
+            "server, because sh hashes the client alone and the others the whole connection",
+            f"a listen of its own for {after}; or take {frontend} out and put it back, which cuts "
+            "its connections",
+        )
+
+
 def check_destination(frontend: Frontend, destination: Destination, scheduler: str) -> None:
     """Raises Unsupported."""
     mode = destination.forwarding.mode

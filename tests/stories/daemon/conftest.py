@@ -158,8 +158,8 @@ class Daemon:
         """The data path refuses operations whose text holds one of these."""
         (self.home / "kernel" / "refuse").write_text("\n".join(texts))
 
-    def active(self, **connections: int) -> None:
-        """Open connections, by server."""
+    def active(self, **connections: int | list[float]) -> None:
+        """Open connections, by server; or an estimate of them, and seconds of silence."""
         numbers = {f"127.0.0.1:{self.servers[n].port}": c for n, c in connections.items()}
         fresh = self.home / "active.new"
         fresh.write_text(json.dumps(numbers))

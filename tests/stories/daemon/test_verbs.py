@@ -425,6 +425,22 @@ def test_drain_waits_until_no_connection_is_left(daemon: Daemon) -> None:
         assert waiting.wait(timeout=20) == 0
 
 
+def test_where_nobody_counts_drain_waits_for_silence_and_says_so(daemon: Daemon) -> None:
+    daemon.active(app1=[7, 0.0])
+    command = [*daemon.lbctl, "drain", "web/app1", "--wait"]
+    waits = b" connections remain (an estimate); waits for silence (drain.quiet)\n"
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as waiting:
+        assert waiting.stderr is not None
+        assert waiting.stderr.readline() == b"web/app1: about 7" + waits
+        daemon.active(app1=[0, 59.0])
+        assert waiting.stderr.readline() == b"web/app1: about 1" + waits
+        assert waiting.poll() is None
+        daemon.active(app1=[0, 61.0])
+        silent = b"web/app1: no packet of an old connection came for drain.quiet\n"
+        assert waiting.stderr.readline() == silent
+        assert waiting.wait(timeout=20) == 0
+
+
 def test_drain_gives_up_waiting_with_8_and_goes_on_draining(daemon: Daemon) -> None:
     daemon.active(app1=3)
     waited = daemon.run("drain", "web/app1", "--wait", "--timeout", "0.6")
