@@ -16,7 +16,7 @@ Row = dict[str, Any]
 
 def row(name: str, connections: int | None, **other: object) -> Row:
     """A server that is draining."""
-    usual = {"admin": "drain", "rule": "admin", "weight": 0}
+    usual = {"connections_from": "records", "admin": "drain", "rule": "admin", "weight": 0}
     return {"name": f"web/{name}", "connections": connections, **usual, **other}
 
 
