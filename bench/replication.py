@@ -43,6 +43,7 @@ SECONDS = 20.0
 BEAT = 0.02  # seconds between two bursts of writes
 ASKED = 6.0  # seconds of questions, for each kind of peer
 SLOWER = 1.2  # times: what a bad peer may make of an answer's time (its 20th percentile)
+LATER = 1.5  # times: and of its p99
 SAMPLE = 100  # every so many flows one is watched
 
 
@@ -161,6 +162,8 @@ def bad_peers(report: Report, pair: Pair, active: Cache, tick: int) -> None:
     for kind, times in asked.items():
         ratio = quantiles(times, n=5)[0] / quantiles(usual, n=5)[0]
         report.target(f"answers, peer {kind} / in sync", ratio, "x", "<=", SLOWER)
+        late = quantiles(times, n=100)[98] / quantiles(usual, n=100)[98]
+        report.target(f"answers, p99, peer {kind} / in sync", late, "x", "<=", LATER)
 
 
 def ask(pair: Pair, active: Cache, tick: int) -> list[float]:
