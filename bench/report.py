@@ -208,10 +208,15 @@ def write_parts(
 
 
 def merged(name: str, parts: Mapping[str, Mapping[str, Any]]) -> dict[str, object]:
-    """One report of all parts that there are, whenever each was run."""
+    """One report of all parts that there are, whenever each was run: begun with the first,
+    ended with the last, whose machine it names."""
+    in_time = sorted(parts.values(), key=lambda part: str(part["started"]))
+    first, last = in_time[0], in_time[-1]
+    load = {"before": first["load"]["before"], "after": last["load"]["after"]}
     kinds = ("cases", "targets", "ahead")
     whole = {kind: [one for part in parts.values() for one in part[kind]] for kind in kinds}
-    return {"name": name, **whole, "parts": dict(parts)}
+    head = {"name": name, "started": first["started"], "machine": last["machine"], "load": load}
+    return {**head, **whole, "parts": dict(parts)}
 
 
 def _target(name: str, value: float, unit: str, op: str, limit: float) -> Target:

@@ -192,7 +192,9 @@ def overrides(context: Context) -> None:
 
 
 @get.command()
-@click.option("-n", "--last", default=20, show_default=True, help="How many.")
+@click.option(
+    "-n", "--last", type=click.IntRange(min=1), default=20, show_default=True, help="How many."
+)
 @json_option
 @pass_context
 def events(context: Context, last: int) -> None:
@@ -229,6 +231,8 @@ def config(context: Context, source: bool) -> None:
 @pass_context
 def describe(context: Context, name: str) -> None:
     """All about SERVICE or SERVICE/SERVER."""
+    if not name:
+        raise click.UsageError("'' is not SERVICE or SERVICE/SERVER")
     if "/" in name:
         return _describe_server(context, name)
     answer = context.client.get("services", name)
@@ -254,7 +258,7 @@ def describe(context: Context, name: str) -> None:
 
 
 def _describe_server(context: Context, name: str) -> None:
-    answer = context.client.get("servers", *name.split("/", 1), "why")
+    answer = context.client.get("servers", *_split(name), "why")
     if context.json:
         return show_json(answer)
     row = answer["server"]
@@ -264,7 +268,7 @@ def _describe_server(context: Context, name: str) -> None:
         ("server", row["name"]),
         ("address", row["address"]),
         ("state", f"{row['state']}: {row['because']}"),
-        ("administrative", row["admin"]),
+        ("administrative", row["admin"] + _end_of(row)),
         ("health", row["health"] + (f" ({row['evidence']})" if row["evidence"] else "")),
         ("weight", f"{_weight(row)} in the data path, {row['configured']} configured"),
         ("connections", "nobody can know" if open_now is None else f"{open_now}{source}"),
@@ -283,7 +287,8 @@ def why(context: Context, server: str) -> None:
     if context.json:
         return show_json(answer)
     row = answer["server"]
-    click.echo(f"{row['name']} ({row['address']}): {row['state']}, weight {_weight(row)}")
+    stands = f"{row['state']}, weight {_weight(row)}{_end_of(row)}"
+    click.echo(f"{row['name']} ({row['address']}): {stands}")
     for step in answer["reasons"]:
         mark = "=>" if step["decided"] else "  "
         click.echo(f" {mark} {step['step']}: {step['says']}")
@@ -327,7 +332,7 @@ def server_table(rows: Sequence[dict[str, Any]]) -> str:
             _weight(row),
             row["health"],
             row["connections"],
-            _problem(row, row["because"]),
+            _problem(row, row["because"] + _end_of(row)),
         )
         for row in rows
     ]
@@ -361,6 +366,12 @@ def _weight(row: dict[str, Any]) -> str:
 
 def _problem(row: dict[str, Any], otherwise: str) -> str:
     return f"REFUSED: {row['problems'][0]}" if row["problems"] else otherwise
+
+
+def _end_of(row: dict[str, Any]) -> str:
+    """When what a person ordered of a server ends by itself."""
+    until = row["admin_until"]
+    return f"; {row['admin']} ends in {ago(until - time.time())}" if until is not None else ""
 
 
 def _counts(counts: dict[str, int]) -> str:

@@ -107,16 +107,20 @@ class Client:
         if isinstance(error, TimeoutError):
             return Unreachable(f"{self._path}: the daemon did not answer in {TIMEOUT:g} s")
         missing = isinstance(error, FileNotFoundError | ConnectionRefusedError)
-        cause = "no daemon runs here" if missing else str(error) or type(error).__name__
+        if not missing:
+            cause = str(error) or type(error).__name__
+            return Unreachable(f"{self._path}: {cause}", "--socket, or LBCTL_SOCKET, names another")
         start = "lbctl daemon --config /etc/lbctl/lbctl.yaml"
         if self._path != DEFAULT_SOCKET:
             start += f" --socket {self._path}"
-        return Unreachable(f"{self._path}: {cause}", f"`{start}` starts it")
+        return Unreachable(f"{self._path}: no daemon runs here", f"`{start}` starts it")
 
 
 def _target(parts: tuple[str, ...], query: dict[str, str]) -> str:
-    path = "/v1/" + "/".join(quote(part, safe="") for part in parts)
-    return f"{path}?{urlencode(query)}" if query else path
+    # What the shell gave that is no UTF-8 is passed on, byte for byte, for the daemon to refuse.
+    odd = "surrogateescape"
+    path = "/v1/" + "/".join(quote(part, safe="", errors=odd) for part in parts)
+    return f"{path}?{urlencode(query, errors=odd)}" if query else path
 
 
 def _parse(body: bytes) -> Json:

@@ -10,6 +10,7 @@ from lbctl.cli.client import DEFAULT_SOCKET
 @click.command()
 @click.option(
     "--config",
+    envvar="LBCTL_CONFIG",
     type=click.Path(path_type=Path),
     default=Path("/etc/lbctl/lbctl.yaml"),
     show_default=True,
@@ -23,6 +24,7 @@ from lbctl.cli.client import DEFAULT_SOCKET
 )
 @click.option(
     "--state",
+    envvar="LBCTL_STATE",
     type=click.Path(path_type=Path),
     default=Path("/var/lib/lbctl"),
     show_default=True,
@@ -30,6 +32,7 @@ from lbctl.cli.client import DEFAULT_SOCKET
 )
 @click.option(
     "--pins",
+    envvar="LBCTL_PINS",
     type=click.Path(path_type=Path),
     default=Path("/sys/fs/bpf/lbctl"),
     show_default=True,
@@ -62,6 +65,8 @@ def daemon(
 
     The data path stays up when the daemon ends, however it ends.
     """
+    if datapath and datapath.partition(":")[0] != "fake":
+        raise click.UsageError(f"--datapath {datapath}: only fake; the file names every other")
     from lbctl.daemon.run import Options, run
 
     given = ctx.parent.params["socket"] if ctx.parent is not None else DEFAULT_SOCKET

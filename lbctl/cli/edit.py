@@ -31,7 +31,7 @@ def add_server(
 @click.option("--listen", multiple=True, required=True, help="ADDRESS:PORT/PROTO; may repeat.")
 @click.option("--server", multiple=True, metavar="NAME=ADDRESS[:PORT]", help="May repeat.")
 @click.option("--scheduler", help="rr, wrr, mh, ...")
-@click.option("--check", help="tcp, http or none.")
+@click.option("--check", help="A type with its defaults: tcp, http, icmp, ...; or none.")
 @change_options
 @pass_context
 def add_service(
@@ -74,7 +74,7 @@ def set_(context: Context, name: str, fields: tuple[str, ...], change: Change) -
 
 @click.group("del")
 def del_() -> None:
-    """Remove something, live; its flows finish first."""
+    """Remove something, live."""
 
 
 @del_.command("server")
@@ -92,7 +92,7 @@ def del_server(context: Context, name: str, change: Change) -> None:
 @change_options
 @pass_context
 def del_service(context: Context, name: str, change: Change) -> None:
-    """Remove a service, at once."""
+    """Remove a service, at once; one that serves only with --force."""
     _override(context, path_of(name), None, "present", f"{name}: removed", change)
 
 

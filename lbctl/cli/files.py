@@ -10,6 +10,7 @@ import click
 from lbctl.cli.client import Client
 from lbctl.cli.output import show_json
 from lbctl.cli.shared import (
+    SECONDS,
     Context,
     TimedOut,
     json_option,
@@ -71,7 +72,7 @@ def validate(
 @click.option(
     "--wait", is_flag=True, help="Until every server has a verdict and nothing is refused."
 )
-@click.option("--timeout", default=60.0, show_default=True, help="Seconds to wait.")
+@click.option("--timeout", type=SECONDS, default=60.0, show_default=True, help="Seconds to wait.")
 @click.option("--pair", is_flag=True, help="On both gateways of a pair, or on neither.")
 @json_option
 @pass_context

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from lbctl.lab.lab import Lab
 
 
+DEFAULT = "lab"
 dry_run_option = click.option(
     "--dry-run", is_flag=True, help="Show what would happen; change nothing."
 )
@@ -19,7 +20,7 @@ dry_run_option = click.option(
 
 @click.group()
 @click.option(
-    "--name", envvar="LBCTL_LAB", default="lab", show_default=True, help="Which lab (LBCTL_LAB)."
+    "--name", envvar="LBCTL_LAB", default=DEFAULT, show_default=True, help="Which lab (LBCTL_LAB)."
 )
 @click.pass_context
 def lab(context: click.Context, name: str) -> None:
@@ -40,14 +41,21 @@ def _name() -> str:
 @json_option
 @pass_context
 def up(context: Context, servers: int, gateways: int, ipv6: bool, dry_run: bool) -> None:
-    """Make the lab and start its web servers."""
+    """Make the lab and start its web servers. Each gateway gets a file for them, and
+    `lbctl daemon` there runs it."""
+    from lbctl.lab.file import gateway_file
     from lbctl.lab.lab import Lab
     from lbctl.lab.topology import standard
 
     made = Lab(standard(servers, gateways, ipv6), _name())
     if not dry_run:
         made.up()
+        for gateway in made.gateways:
+            gateway.config(gateway_file(made.topology))
     _show(made, context.json)
+    if not context.json:
+        words = "lbctl lab" if made.name == DEFAULT else f"lbctl lab --name {made.name}"
+        click.echo(f"its load balancer: {words} exec {made.gateway.name} lbctl daemon")
 
 
 @lab.command()
@@ -85,7 +93,8 @@ def status(context: Context) -> None:
 def exec_(host: str, command: tuple[str, ...]) -> NoReturn:
     """Run COMMAND on HOST; its exit code is ours.
 
-    On a gateway `lbctl` finds that gateway's daemon: lbctl lab exec lb1 lbctl get services
+    On a gateway `lbctl` finds that gateway's own file, daemon, state and pins:
+    lbctl lab exec lb1 lbctl daemon, and then lbctl lab exec lb1 lbctl get services
     """
     from lbctl.lab.lab import Lab
 

@@ -1,5 +1,6 @@
 """`lbctl`: the verbs, each imported when it is called."""
 
+import io
 import sys
 from importlib import import_module
 
@@ -89,6 +90,9 @@ def lbctl(ctx: click.Context, socket: str) -> None:
 
 def main() -> None:
     """Run a verb; end with its exit code."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A file's name may be no text; it is shown all the same.
+        sys.stdout.reconfigure(errors="backslashreplace")
     as_json = any(argument in ("-j", "--json") for argument in sys.argv[1:])
     try:
         # It returns what `--help` and the like end with; a verb returns nothing.

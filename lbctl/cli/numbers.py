@@ -8,14 +8,20 @@ import click
 
 from lbctl.cli.ask import event_line
 from lbctl.cli.output import number, show_json, table
-from lbctl.cli.shared import Context, json_option, pass_context
+from lbctl.cli.shared import SECONDS, Context, json_option, pass_context
 
 HEAD = ("NAME", "ACTIVE", "CONN/S", "PKT/S IN", "OUT", "BYTE/S IN", "OUT", "CONNS")
 
 
 @click.command()
 @click.argument("service", required=False)
-@click.option("--interval", default=1.0, show_default=True, help="Seconds; 0: totals only.")
+@click.option(
+    "--interval",
+    type=SECONDS,
+    default=1.0,
+    show_default=True,
+    help="Seconds; 0: totals only.",
+)
 @json_option
 @pass_context
 def stats(context: Context, service: str | None, interval: float) -> None:

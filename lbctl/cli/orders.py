@@ -10,6 +10,7 @@ import click
 
 from lbctl.cli.client import NOT_FOUND, ApiError, Client
 from lbctl.cli.shared import (
+    SECONDS,
     Change,
     Context,
     TimedOut,
@@ -26,7 +27,7 @@ POLL = 0.5  # seconds
 target_argument = click.argument("target", metavar="SERVICE[/SERVER]")
 wait_option = click.option("--wait", is_flag=True, help="Until no connection is left.")
 timeout_option = click.option(
-    "--timeout", type=float, help="Seconds to wait; without it, as long as it takes."
+    "--timeout", type=SECONDS, help="Seconds to wait; without it, as long as it takes."
 )
 
 

@@ -59,6 +59,27 @@ class Duration(click.ParamType[float]):
 DURATION = Duration()
 
 
+class Seconds(click.ParamType[float]):
+    """A number of seconds that can be waited: neither negative nor without end."""
+
+    name = "seconds"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        try:
+            seconds = float(str(value))
+        except ValueError:
+            self.fail(f"'{value}' is not a number of seconds", param, ctx)
+        if not 0 <= seconds <= LONGEST_WAIT:
+            self.fail(f"'{value}' is not between 0 and {LONGEST_WAIT:.0f} seconds", param, ctx)
+        return seconds
+
+
+LONGEST_WAIT = 7 * 86400.0  # seconds
+SECONDS = Seconds()
+
+
 @dataclass(frozen=True)
 class Change:
     """How a change is made. seconds: how long it holds; None: until it is taken back."""
@@ -89,7 +110,11 @@ def change_options(command: F) -> F:
 
     options = [
         click.option("--dry-run", is_flag=True, help="Show what would happen; change nothing."),
-        click.option("--force", is_flag=True, help="Do it though it is probably not meant."),
+        click.option(
+            "--force",
+            is_flag=True,
+            help="Do it though it takes the last server, or a service that serves.",
+        ),
         click.option("--reason", default="", help="Why; shown to whoever wonders later."),
         click.option("--for", "seconds", type=DURATION, help="How long it holds: 90s, 10m, 2h."),
     ]
@@ -173,6 +198,10 @@ def show_error(error: LbctlError, as_json: bool) -> None:
         body = {"error": error.message, "hint": error.hint, "exit_code": int(error.exit_code)}
         faults = {"faults": error.faults} if isinstance(error, InvalidConfig) else {}
         click.echo(json.dumps({**body, **faults}, ensure_ascii=False), err=True)
+        return
+    if isinstance(error, InvalidConfig):
+        # As compilers do, so that an editor finds each FILE:LINE:COLUMN.
+        click.echo("\n".join(error.faults), err=True)
         return
     click.echo(f"lbctl: {error.message}", err=True)
     if error.hint:

@@ -57,15 +57,15 @@ _Dumper.add_representer(str, _text)
 
 
 def dump(config: Config) -> str:
-    document: Section = {"apiVersion": "lbctl/v1", "gateway": _gateway(config.gateway)}
+    document: Section = {"apiVersion": "lbctl/v1", "gateway": written_gateway(config.gateway)}
     if config.services:
-        document["services"] = {name: _service(one) for name, one in config.services.items()}
+        document["services"] = {name: written_service(one) for name, one in config.services.items()}
     if config.routers:
         document["virtual_routers"] = {n: written(one) for n, one in config.routers.items()}
     return yaml.dump(document, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
 
 
-def _gateway(gateway: Gateway) -> Section:
+def written_gateway(gateway: Gateway) -> Section:
     section = _changed(gateway, Gateway(""), front=gateway.front, back=list(gateway.back))
     section["direct"] = [str(network) for network in gateway.direct]
     section["probe"] = [str(one) for one in gateway.probe]
@@ -87,7 +87,7 @@ def _changed(value: Raw, default: Raw, **fixed: object) -> Section:
     return {**changed, **fixed}
 
 
-def _service(service: Service) -> Section:
+def written_service(service: Service) -> Section:
     section: Section = {
         "listen": [str(listen) for listen in service.listens],
         "scheduler": str(service.scheduler),

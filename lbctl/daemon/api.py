@@ -81,10 +81,11 @@ def _listener(path: Path) -> socket.socket:
         path.chmod(0o660)
         listener.listen(128)  # whoever asks while the daemon starts waits for its answer
     except OSError as error:
-        kind = NotPermitted if isinstance(error, PermissionError) else LbctlError
+        denied = isinstance(error, PermissionError)
+        kind, who = (NotPermitted, "run as root, or ") if denied else (LbctlError, "")
         raise kind(
             f"{path}: cannot listen here: {error.strerror or error}",
-            "run as root, or give --socket a path that is yours",
+            f"{who}give --socket a path that is {'yours' if denied else 'free and short'}",
         ) from None
     return listener
 

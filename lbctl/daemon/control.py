@@ -58,6 +58,7 @@ from lbctl.world import Admin, Order, Sighting, Target, World, owners
 ReadConfig = Callable[[bytes, str, Sequence[Override]], Awaitable[Read]]
 SAVE_EVERY = 1.0  # seconds
 SAVE_RETRY = 10.0
+MOST_TOLD = 5  # overrides that a file was taken under
 OTHER_GATEWAY = "gateway: what changed there holds once the daemon is started again"
 
 
@@ -192,7 +193,8 @@ class Control:
             number = self.intent.generation if same else self._next_generation()
             intent = replace(self.intent, text=text, origin=origin, generation=number)
             events = [] if same else [self._taken(intent, manner)]
-            return await self._change(intent, replace(manner, force=True), events, own=own)
+            outcome = await self._change(intent, replace(manner, force=True), events, own=own)
+            return _under(intent.overrides, outcome)
 
     def refuse_file(self, origin: str, error: LbctlError) -> None:
         """Tell that a file was not taken, where nobody waits for the answer."""
@@ -206,7 +208,8 @@ class Control:
             origin = self.origins.get(number, f"generation {number}")
             intent = replace(self.intent, text=text, origin=origin, generation=number)
             events = [self._taken(intent, manner)]
-            return await self._change(intent, replace(manner, force=True), events)
+            outcome = await self._change(intent, replace(manner, force=True), events)
+            return _under(intent.overrides, outcome)
 
     def generations(self) -> list[int]:
         return self._directory.generations()
@@ -537,6 +540,18 @@ class Control:
 def _dropped(before: Intent, after: Intent, why: str) -> list[AnyEvent]:
     gone = [one for one in before.overrides if one not in after.overrides]
     return [OverrideDropped(one.id, str(one), why) for one in gone]
+
+
+def _under(overrides: Sequence[Override], outcome: Outcome) -> Outcome:
+    """The outcome of taking a file, with what is on top of it: there the file says nothing."""
+    on_top = [one for one in overrides if one.id not in outcome.stale]
+    told = [
+        f"override {one.id} ({one}) is on top of the file (`lbctl unset {one.id}` takes it back)"
+        for one in on_top[:MOST_TOLD]
+    ]
+    if len(on_top) > MOST_TOLD:
+        told.append(f"and {len(on_top) - MOST_TOLD} overrides more (`lbctl get overrides`)")
+    return msgspec.structs.replace(outcome, warnings=(*outcome.warnings, *told))
 
 
 def _has(read: Read, path: Path) -> bool:

@@ -12,7 +12,8 @@ from lbctl.world import Admin
 class ServerView(msgspec.Struct, frozen=True):
     """state: one word for a table; refused: the data path does not take it. weight: null: not
     in the data path. configured: the weight that the file and the overrides give.
-    connections: open now; null: nobody knows. problems: what the data path refused."""
+    admin_until: when `admin` ends by itself; null: when somebody lifts it. connections: open
+    now; null: nobody knows. problems: what the data path refused."""
 
     name: str
     address: str
@@ -28,6 +29,7 @@ class ServerView(msgspec.Struct, frozen=True):
     connections_from: str
     since: float | None
     problems: tuple[str, ...]
+    admin_until: float | None = None
 
 
 class ServiceView(msgspec.Struct, frozen=True):

@@ -16,14 +16,19 @@ def operations(before: World, after: World, touched: Iterable[str], now: float) 
 
 
 def refuse_if_emptied(before: World, after: World, touched: Iterable[str], now: float) -> None:
-    """Raise Refused where a service that stays loses its last schedulable server."""
+    """Raise Refused where a service loses its last schedulable server, or goes with it."""
     for name in sorted(touched):
-        stays = name in after.config.services
-        if stays and _schedulable(before, name, now) and not _schedulable(after, name, now):
+        if not _schedulable(before, name, now) or _schedulable(after, name, now):
+            continue
+        if name not in after.config.services:
             raise Refused(
-                f"{name}: no server would be left to take new flows",
-                "bring another server into service first, or repeat with --force",
+                f"{name}: it serves, and would be gone at once, with all its flows",
+                f"`lbctl drain {name} --force --wait` lets them finish; --force removes it now",
             )
+        raise Refused(
+            f"{name}: no server would be left to take new flows",
+            "bring another server into service first, or repeat with --force",
+        )
 
 
 def _schedulable(world: World, service: str, now: float) -> bool:

@@ -173,6 +173,7 @@ class Show:
             connections_from=sums.source,
             since=self._clock.to_wall(past[-1].at) if past else None,
             problems=tuple(stuck.error for stuck in self._stuck_of_server(service, one.server)),
+            admin_until=self._admin_until(one.name),
         )
 
     def _refused(self, service: Service, one: Decision) -> bool:
@@ -182,6 +183,12 @@ class Show:
     def _admin(self, name: ServerName) -> Admin:
         order = self._world.orders.get(name)
         return order.admin if order is not None and order.in_force(self._now) else Admin.READY
+
+    def _admin_until(self, name: ServerName) -> float | None:
+        order = self._world.orders.get(name)
+        if order is None or order.until is None or not order.in_force(self._now):
+            return None
+        return self._clock.to_wall(order.until)
 
     def _health(self, service: Service, server: Server) -> tuple[str, str]:
         target = target_of(service, server)

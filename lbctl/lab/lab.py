@@ -172,7 +172,15 @@ class GatewayHost(Host):
 
     @property
     def environment(self) -> Mapping[str, str]:
-        found = {**super().environment, "LBCTL_SOCKET": str(self.socket)}
+        """All places of `lbctl` are this gateway's own: none is shared with this machine."""
+        found = {
+            **super().environment,
+            "LBCTL_SOCKET": str(self.socket),
+            "LBCTL_CONFIG": str(self.file),
+            "LBCTL_STATE": str(self.state),
+            "LBCTL_PINS": str(self.pins),
+            "LBCTL_VRRP_SOCKET": str(self.home / "vrrp.sock"),
+        }
         if (HEADERS / ".whole").exists():
             found.setdefault("BCC_KERNEL_SOURCE", str(HEADERS))
         return found

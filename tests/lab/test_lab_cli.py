@@ -9,6 +9,7 @@ import pytest
 
 from lbctl.errors import Exit
 from lbctl.lab import lab as labs
+from lbctl.lab.waiting import eventually
 
 pytestmark = pytest.mark.lab
 
@@ -57,6 +58,24 @@ def test_lbctl_on_a_gateway_asks_its_own_daemon(call: Call, name: str) -> None:
     done = call("exec", "lb1", "lbctl", "get", "services")
     assert done.returncode == Exit.UNREACHABLE
     assert f"/{name}/lb1/lbctl.sock" in done.stderr
+
+
+def test_a_gateways_daemon_is_started_there_and_shares_nothing(call: Call, name: str) -> None:
+    home = labs.HOME / name / "lb1"
+    argv = [sys.executable, "-m", "lbctl.cli.main", "lab", "--name", name, "exec", "lb1"]
+    with (home / "log").open("wb") as log:
+        started = [*argv, "lbctl", "daemon", "--datapath", "fake"]
+        daemon = subprocess.Popen(started, stderr=log)
+    try:
+        eventually(lambda: call("exec", "lb1", "lbctl", "get", "services").returncode == 0)
+        rows = json.loads(call("exec", "lb1", "lbctl", "-j", "get", "servers").stdout)
+        assert [row["name"] for row in rows] == ["web/app1", "web/app2"]
+        status = json.loads(call("exec", "lb1", "lbctl", "-j", "get", "status").stdout)
+        assert status["origin"] == str(home / "lbctl.yaml")
+        assert (home / "state" / "lock").exists()
+    finally:
+        daemon.terminate()
+        daemon.wait(timeout=20)
 
 
 @pytest.mark.parametrize(

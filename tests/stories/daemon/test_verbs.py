@@ -2,7 +2,9 @@
 
 import json
 import os
+import re
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -118,6 +120,17 @@ def test_an_order_ends_when_its_time_is_over(daemon: Daemon) -> None:
     assert "web/app1: drain ended (its time is over)" in daemon.log
 
 
+def test_whoever_asks_sees_when_an_order_ends(daemon: Daemon) -> None:
+    assert daemon.run("drain", "web/app1", "--for", "90m").code == 0
+    assert daemon.run("drain", "web/app2", "--force").code == 0
+    for verb in ("why web/app1", "describe web/app1", "get servers", "describe web"):
+        assert "; drain ends in 1h 29m" in daemon.run(*verb.split()).out, verb
+    ends = {row["name"]: row["admin_until"] for row in daemon.client.get("servers")}
+    assert 5300 < ends["web/app1"] - time.time() <= 5400
+    assert ends["web/app2"] is None
+    assert "ends in" not in daemon.run("why", "web/app2").out
+
+
 def test_a_server_in_maintenance_is_not_checked(daemon: Daemon) -> None:
     assert daemon.client.get("status")["worker"]["checks"] == 2
     daemon.run("maint", "web/app1")
@@ -153,7 +166,7 @@ def test_the_last_server_is_not_taken_without_force(daemon: Daemon, verb: str) -
         "add server web/app3 127.0.0.1:9",
         "add service dns --listen 192.0.2.11:53/udp --server a=127.0.0.1:9 --check none",
         "del server web/app1",
-        "del service web",
+        "del service web --force",
     ],
 )
 def test_a_dry_run_shows_and_changes_nothing(steady: Daemon, verb: str) -> None:
@@ -213,8 +226,24 @@ def test_a_service_is_added_and_removed_live(daemon: Daemon) -> None:
     verb = "add service api --listen 192.0.2.11:80/tcp --scheduler rr --check none"
     assert daemon.run(*verb.split(), "--server", f"a=127.0.0.1:{port}").code == 0
     assert [row["name"] for row in daemon.client.get("services")] == ["web", "api"]
-    assert daemon.run("del", "service", "api").code == 0
+    slip = daemon.run("del", "service", "api")
+    assert slip.code == Exit.REFUSED
+    assert "api: it serves, and would be gone at once" in slip.err
+    assert daemon.run("drain", "api", "--force").code == 0
+    assert daemon.run("del", "service", "api").code == 0, "it serves nobody any more"
     assert [row["name"] for row in daemon.client.get("services")] == ["web"]
+
+
+def test_a_file_that_is_taken_under_an_override_says_so(daemon: Daemon) -> None:
+    assert daemon.run("del", "service", "web", "--force").code == 0
+    daemon.file.write_text(daemon.yaml(app1=1, app2=2))
+    for verb in (["apply"], ["apply", str(daemon.file), "--dry-run"], ["rollback", "--to", "1"]):
+        taken = daemon.run(*verb)
+        assert taken.code == 0, taken.err
+        on_top = "warning: override 1 (delete services.web) is on top of the file"
+        assert f"{on_top} (`lbctl unset 1` takes it back)" in taken.err
+    assert daemon.run("unset", "1").code == 0
+    assert "on top" not in daemon.run("apply").err
 
 
 # --- whole files ------------------------------------------------------------------------
@@ -390,7 +419,7 @@ def test_several_fields_are_set_together_or_not_at_all(daemon: Daemon) -> None:
     assert done.code == 0
     assert done.json["changes"] == [
         "services.web.scheduler: rr -> wrr",
-        "services.web.check.timing.interval: 0.1 -> 0.2",
+        "services.web.check.interval: 100ms -> 200ms",
     ]
     assert [row["id"] for row in daemon.client.get("overrides")] == [1, 2]
 
@@ -512,7 +541,7 @@ def test_a_server_that_goes_while_it_has_connections_was_given_up(
         eventually(lambda: daemon.states()["web/app1"] == "draining")
         assert waiting.stdout is not None
         assert waiting.stdout.readline() == b"{\n"
-        assert daemon.run("del", *what).code == 0
+        assert daemon.run("del", *what, "--force").code == 0
         assert waiting.wait(timeout=20) == Exit.TIMEOUT
         assert waiting.stderr is not None
         said = json.loads(waiting.stderr.read())
@@ -571,12 +600,25 @@ def test_a_server_that_is_gone_already_is_not_waited_for(daemon: Daemon) -> None
         ("describe wbe", Exit.FAILED, "did you mean 'web'?"),
         ("why web/ap1", Exit.FAILED, "did you mean 'app1'?"),
         ("why web", Exit.USAGE, "is not SERVICE/SERVER"),
+        ("describe web/", Exit.USAGE, "'web/' is not SERVICE/SERVER"),
         ("weight web/app1 70000", Exit.INVALID, "override services.web.servers.app1.weight:"),
         ("weight web/app1 x", Exit.USAGE, "'x' is not a valid integer"),
         ("set web schedular=rr", Exit.INVALID, "did you mean 'scheduler'?"),
         ("set web scheduler", Exit.USAGE, "is not NAME=VALUE"),
         ("drain web/app1 --for ever", Exit.USAGE, "is not a duration"),
         ("unset 99", Exit.FAILED, "there is none with this number"),
+        ("stats --interval inf", Exit.USAGE, "not between 0 and"),
+        ("stats --interval 1e300", Exit.USAGE, "not between 0 and"),
+        ("stats --interval nan", Exit.USAGE, "not between 0 and"),
+        ("stats --interval -1", Exit.USAGE, "not between 0 and"),
+        ("drain web/app1 --wait --timeout nan", Exit.USAGE, "not between 0 and"),
+        ("maint web/app1 --wait --timeout -5", Exit.USAGE, "not between 0 and"),
+        ("apply --wait --timeout x", Exit.USAGE, "is not a number of seconds"),
+        ("get events -n 0", Exit.USAGE, "is not in the range"),
+        ("get events -n -1", Exit.USAGE, "is not in the range"),
+        ("describe \udcff", Exit.FAILED, "no service"),
+        ("get servers \udcff", Exit.FAILED, "no service"),
+        ("drain \udcff", Exit.USAGE, "request body"),
         ("frobnicate", Exit.USAGE, "No such verb 'frobnicate'"),
         ("drian web/app1", Exit.USAGE, "Did you mean 'drain'?"),
         ("rollback --to 77", Exit.FAILED, "generation 77: it is not kept"),
@@ -610,6 +652,26 @@ def test_without_a_daemon_the_command_that_starts_it_is_named(tmp_path: Path, st
     assert f"`lbctl daemon --config /etc/lbctl/lbctl.yaml --socket {stopped.socket}`" in alone.err
     as_json = json.loads(stopped.run("get", "services", "-j").err)
     assert as_json["exit_code"] == Exit.UNREACHABLE
+
+
+def test_a_file_whose_name_is_no_text_is_applied(daemon: Daemon) -> None:
+    file = daemon.home / "x\udcff.yaml"
+    file.write_text(daemon.yaml(app1=1, app2=2))
+    applied = daemon.run("apply", str(file))
+    assert (applied.code, applied.err) == (0, "")
+    assert "runs as generation 2" in applied.out
+    missing = daemon.run("apply", str(daemon.home / "y\udcff.yaml"))
+    assert missing.code == Exit.INVALID
+    assert "cannot be read: No such file" in missing.err
+
+
+def test_each_fault_begins_with_its_place(stopped: Daemon) -> None:
+    stopped.file.write_text(stopped.yaml("nonsense", app1=70000))
+    said = stopped.run("validate", str(stopped.file)).err.splitlines()
+    assert len(said) == 2
+    assert all(
+        re.match(rf"{re.escape(str(stopped.file))}:\d+:\d+: services\.web\.", one) for one in said
+    )
 
 
 def test_validate_needs_no_daemon(stopped: Daemon) -> None:

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.report import Report, Summary, Target
+from bench.report import Report, Summary, Target, merged
 
 
 def test_summary_interpolates_between_samples() -> None:
@@ -64,3 +64,14 @@ def test_the_table_lines_numbers_up_and_shouts_what_is_missed(tmp_path: Path) ->
         "a longer one  1234    1234  1234  1234    ns  misses 0",
     ]
     assert blocks[2].splitlines()[2] == "ratio   0.5 x  <= 0.4  MISSED"
+
+
+def test_a_report_in_parts_names_the_machine_and_its_load_as_every_other(tmp_path: Path) -> None:
+    parts = {name: Report(name, tmp_path).as_json() for name in ("one", "two")}
+    parts["one"] |= {"started": "2026-02-02", "load": {"before": [3.0], "after": [4.0]}}
+    parts["two"] |= {"started": "2026-01-01", "load": {"before": [1.0], "after": [2.0]}}
+    whole = merged("long", parts)
+    assert whole["started"] == "2026-01-01"
+    assert whole["load"] == {"before": [1.0], "after": [4.0]}
+    assert whole["machine"] == parts["one"]["machine"]
+    assert whole["parts"] == parts

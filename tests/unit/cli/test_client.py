@@ -54,6 +54,13 @@ def test_whatever_answers_it_is_unreachable_and_no_traceback(tmp_path: Path, dat
     assert str(caught.value)
 
 
+def test_a_path_that_cannot_be_a_sockets_is_not_mended_by_a_daemon(tmp_path: Path) -> None:
+    with pytest.raises(LbctlError, match="path too long") as caught:
+        Client(str(tmp_path / ("x" * 200))).get("status")
+    assert "starts it" not in caught.value.hint
+    assert "--socket" in caught.value.hint
+
+
 def test_an_error_of_the_daemon_keeps_its_words_and_its_code(tmp_path: Path) -> None:
     body = b'{"error": "web: no", "hint": "--force", "exit_code": 9, "faults": []}'
     head = f"HTTP/1.1 409 Conflict\r\nContent-Length: {len(body)}\r\n\r\n".encode()

@@ -4,8 +4,10 @@ from collections.abc import Iterator
 
 import click
 import pytest
+from click.testing import CliRunner
 
 from lbctl.cli.main import VERBS, lbctl
+from lbctl.errors import Exit
 
 # They run until they are ended, become something else, or speak another tool's language.
 NO_JSON = {"daemon", "vrrp", "gslb serve", "ipvsadm", "lab exec", "lab demo"}
@@ -52,3 +54,9 @@ def test_every_verb_answers_programs(name: str) -> None:
 )
 def test_every_change_can_be_tried(name: str) -> None:
     assert "--dry-run" in options(name)
+
+
+@pytest.mark.parametrize("words", [["describe", ""], ["daemon", "--datapath", "fkae"]])
+def test_what_can_mean_nothing_is_wrong_usage(words: list[str]) -> None:
+    ran = CliRunner().invoke(lbctl, words)
+    assert ran.exit_code == Exit.USAGE, ran.output

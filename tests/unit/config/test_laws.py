@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 
 from lbctl.config import Patch, dump, parse
+from lbctl.daemon.compare import changes
 from lbctl.errors import InvalidConfig
 from lbctl.model import (
     SCHEDULERS,
@@ -422,6 +423,26 @@ def test_what_is_dumped_reads_back_equal(config: Config) -> None:
 
 
 NOUNS = (Gateway, Service, Server, Check, Router, Tracker, Notify, Drain, Quorum)
+
+
+@given(configs(), configs())
+@settings(max_examples=25, deadline=None, suppress_health_check=SLOW)
+def test_a_difference_is_seen_where_there_is_one_and_said_in_the_files_words(
+    one: Config, other: Config
+) -> None:
+    assert list(changes(one, one)) == []
+    said = list(changes(one, other))
+    assert bool(said) is (one != other)
+    mute = replace(one, services={n: quiet(s) for n, s in one.services.items()})
+    said += changes(one, mute)
+    pythons = ("Probe(", "Timing(", "Threshold(", "Tls(", "Hook(", "Tracker(", "IPv4", "IPv6")
+    assert not any(word in line for word in pythons for line in said)
+    assert all(": " in line for line in said)
+
+
+def quiet(service: Service) -> Service:
+    """The same with little of what can be said."""
+    return Service(service.listens, service.servers, service.scheduler)
 
 
 def test_each_field_of_a_noun_is_tried_with_more_than_its_default() -> None:

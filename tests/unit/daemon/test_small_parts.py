@@ -5,6 +5,7 @@ import dataclasses
 import os
 import typing
 from functools import partial
+from ipaddress import ip_address
 from types import SimpleNamespace
 from typing import cast
 
@@ -28,11 +29,16 @@ from lbctl.events import AnyEvent, ConfigRefused, Event, HealthChanged, History,
 from lbctl.health.judge import Health
 from lbctl.model import (
     Check,
+    Config,
+    Drain,
     Endpoint,
     Forwarding,
+    Gateway,
     HttpProbe,
+    LastResort,
     Listen,
     Mode,
+    Router,
     ServerName,
     TcpProbe,
     Timing,
@@ -98,11 +104,51 @@ def test_a_difference_inside_a_check_is_found() -> None:
     one = config(web=dataclasses.replace(web, check=check))
     two = config(web=dataclasses.replace(web, check=Check(HttpProbe("/b"), Timing(interval=7.0))))
     assert list(changes(one, two)) == [
-        "services.web.check.probe.path: /a -> /b",
-        "services.web.check.timing.interval: 5.0 -> 7.0",
+        "services.web.check.path: /a -> /b",
+        "services.web.check.interval: 5s -> 7s",
     ]
     [gone] = changes(one, config(web=dataclasses.replace(web, check=None)))
-    assert gone.endswith("-> none")
+    assert gone == "services.web.check: {type: http, path: /a, interval: 5s} -> none"
+
+
+def test_a_difference_is_said_in_the_files_words() -> None:
+    web = dataclasses.replace(service(1), check=Check(), drain=Drain())
+    http = HttpProbe("/health", headers=(("X-A", "b"),))
+    after = dataclasses.replace(
+        web,
+        check=Check(http, Timing(fall=5)),
+        drain=Drain(timeout=90.0),
+        last_resort=LastResort.ALL,
+        servers={"app1": dataclasses.replace(web.servers["app1"], weight=7)},
+    )
+    there = [
+        "services.web.servers.app1.weight: 1 -> 7",
+        "services.web.check.type: tcp -> http",
+        "services.web.check.path: / -> /health",
+        "services.web.check.headers.X-A: the default -> b",
+        "services.web.check.fall: 3 -> 5",
+        "services.web.drain.timeout: 5m -> 90s",
+        "services.web.last_resort: the default -> all",
+    ]
+    assert sorted(changes(config(web=web), config(web=after))) == sorted(there)
+    back = sorted(changes(config(web=after), config(web=web)))
+    swapped = (line.replace(": ", " -> ", 1).split(" -> ") for line in there)
+    assert back == sorted(f"{path}: {new} -> {old}" for path, old, new in swapped)
+
+
+def test_services_routers_and_the_gateway_are_compared_by_name() -> None:
+    router = Router("front", "lan0", 7, (ip_address("192.0.2.10"),))
+    before = config(web=service(1))
+    after = Config(Gateway("lan1"), {"dns": service(2)}, {"front": router})
+    assert list(changes(before, after)) == [
+        "gateway.front: front -> lan1",
+        "services.web: removed",
+        "services.dns: added",
+        "virtual_routers.front: added",
+    ]
+    other = dataclasses.replace(router, priority=200)
+    [priority] = changes(after, dataclasses.replace(after, routers={"front": other}))
+    assert priority.startswith("virtual_routers.front.priority: ")
 
 
 # --- names ------------------------------------------------------------------------------

@@ -33,6 +33,14 @@ def test_a_lab_has_a_directory_of_its_own(home: Path, name: str) -> None:
     assert not labs.is_there(name)
 
 
+def test_a_gateway_shares_no_place_with_this_machine(home: Path) -> None:
+    gateway = Lab(standard(), "lab").gateway
+    places = {key: one for key, one in gateway.environment.items() if key.startswith("LBCTL_")}
+    own = ("SOCKET", "CONFIG", "STATE", "PINS", "VRRP_SOCKET")
+    assert all(places[f"LBCTL_{one}"].startswith(f"{home}/lab/") for one in own)
+    assert len({places[f"LBCTL_{one}"] for one in own}) == len(own)
+
+
 @pytest.mark.parametrize("name", BAD)
 def test_what_is_no_name_is_refused_by_whatever_takes_one(name: str) -> None:
     for take in (lambda n: Lab(standard(), n), Lab.open, labs.remove, labs.is_there):
