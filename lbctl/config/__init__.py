@@ -68,6 +68,6 @@ def json_schema() -> dict[str, Any]:
 
 def dump(config: Config) -> str:
     """`config` as YAML that `parse` reads back to an equal one; defaults are left out."""
-    from lbctl.config.dump import dump as dump_
+    from lbctl.config.written import dump as dump_
 
     return dump_(config)

@@ -4,9 +4,9 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields, replace
 from typing import TypeVar
 
-from lbctl.config.dump import Section, written_gateway, written_service
 from lbctl.config.duration import show_duration
 from lbctl.config.ha import written as written_router
+from lbctl.config.written import Section, written_gateway, written_service
 from lbctl.model import Config, Drain, HttpProbe, Router, Server, Service, Timing
 
 # What holds where a section says nothing, for those that people change.
@@ -76,10 +76,14 @@ def _sections(before: Section, after: Section, path: str) -> Iterator[str]:
         old, new = (one.get(key, usual.get(key, DEFAULT)) for one in (before, after))
         below = f"{path}.{key}"
         if all(one is DEFAULT or isinstance(one, dict) for one in (old, new)):
-            old, new = ({} if one is DEFAULT else one for one in (old, new))
-            yield from _sections(old, new, below)
+            yield from _sections(_keys(old), _keys(new), below)
         elif old != new:
             yield f"{below}: {_show(old)} -> {_show(new)}"
+
+
+def _keys(section: object) -> Section:
+    """Of a section that is not there: none."""
+    return section if isinstance(section, dict) else {}
 
 
 def _show(value: object) -> str:
