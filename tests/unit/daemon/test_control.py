@@ -138,6 +138,36 @@ def test_an_override_that_ends_asks_nothing_of_the_disk(desk: Desk) -> None:
     story(work)
 
 
+def test_a_service_that_serves_is_removed_with_force_alone_and_hides_the_file(desk: Desk) -> None:
+    async def work() -> None:
+        control = await desk.open()
+        with pytest.raises(Refused, match="web: it serves, and would be gone at once"):
+            await control.override(("services", "web"), None, BY_ADA)
+        gone = await control.override(("services", "web"), None, FORCED)
+        assert (gone.override, gone.warnings) == (1, ())
+        taken = await control.take_file(FILE.replace("rr", "wrr").encode(), "x", BY_ADA)
+        assert taken.warnings == (
+            "override 1 (delete services.web) is on top of the file "
+            "(`lbctl unset 1` takes it back)",
+        )
+
+    story(work)
+
+
+def test_of_many_overrides_on_top_a_few_are_named(desk: Desk) -> None:
+    async def work() -> None:
+        control = await desk.open()
+        for number in range(7):
+            path = ("services", "web", "servers", f"new{number}")
+            value = {"address": f"198.51.100.{number + 10}", "port": 8080}
+            await control.override(path, value, BY_ADA)
+        *named, rest = (await control.take_file(FILE.encode(), "x", BY_ADA)).warnings
+        assert len(named) == 5
+        assert rest == "and 2 overrides more (`lbctl get overrides`)"
+
+    story(work)
+
+
 def test_a_dry_run_is_the_same_answer_and_no_change(desk: Desk) -> None:
     async def work() -> None:
         control = await desk.open()
