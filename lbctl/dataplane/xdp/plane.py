@@ -617,7 +617,13 @@ class XdpPlane:
             except FileNotFoundError:
                 present = b""
             if present != value:
-                bpf.update(self._maps.fds["tx_ports"], key, value)
+                try:
+                    bpf.update(self._maps.fds["tx_ports"], key, value)
+                except OSError as error:
+                    raise DataPlaneError(
+                        f"{link.name}: cannot be sent from: {error.strerror}",
+                        f"`ip link show {link.name}` says whether it is there still",
+                    ) from None
                 self.writes["ports"] += 1
 
     def _write_direct(self) -> None:
