@@ -19,6 +19,7 @@ in the file named by --words and is passed on as it is.
 """
 
 import argparse
+import contextlib
 import hmac
 import json
 import os
@@ -31,19 +32,23 @@ import subprocess
 import sys
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.client import HTTPException
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from typing import Any, NamedTuple, Optional
+from typing import Any, BinaryIO, NamedTuple, Optional
 from urllib.parse import parse_qs, urlsplit
 
 VERSION = 1
 PORT, HAPROXY_PORT = 9180, 9181
 EVERY = 1.0  # seconds between two looks at the processor
 WINDOW = 5.0  # seconds that CPU use is averaged over
-PATIENCE = 5.0  # seconds for a client that says nothing
-MOST_CLIENTS = 32
+PATIENCE = 5.0  # seconds from a connection, or a further request on it, to its answer's end
+IDLE = 60.0  # seconds between two requests of a connection
+MOST_CLIENTS, MOST_OF_ONE = 32, 8  # connections at once at each door; of one address
+LONGEST = 16384  # bytes of a request
+LOOK = 0.2  # seconds between two looks at who is overdue
 NONCE = re.compile(r"[0-9A-Za-z_-]{1,64}")
 PSEUDO = {"/proc", "/sys", "/dev", "/run"}
 UNLIMITED = 1 << 60  # what cgroup v1 shows where there is no limit
@@ -460,7 +465,140 @@ def families(rows: Iterable[tuple[str, str, str, float]]) -> Iterator[str]:
         yield f"# TYPE {name} {kind}\n" + "".join(lines)
 
 
+# --- who is let in ----------------------------------------------------------------------
+
+
+class Guest:
+    """A connection. since, deadline: when it came, and when it has to be over (monotonic).
+    known: that it has shown a certificate or a token."""
+
+    def __init__(self, address: str, since: float, deadline: float) -> None:
+        self.address, self.since, self.deadline = address, since, deadline
+        self.known = False
+
+
+class Room:
+    """Who may stay, without sockets or clock. An address has MOST_OF_ONE places at most. Who
+    finds no place gets a stranger's: of its own address, if that has all that it may have, or
+    else of the address with most strangers; of these the one that came first.
+    """
+
+    def __init__(self, most: int = MOST_CLIENTS, of_one: int = MOST_OF_ONE) -> None:
+        self.most, self.of_one = most, of_one
+        self.guests: list[Guest] = []  # in the order of their coming
+
+    def enter(self, guest: Guest) -> list[Guest]:
+        """Those who have to go: nobody, another one, or the guest that wanted to come in."""
+        own = [one for one in self.guests if one.address == guest.address]
+        if len(own) < self.of_one and len(self.guests) < self.most:
+            self.guests.append(guest)
+            return []
+        strangers = [
+            one for one in (own if len(own) >= self.of_one else self.guests) if not one.known
+        ]
+        if not strangers:
+            return [guest]
+        places = Counter(one.address for one in strangers)
+        gone = max(strangers, key=lambda one: places[one.address])
+        self.guests.remove(gone)
+        self.guests.append(guest)
+        return [gone]
+
+    def leave(self, guest: Guest) -> None:
+        """Also one that had to go already."""
+        if guest in self.guests:
+            self.guests.remove(guest)
+
+    def overdue(self, now: float) -> list[Guest]:
+        """Those whose time is over; they have no place any more."""
+        gone = [one for one in self.guests if one.deadline <= now]
+        self.guests = [one for one in self.guests if one.deadline > now]
+        return gone
+
+
+class Server(socketserver.TCPServer):
+    """A thread for each client. A client that has to go is hung up on, in whatever its thread
+    waits for: the handshake, a byte of its request, or that it reads what it asked for.
+    `serve_forever` looks for such every LOOK seconds.
+    """
+
+    allow_reuse_address = True
+    request_queue_size = 128
+
+    def __init__(self, address: tuple[str, int], agent: Agent, patience: float = PATIENCE) -> None:
+        self.agent, self.patience = agent, patience
+        self.room = Room()
+        self._lock = threading.Lock()
+        self._lines: dict[Guest, socket.socket] = {}  # a second handle of each connection
+        self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+        super().__init__(address, socketserver.BaseRequestHandler)
+
+    def talk(self, request: socket.socket, guest: Guest) -> None:
+        """The whole conversation, in the client's own thread."""
+        raise NotImplementedError
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        now = time.monotonic()
+        guest = Guest(client_address[0], now, now + self.patience)
+        with self._lock:
+            gone = self.room.enter(guest)
+            if guest in gone:
+                request.close()
+                return
+            self._lines[guest] = request.dup()
+            self._hang_up(gone)
+        try:
+            threading.Thread(target=self._serve, args=(request, guest), daemon=True).start()
+        except RuntimeError:  # no thread is to be had
+            self._end(request, guest)
+
+    def service_actions(self) -> None:
+        """After each client, and every LOOK seconds."""
+        with self._lock:
+            self._hang_up(self.room.overdue(time.monotonic()))
+
+    def prolong(self, guest: Guest, seconds: float) -> None:
+        """From now; not for one that had to go."""
+        with self._lock:
+            guest.deadline = time.monotonic() + seconds
+
+    def _hang_up(self, gone: Iterable[Guest]) -> None:
+        for guest in gone:
+            if guest in self._lines:
+                with contextlib.suppress(OSError):  # it has gone by itself
+                    self._lines[guest].shutdown(socket.SHUT_RDWR)
+
+    def _serve(self, request: socket.socket, guest: Guest) -> None:
+        # A client that hung up, spoke no TLS, or showed no certificate: its own affair.
+        with contextlib.suppress(OSError, ValueError, HTTPException):
+            self.talk(request, guest)
+        self._end(request, guest)
+
+    def _end(self, request: socket.socket, guest: Guest) -> None:
+        request.close()
+        with self._lock:
+            self.room.leave(guest)
+            self._lines.pop(guest).close()
+
+
 # --- HTTP -------------------------------------------------------------------------------
+
+
+class Measured:
+    """A request as it is read: LONGEST bytes, or the client is refused."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file, self.left = file, LONGEST
+
+    def readline(self, size: int) -> bytes:
+        line = self.file.readline(min(size, self.left + 1))
+        self.left -= len(line)
+        if self.left < 0:
+            raise HTTPException(f"a request of more than {LONGEST} bytes")
+        return line
+
+    def close(self) -> None:
+        self.file.close()
 
 
 class Web(BaseHTTPRequestHandler):
@@ -468,8 +606,26 @@ class Web(BaseHTTPRequestHandler):
 
     protocol_version = "HTTP/1.1"
     server_version, sys_version = "lbctl-agent/1", ""
-    timeout = 60.0  # seconds between two requests
     server: "WebServer"
+
+    def __init__(self, request: socket.socket, guest: Guest, server: "WebServer") -> None:
+        self.guest, self.first = guest, True
+        super().__init__(request, (guest.address, 0), server)
+
+    def setup(self) -> None:
+        super().setup()
+        self.stream: Any = self.rfile
+
+    def handle_one_request(self) -> None:
+        """The first has the time that its connection has; others begin with their first byte."""
+        if not self.first:
+            self.server.prolong(self.guest, IDLE)
+            if not self.stream.peek(1):
+                self.close_connection = True
+                return
+            self.server.prolong(self.guest, self.server.patience)
+        self.first, self.rfile = False, Measured(self.stream)  # type: ignore[assignment]
+        super().handle_one_request()
 
     def do_GET(self) -> None:
         url = urlsplit(self.path)
@@ -491,13 +647,17 @@ class Web(BaseHTTPRequestHandler):
         if not wanted:
             return True
         given = self.headers.get("Authorization", "")
-        return hmac.compare_digest(given.encode(), f"Bearer {wanted}".encode())
+        allowed = hmac.compare_digest(given.encode(), f"Bearer {wanted}".encode())
+        self.guest.known = self.guest.known or allowed
+        return allowed
 
     def _answer(self, status: int, kind: str, body: bytes) -> None:
         self.send_response(status)
         self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(body)))
         self.send_header("Cache-Control", "no-store")
+        if status != 200:
+            self.send_header("Connection", "close")
         self.end_headers()
         self.wfile.write(body)
 
@@ -505,76 +665,35 @@ class Web(BaseHTTPRequestHandler):
         """Every two seconds somebody asks: no line for that."""
 
 
-class Bounded(socketserver.ThreadingMixIn):
-    """A thread for each client, but not for more than MOST_CLIENTS of them."""
-
-    daemon_threads = True
-    room: threading.Semaphore
-
-    def process_request(self, request: Any, client_address: Any) -> None:
-        if not self.room.acquire(blocking=False):
-            self.shutdown_request(request)  # type: ignore[attr-defined]
-            return
-        super().process_request(request, client_address)
-
-    def process_request_thread(self, request: Any, client_address: Any) -> None:
-        try:
-            super().process_request_thread(request, client_address)
-        finally:
-            self.room.release()
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that hung up, spoke no TLS, or showed no certificate: its own affair."""
-
-
-class WebServer(Bounded, ThreadingHTTPServer):
-    request_queue_size = 64
-
+class WebServer(Server):
     def __init__(
         self,
         address: tuple[str, int],
         agent: Agent,
         token: str,
         context: Optional[ssl.SSLContext],
+        patience: float = PATIENCE,
     ) -> None:
-        self.agent, self.token, self.context = agent, token, context
-        self.room = threading.Semaphore(MOST_CLIENTS)
-        self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
-        super().__init__(address, Web)
+        self.token, self.context = token, context
+        super().__init__(address, agent, patience)
 
-    def finish_request(self, request: Any, client_address: Any) -> None:
-        """In the client's own thread: a handshake that hangs holds nobody up."""
-        if self.context is not None:
-            request.settimeout(PATIENCE)
-            request = self.context.wrap_socket(request, server_side=True)
-        try:
-            super().finish_request(request, client_address)
-        finally:
-            if self.context is not None:
-                request.close()
+    def talk(self, request: socket.socket, guest: Guest) -> None:
+        if self.context is None:
+            Web(request, guest, self)
+            return
+        with self.context.wrap_socket(request, server_side=True) as encrypted:
+            guest.known = self.context.verify_mode is ssl.CERT_REQUIRED
+            Web(encrypted, guest, self)
 
 
-class Line(socketserver.BaseRequestHandler):
-    server: "LineServer"
-
-    def handle(self) -> None:
-        self.request.settimeout(PATIENCE)
-        self.request.sendall(self.server.agent.line().encode("ascii", "replace") + b"\n")
-        self.request.shutdown(socket.SHUT_WR)
+class LineServer(Server):
+    def talk(self, request: socket.socket, guest: Guest) -> None:
+        request.sendall(self.agent.line().encode("ascii", "replace") + b"\n")
+        request.shutdown(socket.SHUT_WR)
         # What was sent along is read, or the close would reset the line away.
-        while self.request.recv(4096):
-            continue
-
-
-class LineServer(Bounded, socketserver.TCPServer):
-    allow_reuse_address = True
-    request_queue_size = 64
-
-    def __init__(self, address: tuple[str, int], agent: Agent) -> None:
-        self.agent = agent
-        self.room = threading.Semaphore(MOST_CLIENTS)
-        self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
-        super().__init__(address, Line)
+        left = LONGEST
+        while left > 0 and (more := request.recv(4096)):
+            left -= len(more)
 
 
 def tls_context(cert: str, key: str, ca: str) -> ssl.SSLContext:
@@ -605,16 +724,15 @@ def serve(options: argparse.Namespace) -> int:
     elif not options.plain:
         return fail("no certificate: give --cert (`lbctl agent cert` makes one), or --plain")
     agent = make_agent(options)
-    servers: list[socketserver.BaseServer] = []
+    servers: list[Server] = []
     try:
         servers.append(WebServer((options.listen, options.port), agent, token, context))
         if options.haproxy_port:
             servers.append(LineServer((options.listen, options.haproxy_port), agent))
     except OSError as error:
         return fail(f"{options.listen}: cannot listen: {error}")
-    threads = [threading.Thread(target=one.serve_forever, daemon=True) for one in servers]
-    for thread in threads:
-        thread.start()
+    for one in servers:
+        threading.Thread(target=one.serve_forever, args=(LOOK,), daemon=True).start()
     agent.watch()
     return 0
 

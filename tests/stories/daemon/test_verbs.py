@@ -77,6 +77,21 @@ def test_why_walks_the_rules_and_shows_the_evidence(daemon: Daemon) -> None:
     assert [one["weight"] for one in answer["transitions"]][-2:] == [1, None]
 
 
+def test_check_probes_now_and_prints_each_step(daemon: Daemon) -> None:
+    done = daemon.run("check", "web/app1")
+    assert done.code == 0, done.err
+    head, *steps, last = done.out.splitlines()
+    assert head == f"check: tcp 127.0.0.1:{daemon.servers['app1'].port}"
+    assert [step.split(" ms  ")[1] for step in steps] == ["connecting"]
+    assert " ms  up: connected in " in last
+    daemon.servers["app1"].stop()
+    daemon.until(app1="down", app2="serving")
+    done = daemon.run("check", "web/app1")
+    assert done.code == 1
+    assert " ms  down: " in done.out
+    assert "connection refused" in done.out.splitlines()[-1]
+
+
 def test_export_is_a_file_that_apply_takes_without_a_change(daemon: Daemon) -> None:
     daemon.run("weight", "web/app1", "3")
     exported = daemon.home / "exported.yaml"

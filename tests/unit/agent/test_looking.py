@@ -119,6 +119,18 @@ def test_cpu_is_the_share_of_a_window_that_was_used(kernel: Kernel) -> None:
     assert seen.cpu()["used"] == 0.0
 
 
+def test_load_network_and_connections_are_the_kernels_own_counts(kernel: Kernel) -> None:
+    kernel.v2()
+    row = "7 1 0 0 0 0 0 0 8 1 0 0 0 0 0 0"
+    lay(kernel.proc / "net",
+        dev=f"Inter-| Receive\n face |bytes\n    lo: {row}\n  eth0: {row}\n",
+        snmp="Ip: Forwarding\nIp: 1\nTcp: MaxConn CurrEstab InSegs\nTcp: -1 12 99\n")  # fmt: skip
+    seen = kernel.looker().all()
+    assert seen["load"] == [0.5, 0.25, 0.1]
+    assert seen["network"] == {"eth0": {"received": 7, "sent": 8}}
+    assert seen["connections"] == {"established": 12}
+
+
 @pytest.mark.parametrize(
     ("used", "words", "line"),
     [
