@@ -33,6 +33,9 @@ def lab() -> Iterator[Lab]:
     with Lab(standard(2)) as made:
         made.gateway.config(CONFIG)
         made.gateway.daemon()
+        eventually(lambda: len(servers(made)) == 3, PATIENCE)
+        for one in servers(made):  # whose turns come in the course of a minute
+            made.gateway.lbctl("check", one["name"])
         eventually(lambda: {one["health"] for one in servers(made)} == {"up"}, PATIENCE)
         yield made
 
