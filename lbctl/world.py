@@ -7,6 +7,7 @@ Times are seconds of one clock that never steps; whoever saves facts converts th
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from copy import copy
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import NamedTuple
@@ -128,16 +129,20 @@ class World:
 
     def copy(self) -> "World":
         """A world to try a change on: it shares only values with this one."""
-        return replace(
-            self,
-            orders=dict(self.orders),
-            sightings=dict(self.sightings),
-            leaving=list(self.leaving),
-            newcomers=set(self.newcomers),
-            reports=dict(self.reports),
-            pools=dict(self.pools),
-            unrest=dict(self.unrest),
-        )
+        trial = copy(self)  # its index, too: of the same configuration
+        trial.orders = dict(self.orders)
+        trial.sightings = dict(self.sightings)
+        trial.leaving = list(self.leaving)
+        trial.newcomers = set(self.newcomers)
+        trial.reports = dict(self.reports)
+        trial.pools = dict(self.pools)
+        trial.unrest = dict(self.unrest)
+        return trial
+
+    @property
+    def asking(self) -> object:
+        """Another object wherever what is checked, for whom, or how often, is other."""
+        return self._checked
 
     def checked(self, target: Target) -> Sequence[ServerName]:
         """The servers that a verdict on `target` is about."""
@@ -169,6 +174,8 @@ class World:
         """Take what the data path refuses to take; return the services that it touches."""
         changed = {frontend for frontend, _ in self.outside ^ outside}
         self.outside = outside
+        if not changed:
+            return set()
         services = self.config.services.items()
         return {name for name, service in services if not changed.isdisjoint(service.listens)}
 
@@ -192,13 +199,17 @@ class World:
         touched = old.services.keys() ^ config.services.keys()
         for name in old.services.keys() & config.services.keys():
             before, after = old.services[name], config.services[name]
-            if before != after:
+            if before is not after and before != after:
                 touched.add(name)
                 self._change_servers(name, before, after, now)
                 # Where no listen ever had it, nobody has flows.
                 self.leaving = [
                     one for one in self.leaving if not self.is_outside(before, one.server)
                 ]
+        if list(old.services) == list(config.services) and all(
+            _asked_of(old.services[name]) == _asked_of(config.services[name]) for name in touched
+        ):
+            return touched  # every fact is about what there still is
         self._index()
         known = self._checked.keys() | self._asked.keys()
         self.sightings = {t: seen for t, seen in self.sightings.items() if t in known}
@@ -336,21 +347,30 @@ def agent_of(service: Service, server: Server) -> Target | None:
 
 def targets(config: Config) -> Iterator[tuple[ServerName, Target]]:
     """Every server with what is checked for it."""
-    return _targets(config, target_of)
+    checked = {n: one for n, one in config.services.items() if one.check is not None}
+    return _targets(checked, target_of)
 
 
 def agents(config: Config) -> Iterator[tuple[ServerName, Target]]:
     """Every server with where its agent answers."""
-    return _targets(config, agent_of)
+    with_agents = {n: one for n, one in config.services.items() if one.agent is not None}
+    return _targets(with_agents, agent_of)
 
 
 def _targets(
-    config: Config, of: Callable[[Service, Server], Target | None]
+    services: Mapping[str, Service], of: Callable[[Service, Server], Target | None]
 ) -> Iterator[tuple[ServerName, Target]]:
-    for name, service in config.services.items():
+    for name, service in services.items():
         for key, server in service.servers.items():
             if (target := of(service, server)) is not None:
                 yield ServerName(name, key), target
+
+
+def _asked_of(service: Service) -> tuple[object, ...]:
+    """What facts about a service are kept under: its servers, their checks and agents."""
+    servers = service.servers.items()
+    asked = [(key, target_of(service, one), agent_of(service, one)) for key, one in servers]
+    return asked, *(one and one.timing for one in (service.check, service.agent))
 
 
 def _place(server: Server, service: Service) -> Place:

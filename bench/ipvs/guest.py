@@ -14,11 +14,12 @@ import time
 from pathlib import Path
 
 from bench.ipvs.table import PLACES, file, keepalived, rules, table
-from lbctl.config import Patch, parse
+from lbctl.cli.client import Client
 from lbctl.dataplane.converge import converge
 from lbctl.dataplane.ipvs.codec import Command, server_entry, service_key
 from lbctl.dataplane.ipvs.netlink import open_ipvs
 from lbctl.dataplane.ipvs.plane import IpvsPlane
+from lbctl.errors import LbctlError
 from lbctl.model import Table
 
 ROUNDS = 5
@@ -36,7 +37,7 @@ def main():
             "process_calls": calls(ours(work), work),
             "idle_calls": calls([*ours(work), "0"], work),
             **data_path(work),
-            "override": override(work),
+            **command(work),
             "keepalived_reload": reload_keepalived(work),
         }
     Path(sys.argv[1]).write_text(json.dumps(figures))
@@ -92,7 +93,7 @@ def side_by_side(work):
 
 def data_path(work):
     """What a daemon's data path writes, and how soon a change that it was told of is in the
-    kernel. No daemon runs here: its part before that, reading the file, is `override`'s."""
+    kernel. No daemon runs here; one does in `command`."""
     clear(work)
     plane = IpvsPlane(work / "intent.json")
     assert converge(plane, table(), Table()).refused == ()
@@ -114,21 +115,51 @@ def data_path(work):
     }
 
 
-def override(work):
-    """Seconds of a weight that a person changes: as the daemon does it, the whole file is
-    read again with the override laid over it, and then the one weight is written."""
+def command(work):
+    """Seconds from a change that a running daemon is asked for until its answer, before which
+    the changed weight is in the kernel: a person's `lbctl weight` without its own start."""
     clear(work)
-    text, place = file(table()), PLACES[0]
-    plane = IpvsPlane(work / "intent.json")
-    assert converge(plane, table(), Table()).refused == ()
+    (work / "lbctl.yaml").write_text(file(table()))
+    socket = work / "socket"
+    places = [("config", "lbctl.yaml"), ("state", "state"), ("pins", "pins")]
+    words = [word for key, name in places for word in (f"--{key}", str(work / name))]
+    daemon = [sys.executable, "-m", "lbctl.cli.main", "--socket", str(socket), "daemon", *words]
+    log = (work / "daemon.log").open("wb")
+    with subprocess.Popen(daemon, stdout=log, stderr=log) as process:
+        try:
+            client = Client(str(socket))
+            wait(lambda: answers(client))
+            found = [ask(client, place) for place in (*PLACES, *PLACES)]
+            before = writes(client)
+            client.post("reload", body={})
+            return {"command": found, "reload_writes": writes(client) - before}
+        finally:
+            process.terminate()
+            process.wait()
+
+
+def answers(client):
+    try:
+        client.get("overrides")
+    except LbctlError:
+        return False
+    return True
+
+
+def ask(client, place):
+    weight = Weight(place)
+    wanted = weight() + 1
+    path = ["services", f"s{place}", "servers", "a0", "weight"]
     started = time.monotonic()
-    patch = Patch(("services", f"s{place}", "servers", "a0", "weight"), 2)
-    service = parse(text, patches=[patch]).config.services[f"s{place}"]
-    read = time.monotonic() - started
-    assert service.servers["a0"].weight == 2
-    wrote = latency(plane, place)
-    plane.close()
-    return read + wrote
+    outcome = client.post("overrides", body={"path": path, "value": wanted})
+    took = time.monotonic() - started
+    assert weight() == wanted, outcome
+    return took
+
+
+def writes(client):
+    client.get("servers", service="s0", fresh="1")
+    return sum(client.get("stats", service="s0")["writes"].values())
 
 
 def latency(plane, place):

@@ -7,12 +7,15 @@ when a file is read and not before: whoever needs only `Patch` does not pay.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 from lbctl.config.limits import MAX_BYTES
 from lbctl.config.patch import JSON, Patch
 from lbctl.model import Config, Datapath
+
+if TYPE_CHECKING:
+    from lbctl.config.known import Known
 
 __all__ = ["JSON", "MAX_BYTES", "Parsed", "Patch", "dump", "json_schema", "parse"]
 
@@ -23,11 +26,13 @@ class Parsed:
 
     stale: patches about something that the file no longer has; they changed nothing.
     warnings: what is valid and probably not meant, as `FILE:LINE:COLUMN: PATH: text`.
+    known: for reading the same text again under other patches.
     """
 
     config: Config
     stale: tuple[Patch, ...] = ()
     warnings: tuple[str, ...] = ()
+    known: "Known | None" = field(default=None, compare=False, repr=False)
 
 
 def parse(
@@ -38,6 +43,7 @@ def parse(
     patches: Sequence[Patch] = (),
     datapath: Datapath | None = None,
     tick: float | None = None,
+    known: "Known | None" = None,
 ) -> Parsed:
     """The configuration in `text` (YAML or JSON, UTF-8, at most MAX_BYTES).
 
@@ -45,7 +51,8 @@ def parse(
     where there is only one. patches: laid over the file, in order, before validation.
     datapath: what this one cannot do is a fault, too; `auto` asks the one that the file
     names. tick: seconds of a jiffy where it is to run; adverts too fast for the fence's clock
-    are a fault, too.
+    are a fault, too. known: of an earlier reading, after which less is to be read; it changes
+    nothing in what comes out.
 
     Raises InvalidConfig with every fault, in the file's order, each as
     `FILE:LINE:COLUMN: PATH: what is wrong (how to mend it)`, or with `override PATH:` in
@@ -53,7 +60,8 @@ def parse(
     """
     from lbctl.config.load import load
 
-    return Parsed(*load(text, name, node, patches, datapath, tick))
+    found, stale = load(text, name, node, patches, datapath, tick, known)
+    return Parsed(found.config, stale, found.warnings, found)
 
 
 def json_schema() -> dict[str, Any]:

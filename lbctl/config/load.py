@@ -11,13 +11,13 @@ from lbctl.config import build, cross, ha
 from lbctl.config.document import Node, Unreadable, read
 from lbctl.config.fault import Fault, Place, clip, did_you_mean, show
 from lbctl.config.fields import frontend
+from lbctl.config.known import Known, Terms, again, notes_between
 from lbctl.config.limits import MAX_FAULTS
 from lbctl.config.patch import Patch, apply
 from lbctl.config.schema import API_VERSION, Defaults, File
 from lbctl.config.shorthand import Path, Raw, inherit, write_out
 from lbctl.config.source import Source
 from lbctl.config.validate import validate
-from lbctl.config.wayback import without_way_back
 from lbctl.dataplane.capabilities import unsupported
 from lbctl.errors import InvalidConfig
 from lbctl.model import Config, Datapath, Frontend, Service
@@ -30,19 +30,27 @@ def load(
     patches: Sequence[Patch],
     datapath: Datapath | None = None,
     tick: float | None = None,
-) -> tuple[Config, tuple[Patch, ...], tuple[str, ...]]:
-    """The configuration, the stale patches, and the warnings. Raises InvalidConfig."""
+    known: Known | None = None,
+) -> tuple[Known, tuple[Patch, ...]]:
+    """What was found, and the stale patches. Raises InvalidConfig."""
+    terms = Terms(text, name, node, tick)
+    if known is not None and known.terms == terms and datapath is None:
+        found_again = again(known, patches)
+        if found_again is not None:
+            return found_again
     try:
         root, faults = read(text)
     except Unreadable as error:
         raise InvalidConfig([Source(name, Node(Place(1, 1), None), ()).say(error.fault)]) from None
-    raw, stale = apply(root.plain(), patches)
-    source = Source(name, root, [patch for patch in patches if patch not in stale])
+    plain = root.plain()
+    raw, stale = apply(plain, patches)
+    kept = tuple(patch for patch in patches if patch not in stale)
+    source = Source(name, root, kept)
     if (fault := _foreign(raw)) is not None:
         raise InvalidConfig(_said(source, [*faults, fault]))
     assert isinstance(raw, dict)
     document = write_out(raw)
-    file, found = _sections(document)
+    file, inherited, found = _sections(document)
     faults += found
     config, found = _config(file, node, faults) if file is not None else (None, [])
     faults += [*found, *cross.overlaps(_listens(document))]
@@ -54,9 +62,11 @@ def load(
         faults = [Fault(path, text) for path, text in lacking]
     if faults or config is None:
         raise InvalidConfig(_said(source, faults))
-    notes = [w for name, one in config.services.items() for w in cross.warnings(name, one)]
-    notes += [*cross.paces(config), *without_way_back(config)]
-    return config, stale, tuple(_said(source, notes))
+    between = tuple(notes_between(config))
+    single = (w for name, one in config.services.items() for w in cross.warnings(name, one))
+    notes = (*single, *between)
+    said = tuple(_said(source, notes))
+    return Known(terms, plain, raw, kept, inherited, config, notes, between, said), stale
 
 
 def _foreign(raw: Raw) -> Fault | None:
@@ -76,11 +86,14 @@ def _foreign(raw: Raw) -> Fault | None:
     return None
 
 
-def _sections(document: dict[str, Any]) -> tuple[File | None, list[Fault]]:
-    """The file's sections, services with their defaults."""
+def _sections(
+    document: dict[str, Any],
+) -> tuple[File | None, dict[str, Raw], list[Fault]]:
+    """The file's sections, services with their defaults, and these."""
     written = document.get("defaults", {})
     defaults, faults = validate(Defaults, written, ("defaults",))
     services = document.get("services")
+    sound: dict[str, Raw] = {}
     if defaults is not None and isinstance(services, dict):
         # Only what is sound is taken over, so a fault of the defaults is said once.
         faulty = {fault.path[1] for fault in faults}
@@ -91,7 +104,7 @@ def _sections(document: dict[str, Any]) -> tuple[File | None, list[Fault]]:
         }
     rest = {key: value for key, value in document.items() if key != "defaults"}
     file, found = validate(File, rest if services is None else {**rest, "services": services})
-    return file, faults + found
+    return file, sound, faults + found
 
 
 def _listens(document: dict[str, Any]) -> Iterator[tuple[Path, Frontend]]:

@@ -40,9 +40,7 @@ class Source:
         return f"{self._name}:{line}:{column}"
 
     def _patch(self, path: Path) -> Patch | None:
-        """The last override that gave the value at `path`."""
-        found = [p for p in self._patches if p.value is not None and _covers(p.path, path)]
-        return found[-1] if found else None
+        return _giving(self._patches, path)
 
     def _place(self, fault: Fault) -> Place:
         if self._inherits(fault.path):
@@ -57,9 +55,25 @@ class Source:
         return theirs == len(path) - 2 and self._root.find(path)[1] < len(path)
 
     def _deleted(self, path: Path) -> Patch | None:
-        return next(
-            (p for p in self._patches if p.value is None and p.path[:-1] == path and path), None
-        )
+        return _deleting(self._patches, path)
+
+
+def said_by(patches: Sequence[Patch], fault: Fault) -> tuple[bool, bool, Patch | None]:
+    """What of how `fault` is said depends on overrides."""
+    here = _giving(patches, fault.path) is not None
+    there = _giving(patches, fault.also or ()) is not None
+    return here, there, _deleting(patches, fault.path)
+
+
+def _giving(patches: Sequence[Patch], path: Path) -> Patch | None:
+    """The last override that gave the value at `path`."""
+    found = [p for p in patches if p.value is not None and _covers(p.path, path)]
+    return found[-1] if found else None
+
+
+def _deleting(patches: Sequence[Patch], path: Path) -> Patch | None:
+    """The override that took something away from `path`."""
+    return next((p for p in patches if p.value is None and p.path[:-1] == path and path), None)
 
 
 def _covers(patch: tuple[str, ...], path: Path) -> bool:

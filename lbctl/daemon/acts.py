@@ -4,7 +4,7 @@ An act is an operation of the port or a VIP that comes or goes. Each has one *su
 thing that a refusal sticks to.
 """
 
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -95,8 +95,9 @@ class Held:
                     _carry_out(services, act)
         return Held(Table(services), frozenset(vips), self.at)
 
-    def part(self, frontends: Container[Frontend]) -> Table:
-        return Table({f: v for f, v in self.table.services.items() if f in frontends})
+    def part(self, frontends: Iterable[Frontend]) -> Table:
+        services = self.table.services
+        return Table({f: services[f] for f in frontends if f in services})
 
 
 def _carry_out(services: dict[Frontend, VirtualService], op: Op) -> None:

@@ -59,8 +59,9 @@ def application(parts: Parts) -> web.Application:
 @web.middleware
 async def _permission(request: web.Request, handler: Handler) -> web.StreamResponse:
     if request.method not in ("GET", "HEAD") and request.path != "/v1/diff":
-        peer = requester(request)
-        if not peer.may_change(os.geteuid(), group_id()):
+        peer, own = requester(request), os.geteuid()
+        # Who may without the group costs no look-up of it.
+        if not (peer.may_change(own, None) or peer.may_change(own, group_id())):
             raise NotPermitted(
                 f"{peer.name}: may read, but not change anything",
                 f"run it as root, or join the group {GROUP}",

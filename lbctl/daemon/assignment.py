@@ -47,6 +47,10 @@ def _maintained(world: World, name: ServerName, now: float) -> bool:
     return order is not None and order.admin is Admin.MAINT and order.in_force(now)
 
 
+def _all_maintained(world: World, now: float) -> set[ServerName]:
+    return {name for name in world.orders if _maintained(world, name, now)}
+
+
 def _impatience(timing: Timing) -> tuple[float, int, float]:
     return timing.interval, timing.fall, timing.timeout
 
@@ -117,6 +121,8 @@ class Assignment:
     _timings: dict[Target, Timing] = field(default_factory=dict)
     _targets: dict[int, Target] = field(default_factory=dict)
     _last: int = 0
+    _of: tuple[object, set[ServerName]] | None = None  # what `_all` follows from
+    _all: dict[Target, Timing] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self._timings)
@@ -130,6 +136,8 @@ class Assignment:
     def change(self, world: World, now: float) -> Assign | None:
         """What is different since it was last told; None where nothing is."""
         wanted = self._possible(world, now)
+        if wanted is self._timings:
+            return None
         gone = self._timings.keys() - wanted.keys()
         fresh = [t for t, timing in wanted.items() if self._timings.get(t) != timing]
         self._timings = wanted
@@ -151,11 +159,18 @@ class Assignment:
         return {name for t in self._wanted(world, now) for name in t.probe.files}
 
     def _wanted(self, world: World, now: float) -> dict[Target, Timing]:
-        return dict(self.mine(wanted_checks(world, now)))
+        """Its part of what is wanted; the same object as long as that is the same."""
+        maintained = _all_maintained(world, now)
+        if self._of is None or self._of[0] is not world.asking or self._of[1] != maintained:
+            self._all = dict(self.mine(wanted_checks(world, now)))
+            self._of = world.asking, maintained
+        return self._all
 
     def _possible(self, world: World, now: float) -> dict[Target, Timing]:
         """Without those whose way is still being laid."""
         wanted = self._wanted(world, now)
+        if self.mark is nobodys_mark:
+            return wanted
         return {t: timing for t, timing in wanted.items() if self._mark(t) is not None}
 
     def _mark(self, target: Target) -> int | None:

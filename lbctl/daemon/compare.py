@@ -49,7 +49,7 @@ def _named(
             yield f"{below}: removed"
         elif name not in before:
             yield f"{below}: added"
-        elif before[name] != after[name]:
+        elif before[name] is not after[name] and before[name] != after[name]:
             yield from differences(before[name], after[name], below)
 
 

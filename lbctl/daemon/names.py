@@ -1,10 +1,11 @@
 """Names as people type them, to the objects they mean."""
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from difflib import get_close_matches
 
 from lbctl.errors import Exit, LbctlError, NotFound
-from lbctl.model import Config, ServerName
+from lbctl.model import Config, ServerName, Service
 
 
 class BadName(LbctlError):
@@ -16,8 +17,24 @@ class BadName(LbctlError):
 Known = Mapping[str, Collection[str]]  # service -> its servers
 
 
+@dataclass(frozen=True)
+class Configured(Mapping[str, Collection[str]]):
+    """The names in a configuration; nothing is copied, however many there are."""
+
+    services: Mapping[str, Service]
+
+    def __getitem__(self, service: str) -> Collection[str]:
+        return self.services[service].servers.keys()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.services)
+
+    def __len__(self) -> int:
+        return len(self.services)
+
+
 def configured(config: Config) -> Known:
-    return {name: service.servers.keys() for name, service in config.services.items()}
+    return Configured(config.services)
 
 
 def service_named(known: Known, name: str) -> str:

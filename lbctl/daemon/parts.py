@@ -83,8 +83,10 @@ class Parts:
         if not outcome.changed:
             return ()
         texts = [text for text in (self.loop.trouble, self.control.save_error) if text]
-        ours, owner = set(outcome.services), owners(self.control.world.config.services)
-        for subject, one in self.reconciler.stuck.items():
+        stuck = self.reconciler.stuck
+        owner = owners(self.control.world.config.services) if stuck else {}
+        ours = set(outcome.services)
+        for subject, one in stuck.items():
             # A listen that is refused takes along whatever is done behind it.
             blocks = isinstance(one.act, AddService) and outcome.operations
             if (before.get(subject) != one.act or blocks) and _is_about(subject, ours, owner):

@@ -13,7 +13,7 @@ from lbctl.daemon.reconcile import differences
 from lbctl.daemon.requests import BadRequest
 from lbctl.daemon.shapes import SwitchView
 from lbctl.dataplane.port import DataPlane, Remarks, SharesKernel
-from lbctl.model import ServerName
+from lbctl.model import Config, ServerName, parse_frontend
 
 _encode = msgspec.json.Encoder().encode
 
@@ -108,11 +108,15 @@ class Reading:
         return answer(rows)
 
     async def config(self, request: web.Request) -> web.Response:
-        """The effective configuration as a file; `?source`: the text that was taken."""
+        """The effective configuration as a file; `?source`: the text that was taken;
+        `?listen=`: of the services, the one that has this listen."""
         control = self._parts.control
         if "source" in request.query:
             return web.Response(body=control.intent.text, content_type="text/plain")
-        text = await asyncio.to_thread(dump, control.world.config)
+        config = control.world.config
+        if "listen" in request.query:
+            config = _behind(config, request.query["listen"])
+        text = await asyncio.to_thread(dump, config)
         return web.Response(text=text, content_type="text/plain")
 
     async def stats(self, request: web.Request) -> web.Response:
@@ -175,6 +179,16 @@ def _peculiar(
         return (), (), remarks
     switches = (SwitchView(s.name, s.wanted, s.found, s.reason) for s in plane.switches())
     return tuple(switches), tuple(str(frontend) for frontend in plane.foreign()), remarks
+
+
+def _behind(config: Config, listen: str) -> Config:
+    """A configuration of the one service with this listen, if any; nothing watches it."""
+    try:
+        frontend = parse_frontend(listen)
+    except ValueError as error:
+        raise BadRequest(f"listen={listen}: {error}") from None
+    services = {n: one for n, one in config.services.items() if frontend in one.listens}
+    return Config(config.gateway, services)
 
 
 def _number(text: str) -> int:

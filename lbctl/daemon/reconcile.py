@@ -93,6 +93,7 @@ class Reconciler:
     held: Held | None = None
     passes: int = 0
     _wanted: dict[str, Mapping[Frontend, VirtualService]] = field(default_factory=dict)
+    _owner: dict[Frontend, str] = field(default_factory=dict)  # whose it is in `_wanted`
     _dirty: set[str] = field(default_factory=set)
     _all: bool = True
     _doubt: bool = True  # what is held is to be read back
@@ -114,6 +115,8 @@ class Reconciler:
 
     def outside(self) -> set[tuple[Frontend, Endpoint]]:
         """Where the data path refuses to take a server, by itself or with its whole listen."""
+        if not self.stuck:
+            return set()
         acts = [one.act for one in self.stuck.values()]
         listens = {act.frontend for act in acts if isinstance(act, AddService)}
         behind = {
@@ -197,15 +200,23 @@ class Reconciler:
         decisions = decide(world, name, now)
         self._remember(name, decisions, now)
         self.decisions[name] = decisions
-        self._wanted[name] = as_served(world, serve(service, decisions))
+        self._want(name, as_served(world, serve(service, decisions)))
         refused = [one for one in decisions if world.is_outside(service, one.server)]
         state, because = state_of(decisions, world.pools.get(name), refused)
         before, _ = self.states.get(name, ("serving", ""))
         self.states[name] = state, because
         return [ServiceChanged(name, state, because)] if state != before else []
 
+    def _want(self, name: str, served: Mapping[Frontend, VirtualService]) -> None:
+        for frontend in self._wanted.pop(name, ()):
+            if self._owner.get(frontend) == name:
+                del self._owner[frontend]
+        if served:
+            self._wanted[name] = served
+            self._owner.update(dict.fromkeys(served, name))
+
     def _forget(self, name: str) -> None:
-        self._wanted.pop(name, None)
+        self._want(name, {})
         self.decisions.pop(name, None)
         self.states.pop(name, None)
         self.transitions = {n: t for n, t in self.transitions.items() if n.service != name}
@@ -218,8 +229,8 @@ class Reconciler:
             latest = Transition(now, one.weight, one.rule, one.because)
             if not past or replace(past[-1], at=now) != latest:
                 past.append(latest)
-        gone = [n for n in self.transitions if n.service == service and n not in by_name]
-        for name in gone:
+        was = {one.name for one in self.decisions.get(service, ())}
+        for name in was - by_name.keys():
             del self.transitions[name]
 
     def _fronts(self, names: Iterable[str]) -> set[Frontend]:
@@ -230,10 +241,13 @@ class Reconciler:
 
     def _plan(self, world: World, fronts: set[Frontend], whole: bool) -> Step:
         assert self.held is not None
-        wanted = {
-            f: v for served in self._wanted.values() for f, v in served.items() if f in fronts
-        }
-        held = self.held.table if whole else self.held.part(fronts)
+        if whole:
+            wanted = {f: v for served in self._wanted.values() for f, v in served.items()}
+            held = self.held.table
+        else:
+            named = sorted(fronts, key=str)
+            wanted = {f: self._wanted[self._owner[f]][f] for f in named if f in self._owner}
+            held = self.held.part(named)
         return _step(Table(wanted), managed_vips(world.config), replace(self.held, table=held))
 
     def _without_waiting(self, step: Step, fronts: set[Frontend], now: float) -> Step:

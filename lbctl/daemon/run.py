@@ -36,7 +36,7 @@ from lbctl.daemon.reconcile import Reconciler
 from lbctl.daemon.remote import RemoteApi
 from lbctl.daemon.replication import Replicator
 from lbctl.daemon.routers import RouterLink
-from lbctl.daemon.sampler import EVERY, Sampler
+from lbctl.daemon.sampler import Sampler
 from lbctl.daemon.share import Share
 from lbctl.daemon.startup import stand_up
 from lbctl.daemon.state import StateDirectory, digest
@@ -174,7 +174,7 @@ async def _live(parts: Parts, listener: socket.socket, stack: AsyncExitStack) ->
             group.create_task(parts.replicator.keep()),
             group.create_task(_hear_kernel(parts)),
             group.create_task(_every(TEND, parts.loop.tend)),
-            group.create_task(_every(EVERY, partial(parts.sampler.fresh, EVERY / 2))),
+            group.create_task(parts.sampler.keep()),
             group.create_task(_every(EXPIRE, parts.control.drop_expired)),
             group.create_task(_watchdog(parts)),
         ]

@@ -10,6 +10,7 @@ from lbctl.dataplane.port import Stats
 from lbctl.errors import DataPlaneError
 
 EVERY = 2.0  # seconds
+SHARE = 0.1  # of the time, at most: changes wait for a snapshot that is being taken
 RECENT = 0.5
 PATIENCE = 0.2
 
@@ -24,6 +25,7 @@ class Sampler:
     at: float = float("-inf")
     error: str = ""
     hearers: list[Callable[[Stats], None]] = field(default_factory=list)
+    _took: float = 0.0  # seconds, the last one
     _one: asyncio.Lock = field(default_factory=asyncio.Lock)
     _glances: set[asyncio.Task[Stats]] = field(default_factory=set)
 
@@ -42,8 +44,19 @@ class Sampler:
                     self.error = ""
                     for hearer in self.hearers:
                         hearer(self.latest)
-                self.at = begun
+                self.at, self._took = begun, self.clock.now() - begun
         return self.latest
+
+    @property
+    def pause(self) -> float:
+        """Seconds between two snapshots that nobody asked for."""
+        return max(EVERY, self._took / SHARE)
+
+    async def keep(self) -> None:
+        """For ever: a snapshot now and then."""
+        while True:
+            await asyncio.sleep(self.pause)
+            await self.fresh(EVERY / 2)
 
     async def glance(self) -> Stats:
         """A recent snapshot; an old one where the data path is busy (it may be compiling)."""

@@ -68,7 +68,7 @@ def run(client: Client, arguments: Arguments) -> None:
         case Command.RESTORE:
             _restore(client, sys.stdin)
         case _:
-            _override(client, changes(arguments, _services(client)))
+            _override(client, changes(arguments, _services(client, listen=arguments.service)))
 
 
 def _list(client: Client, arguments: Arguments) -> None:
@@ -99,10 +99,11 @@ def _print(lines: Iterable[str]) -> None:
         click.echo(line)
 
 
-def _services(client: Client) -> Services:
+def _services(client: Client, **which: str) -> Services:
+    """All services, or the one with a listen."""
     from lbctl.config import parse as parse_file  # costs 0.1 s, which listings need not pay
 
-    running = parse_file(client.text("config"), "the running configuration")
+    running = parse_file(client.text("config", **which), "the running configuration")
     return Services(running.config.services)
 
 

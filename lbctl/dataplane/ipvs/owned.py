@@ -40,31 +40,34 @@ class Owned:
 
 
 def after(owned: Owned, ops: Iterable[Op]) -> Owned:
-    """What is ours once `ops` are done."""
-    services = {frontend: set(endpoints) for frontend, endpoints in owned.services.items()}
+    """What is ours once `ops` are done. Costs what `ops` touch, however much is ours."""
+    services = dict(owned.services)
+    touched: dict[Frontend, set[Endpoint]] = {}  # in place of what `services` has
     fullnat = set(owned.fullnat)
     for op in ops:
         match op:  # what there are thousands of comes first
             case AddServer(frontend, endpoint, destination):
-                if (endpoints := services.get(frontend)) is None:
-                    endpoints = services[frontend] = set()
+                if (endpoints := touched.get(frontend)) is None:
+                    endpoints = touched[frontend] = set(services.get(frontend, ()))
                 endpoints.add(endpoint)
                 _note(fullnat, frontend, destination)
             case SetServer(frontend, _, destination):
                 _note(fullnat, frontend, destination)
             case AddService(frontend):
-                services.setdefault(frontend, set())
+                services.setdefault(frontend, frozenset())
             case RemoveServer(frontend, endpoint):
-                services.get(frontend, set()).discard(endpoint)
+                if frontend in services or frontend in touched:
+                    touched.setdefault(frontend, set(services.get(frontend, ()))).discard(endpoint)
             case RemoveService(frontend):
                 services.pop(frontend, None)
+                touched.pop(frontend, None)
                 fullnat.discard(frontend)
             case SetService():
                 pass
             case _:
                 assert_never(op)
-    frozen = {frontend: frozenset(endpoints) for frontend, endpoints in services.items()}
-    return replace(owned, services=frozen, fullnat=frozenset(fullnat))
+    services |= {frontend: frozenset(endpoints) for frontend, endpoints in touched.items()}
+    return replace(owned, services=services, fullnat=frozenset(fullnat))
 
 
 def _note(fullnat: set[Frontend], frontend: Frontend, destination: Destination) -> None:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from lbctl.errors import Exit
+from lbctl.config import parse
+from lbctl.errors import Exit, LbctlError
 from lbctl.lab.waiting import eventually
 
 from .conftest import Daemon
@@ -211,6 +212,15 @@ def test_a_server_is_added_weighed_and_removed_live(daemon: Daemon) -> None:
     assert daemon.run("del", "server", "web/app3").code == 0
     assert daemon.client.get("overrides") == []
     daemon.until(app1="serving", app2="serving", app3="leaving")
+
+
+def test_the_service_behind_a_listen_is_a_file_of_its_own(daemon: Daemon) -> None:
+    daemon.run("add", "service", "mail", "--listen", "192.0.2.11:25/tcp")
+    text = daemon.client.text("config", listen="192.0.2.10:80/tcp")
+    assert list(parse(text).config.services) == ["web"]
+    assert parse(daemon.client.text("config", listen="192.0.2.9:80/tcp")).config.services == {}
+    with pytest.raises(LbctlError, match="has no protocol"):
+        daemon.client.text("config", listen="192.0.2.10:80")
 
 
 def test_a_live_change_is_taken_back(daemon: Daemon) -> None:

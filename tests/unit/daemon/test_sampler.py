@@ -90,3 +90,21 @@ def test_a_glance_does_not_wait_for_a_busy_data_path() -> None:
         assert (await sampler.glance()).writes == {"reads": 2}
 
     story(work)
+
+
+def test_a_large_table_is_read_as_seldom_as_it_takes_long() -> None:
+    async def work(plane, thread, sampler, time) -> None:
+        await sampler.fresh(0.0)
+        assert sampler.pause == 2.0
+        read = plane.stats
+
+        def slow() -> Stats:
+            time.now += 3.0
+            return read()
+
+        plane.stats = slow
+        time.now = 1.0
+        await sampler.fresh(0.0)
+        assert sampler.pause == 30.0
+
+    story(work)
