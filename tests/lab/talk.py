@@ -7,8 +7,9 @@ A server answers every line with its name. A caller holds LONG connections that 
 second or so, IDLE that ask only when they are opened and at the end, and opens
 RATE new ones a second, each for one question. It prints a line of
 JSON for every connection that broke, and on TERM one with what it counted. On USR1 all that
-are not idle ask at once, and a line tells when the last was answered or broke. Times are
-monotonic seconds, which all hosts of a lab share.
+are not idle ask at once, and a line tells when the last was answered or broke. It is ready
+when each that it holds was answered, or was not. Times are monotonic seconds, which all hosts
+of a lab share.
 """
 
 import asyncio
@@ -49,6 +50,7 @@ class Caller:
         self.rounds = 0
         self.held: set[socket.socket] = set()  # of those that ask
         self.awaited: set[socket.socket] = set()  # of those, who have yet to ask in this round
+        self.untried, self.tried = long + idle, asyncio.Event()  # of those that are held
         self.count = {"new": 0, "asked": 0, "long": 0, "open": 0}
 
     async def run(self) -> None:
@@ -60,6 +62,8 @@ class Caller:
         for number in range(self.long + self.idle):
             tasks.add(asyncio.create_task(self.hold(idle=number >= self.long)))
             await asyncio.sleep(0 if number % 20 else 0.05)
+        if self.untried:
+            await self.tried.wait()
         print(json.dumps({"ready": time.monotonic()}), flush=True)
         number = 0
         while not self.stopped.is_set():
@@ -97,12 +101,17 @@ class Caller:
 
     async def hold(self, idle: bool = False) -> None:
         """A connection for as long as there is time; the next one when it breaks."""
+        first = True
         while not self.stopped.is_set():
             opened, server = time.monotonic(), ""
             with socket.socket() as connection:
                 connection.setblocking(False)
                 try:
-                    server = await self.ask(connection, first=True)
+                    try:
+                        server = await self.ask(connection, first=True)
+                    finally:
+                        self.try_is_over(first)
+                        first = False
                     self.count["long"] += 1
                     await (self.sleep_on if idle else self.go_on)(connection, server)
                     self.count["open"] += 1
@@ -111,6 +120,12 @@ class Caller:
                     told = {"kind": kind, "at": opened, "server": server, "error": said(error)}
                     print(json.dumps({**told, "ended": time.monotonic()}), flush=True)
                     await asyncio.sleep(0.1)
+
+    def try_is_over(self, first: bool) -> None:
+        """One that is to be held was answered, or was not."""
+        self.untried -= first
+        if not self.untried:
+            self.tried.set()
 
     async def go_on(self, connection: socket.socket, server: str) -> None:
         self.held.add(connection)

@@ -26,10 +26,10 @@ services:
 
 
 class Daemon:
-    def __init__(self, directory):
+    def __init__(self, directory, text=FILE):
         self.directory = directory
         self.options = ["--socket", str(directory / "socket")]
-        (directory / "lbctl.yaml").write_text(FILE)
+        (directory / "lbctl.yaml").write_text(text)
 
     def start(self):
         paths = [("config", "lbctl.yaml"), ("state", "state"), ("pins", "pins")]
