@@ -34,8 +34,8 @@ from lbctl.gslb.model import (
     Sticky,
     Weighted,
 )
+from lbctl.gslb.records import LONGEST_TTL
 from lbctl.gslb.wire import name_to_wire
-from lbctl.gslb.zonefile import LONGEST_TTL
 from lbctl.model import Endpoint, Listen
 
 SINGLE: Mapping[str, Step] = {

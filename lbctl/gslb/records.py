@@ -12,6 +12,7 @@ from lbctl.gslb.wire import AA, POINTER_TO_QUESTION, Rcode, Type
 from lbctl.model import Address
 
 LARGEST = 64_000  # octets of an answer: a message by TCP has 65,535, with question and options
+LONGEST_TTL = 7 * 86400  # seconds; longer is a typing error that nobody can take back
 RFC8482 = b"\x07RFC8482\x00"  # a HINFO's rdata (RFC 8482 section 4.2)
 
 

@@ -17,10 +17,9 @@ import dns.zonefile
 
 from lbctl.errors import InvalidConfig
 from lbctl.gslb.model import Record
-from lbctl.gslb.records import LARGEST
+from lbctl.gslb.records import LARGEST, LONGEST_TTL
 from lbctl.gslb.wire import Type, is_below, name_to_text
 
-LONGEST_TTL = 7 * 86400  # seconds; longer is a typing error that nobody can take back
 DNAME = 39
 META = range(128, 256)  # types that are never data (RFC 6895 section 3.1)
 
