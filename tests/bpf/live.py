@@ -43,11 +43,18 @@ def balancing(host: Host, settings: Gateway) -> Iterator[XdpPlane]:
             closing(Netlink()) as netlink,
             closing(XdpPlane(settings, pins, netlink)) as plane,
         ):
-            eventually(lambda: not converge(plane, table).refused)
+            eventually(lambda: all_taken(plane, table), 60)  # a neighbour answers when it can
             plane.catch_up()
             yield plane
     finally:
         remove_pins(pins)
+
+
+def all_taken(plane: XdpPlane, table: Table) -> bool:
+    """Has the plane taken the whole table? Fails with what it refused."""
+    refused = converge(plane, table).refused
+    assert not refused, str(refused)
+    return True
 
 
 def download(client: Host, server: Host, plane: XdpPlane, size: int) -> int:
@@ -75,7 +82,7 @@ def _receive(client: Host, plane: XdpPlane) -> int:
     got = 0
     with client.socket(socket.AF_INET, socket.SOCK_STREAM) as ours:
         ours.settimeout(0.2)
-        eventually(lambda: _connected(ours, plane))
+        eventually(lambda: _connected(ours, plane), 60)
         ours.settimeout(10)
         while data := ours.recv(65536):
             got += len(data)
