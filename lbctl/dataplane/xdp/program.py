@@ -16,7 +16,7 @@ from lbctl.errors import DataPlaneError
 from lbctl.model import XdpMode
 from lbctl.netlink import Netlink
 
-LOADER_SECONDS = 60
+LOADER_SECONDS = 180  # compiling takes 2 or 3, and 100 where the processor is emulated
 
 
 class Program:
