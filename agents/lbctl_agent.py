@@ -18,6 +18,7 @@ one named by --cgroup. An operator's word (`drain`, `maint`, `down#reason`, `rea
 in the file named by --words and is passed on as it is.
 """
 
+import abc
 import argparse
 import contextlib
 import hmac
@@ -516,7 +517,7 @@ class Room:
         return gone
 
 
-class Server(socketserver.TCPServer):
+class Server(socketserver.TCPServer, abc.ABC):
     """A thread for each client. A client that has to go is hung up on, in whatever its thread
     waits for: the handshake, a byte of its request, or that it reads what it asked for.
     `serve_forever` looks for such every LOOK seconds.
@@ -533,9 +534,9 @@ class Server(socketserver.TCPServer):
         self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
         super().__init__(address, socketserver.BaseRequestHandler)
 
+    @abc.abstractmethod
     def talk(self, request: socket.socket, guest: Guest) -> None:
         """The whole conversation, in the client's own thread."""
-        raise NotImplementedError
 
     def process_request(self, request: Any, client_address: Any) -> None:
         now = time.monotonic()

@@ -25,7 +25,7 @@ LOAD = f"x = bytearray({24 * MIB}); x[::4096] = b'x' * len(x[::4096])\nwhile Tru
 def group() -> Iterator[Path]:
     """A cgroup without limits, in one that has them."""
     if not (TOP / "cgroup.controllers").exists():
-        pytest.skip("no cgroup v2 at /sys/fs/cgroup")
+        pytest.skip("no cgroup v2 at /sys/fs/cgroup (mount -t cgroup2 none /sys/fs/cgroup)")
     (TOP / "cgroup.subtree_control").write_text("+cpu +memory")
     outer = TOP / "lbctl-lab"
     inner = outer / "app1"
