@@ -140,7 +140,7 @@ async def daemon(case: Case, pins: Path, state: Path) -> AsyncIterator[Daemon]:
 
     def open_plane() -> SimpleNamespace:
         made.append(XdpPlane(chosen.gateway, pins, Netlink()))
-        return SimpleNamespace(plane=made[0], vips=FakeVips(), why="bench")
+        return SimpleNamespace(plane=made[0], vips=FakeVips(), why="bench", retire=str)
 
     clock, journal, directory = SYSTEM, Journal(SYSTEM), StateDirectory(state)
     standing = Standing(World(chosen), Intent(b"", "bench", 1), Read(chosen), Saved())

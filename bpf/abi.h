@@ -17,14 +17,14 @@
 
 #include <linux/types.h>
 
-#define LB_ABI 6		/* raised with every change of layout */
+#define LB_ABI 8		/* raised with every change of layout, and of where a key or a flow lies */
 
 #define LB_PORTS 8		/* interfaces of a gateway */
 #define LB_PORT_PLACES 64
 #define LB_LISTENS 2048
 #define LB_SERVERS 16384	/* of all listens; index 0 is nobody */
-#define LB_PAGES 4096		/* of ring slots; page 0 is nobody's */
-#define LB_PAGE_BITS 11
+#define LB_PAGES 16384		/* of ring slots; page 0 is nobody's */
+#define LB_PAGE_BITS 9
 #define LB_PAGE_SLOTS (1 << LB_PAGE_BITS)
 #define LB_TURNS 1024		/* longest sequence of rr and wrr */
 #define LB_LISTEN_BUCKETS 4096
@@ -72,16 +72,25 @@ struct lb_gateway {
  * listens, is an address of the gateway's own.
  */
 #define LB_PROTO_OWN 255
-#define LB_OWN 0xffffffffU	/* the value of such a key */
+#define LB_OWN 0xffffffffU	/* the number of such a key */
 #define LB_KEY_EMPTY 0ULL
 #define LB_KEY_GONE 1ULL	/* was used: a search goes on past it */
 
+/*
+ * found: one word, replaced by one store.
+ *
+ *   | flags (8) | ring (24) | number (32) |
+ *
+ * number: of a listen or a server. ring and flags of a listen are those of its record, as
+ * far as nearly every packet asks for them: few read more of it.
+ */
 struct lb_way {
 	__u64 key;
-	__u32 value;		/* of a listen or a server */
-	__u32 flags;		/* LB_WAY_* */
+	__u64 found;
 };
 
+#define LB_WAY_RING_SHIFT 32
+#define LB_WAY_FLAGS_SHIFT 56
 #define LB_WAY_SHARED 1		/* several listens reach this server: look for a record */
 
 struct lb_bucket {
@@ -109,6 +118,7 @@ enum lb_mode {
 #define LB_LISTEN_MEMORY 4	/* its flows are remembered, each in a way of the flow cache */
 #define LB_LISTEN_SOURCE 8	/* the client's address alone picks the slot */
 #define LB_LISTEN_HELD 16	/* with memory: TCP that nobody remembers waits, see schedule.h */
+#define LB_LISTEN_IN_WAY (LB_LISTEN_MEMORY | LB_LISTEN_SOURCE)
 
 /*
  * ring: the first page and, from bit 16 on, by how much a flow's hash is shifted to the
@@ -119,7 +129,7 @@ enum lb_mode {
 #define LB_RING_PAGE 0xffffu
 #define LB_TURNS_HALF 0x10000u	/* the second half of the buffer is in use */
 
-/* ring and turns are each replaced by one store. */
+/* ring and turns are each replaced by one store; packets are told of ring by the index. */
 struct lb_listen {
 	struct lb_addr addr;
 	__u16 port;
@@ -384,7 +394,7 @@ _Static_assert(sizeof(struct lb_server) == 64, "a server is one cache line");
 _Static_assert(LB_SERVERS <= LB_SLOT_CHANGING, "a slot's server leaves room for its flag");
 _Static_assert(sizeof(struct lb_flow_set) == 64, "a flow set is one cache line");
 _Static_assert(sizeof(struct lb_server_stats) == 64, "counters are one cache line");
-_Static_assert(__builtin_offsetof(struct lb_server, dmac) % 4 == 0, "copied by words");
+_Static_assert(__builtin_offsetof(struct lb_server, dmac) % 8 == 0, "copied by words");
 _Static_assert(__builtin_offsetof(struct lb_gateway, flow_mask) == 128, "two cache lines");
 _Static_assert(sizeof(struct lb_gateway) % 8 == 0, "array values are rounded up to 8");
 

@@ -18,12 +18,17 @@ struct lb_ctx {
 	__u32 source;		/* addresses; an IPv6 one is folded */
 	__u32 dest;
 	__u32 port;		/* which of the gateway's it came in on */
-	int fresh;		/* it begins a flow, as far as anybody can tell */
+	int fresh;		/* a scheduler with memory: it begins a flow */
 	int held;		/* nobody remembers its flow, and it is too early to say so */
 	__u32 datagram_server;	/* what the rest of a datagram follows, or comes from */
 	__u64 datagram;		/* hash of the datagram that it is the first of; 0: none */
 	int action;		/* XDP_* once the verdict is FORWARD or RETURN */
 };
+
+static inline struct lb_server_stats *lb_stats(const struct lb_ctx *c, __u32 server)
+{
+	return &c->count->server[server & (LB_SERVERS - 1)];
+}
 
 static inline int lb_is_syn(const struct lb_ctx *c)
 {

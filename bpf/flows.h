@@ -55,10 +55,10 @@ static inline int lb_way_expired(const struct lb_gateway *gw, __u64 word, __u32 
 /*
  * The number of the first way with the flow's tag; LB_FLOW_WAYS: none has it. Without a
  * branch: which way it is cannot be predicted, and five pointers would be five programs to
- * the verifier. x is below 2^34, so -x is negative unless x is zero; the compiler must not
- * see that, or it makes branches of it again.
+ * the verifier. x is below 2^34, so -x is negative unless x is zero; the compiler must see
+ * neither that nor the mask made of it, or it makes branches of them again.
  */
-static inline __u32 lb_way_number(const struct lb_flow_set *set, __u64 hash)
+static inline __u64 lb_way_number(const struct lb_flow_set *set, __u64 hash)
 {
 	__u64 number = 0;
 	int i;
@@ -67,33 +67,50 @@ static inline __u32 lb_way_number(const struct lb_flow_set *set, __u64 hash)
 	for (i = LB_FLOW_WAYS - 1; i >= 0; i--) {
 		__s64 x = (set->way[i] ^ hash) >> LB_TAG_SHIFT;
 
-		__asm__("%0 = -%0" : "+r"(x));
-		number = (number + 1) & (__u64)(x >> 63);
+		__asm__("%0 = -%0\n\t%0 s>>= 63" : "+r"(x));
+		number = (number + 1) & x;
 	}
 	return number;
 }
 
-/* Finds the flow. The set is picked by the hash's low bits, the tag is its high bits. */
-static inline void lb_flow_find(const struct lb_gateway *gw, __u64 hash, __u32 tick,
-				struct lb_place *place)
+/*
+ * Reads the way with the flow's tag, whatever it holds; LB_FLOW_WAYS: there is none. The set
+ * is picked by the hash's low bits, the tag is its high bits.
+ */
+static inline __u64 lb_flow_look(__u64 hash, struct lb_place *place)
 {
 	struct lb_flow_set *set = lb_flows((__u32)hash);
-	__u32 number;
-	__u64 word;
+	__u64 number;
 
 	place->set = set;
 	place->way = 0;
 	if (!set)
-		return;
+		return LB_FLOW_WAYS;
 	number = lb_way_number(set, hash);
 	if (number >= LB_FLOW_WAYS)
+		return LB_FLOW_WAYS;
+	place->word = set->way[number];
+	return (place->word ^ hash) >> LB_TAG_SHIFT ? LB_FLOW_WAYS : number;
+}
+
+/* Takes what was read for the flow, unless it is dead. */
+static inline void lb_flow_take(const struct lb_gateway *gw, __u32 tick, __u64 number,
+				struct lb_place *place)
+{
+	if (!lb_way_state(place->word) || lb_way_expired(gw, place->word, tick))
 		return;
-	word = set->way[number];
-	if ((word ^ hash) >> LB_TAG_SHIFT || !lb_way_state(word) || lb_way_expired(gw, word, tick))
-		return;
-	place->way = &set->way[number];
-	place->word = word;
-	place->isn = set->isn[number];
+	place->way = &place->set->way[number];
+	place->isn = place->set->isn[number];
+}
+
+/* Finds the flow. */
+static inline void lb_flow_find(const struct lb_gateway *gw, __u64 hash, __u32 tick,
+				struct lb_place *place)
+{
+	__u64 number = lb_flow_look(hash, place);
+
+	if (number < LB_FLOW_WAYS)
+		lb_flow_take(gw, tick, number, place);
 }
 
 /*

@@ -84,7 +84,7 @@ static inline enum lb_verdict lb_follow(struct lb_ctx *c, __u32 index, int v6)
 		return LB_DROP_BROKEN;
 	if (lb_expires(c, v6))
 		return LB_DROP_TTL;
-	if (LB_HAS_FENCE && lb_may_not_serve(c, listen, v6))
+	if (LB_HAS_FENCE && lb_may_not_serve(c, listen->addr.w, v6))
 		return LB_DROP_FENCED;
 	if (v6 ? lb_same6(listen->addr.w, c->packet.ip6->daddr) :
 		 listen->addr.w[0] == c->packet.ip->daddr)

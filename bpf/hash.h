@@ -7,6 +7,12 @@
 
 #include "shape.h"
 
+/*
+ * Two words of an address at once. In a packet and in a map they may lie anywhere, as far as
+ * the verifier is concerned: x86 and arm64 load them. On the stack they may not.
+ */
+typedef __u64 __attribute__((may_alias)) lb_pair;
+
 #define LB_ODD_A 0x9e3779b97f4a7c15ULL
 #define LB_ODD_B 0xbf58476d1ce4e5b9ULL
 
@@ -19,7 +25,7 @@
  * than by chance. The two multiplications do not wait for each other.
  */
 static inline __u64 lb_flow_hash(const __u64 *key, __u32 source, __u32 dest, __u32 ports,
-				 __u8 proto)
+				 __u64 proto)
 {
 	return (key[0] + source) * (key[1] + dest) + (key[2] + ports) * (key[3] + proto);
 }
@@ -27,13 +33,11 @@ static inline __u64 lb_flow_hash(const __u64 *key, __u32 source, __u32 dest, __u
 /*
  * The same with both halves mixed, for those who take bits from its bottom too: a flow's
  * way has its tag from the top, where the ring's slot is from as well, and its set from
- * the bottom.
+ * the bottom. Gateways of a pair tell each other flows by it: lbctl/ha/words.py, VERSION.
  */
 static inline __u64 lb_mix(__u64 x)
 {
-	__u64 low = (x ^ (x >> 32)) * LB_ODD_B;
-
-	return (x >> 32 << 32) | (__u32)(low ^ (low >> 32));
+	return x ^ (x ^ x >> 32) * LB_ODD_B >> 32;
 }
 
 /* An IPv6 address as 32 bits: two share them no more often than by chance. */
@@ -59,17 +63,18 @@ static inline __u32 lb_index_hash(__u64 key, __u32 buckets)
 }
 
 /* The index key of an IPv4 triple. Network order in, so the same on every machine. */
-static inline __u64 lb_key4(__u32 address, __u16 port, __u8 proto)
+static inline __u64 lb_key4(__u32 address, __u16 port, __u64 proto)
 {
 	return (__u64)address << 32 | (__u64)port << 16 | proto;
 }
 
 /* That of an IPv6 triple: a hash, so the record that it leads to has to be compared. */
-static inline __u64 lb_key6(const __u32 *w, __u16 port, __u8 proto)
+static inline __u64 lb_key6(const __u32 *w, __u16 port, __u64 proto)
 {
-	__u64 x = ((__u64)w[0] << 32 | w[1]) * LB_ODD_A;
+	const lb_pair *pair = (const lb_pair *)w;
+	__u64 x = pair[0] * LB_ODD_A;
 
-	x = (x ^ (x >> 32) ^ ((__u64)w[2] << 32 | w[3])) * LB_ODD_B;
+	x = (x ^ (x >> 32) ^ pair[1]) * LB_ODD_B;
 	x = (x ^ (x >> 32) ^ ((__u64)port << 16 | proto)) * LB_ODD_A;
 	return x | 0xff00;
 }

@@ -22,7 +22,7 @@ struct lb_inner {
 	void *ip;
 	struct lb_l4 *l4;
 	__u16 *check;
-	__u8 proto;
+	__u64 proto;
 };
 
 #define LB_INNER_LEAST 8 /* bytes of transport that an error carries (RFC 792) */
@@ -151,20 +151,23 @@ static inline __u32 lb_translate_end(const struct lb_inner *inner, __u32 *addres
 
 /* To the VIP: the server sent the packet inside. */
 static inline enum lb_verdict lb_error_in(struct lb_ctx *c, struct lb_icmp *icmp,
-					  const struct lb_inner *inner, __u32 index, int v6)
+					  const struct lb_inner *inner, __u64 found, int v6)
 {
-	const struct lb_listen *listen = lb_listens(index);
+	const struct lb_listen *listen = lb_listens(lb_number(found));
 	__u32 chosen, delta, ports = (__u32)inner->l4->source << 16 | inner->l4->dest;
+	__u32 client, vip;
 	const struct lb_server *server;
 	struct lb_end end;
 
 	if (!listen)
 		return LB_DROP_BROKEN;
-	if (LB_HAS_FENCE && lb_may_not_serve(c, listen, v6))
+	if (LB_HAS_FENCE && lb_may_not_serve(c, listen->addr.w, v6))
 		return LB_DROP_FENCED;
-	c->source = lb_folded(c->gw, lb_inner_dest(inner, v6), v6);
-	c->dest = lb_folded(c->gw, lb_inner_source(inner, v6), v6);
-	chosen = lb_whose(c, listen, lb_hash_of(c, listen, ports, inner->proto));
+	client = lb_folded(c->gw, lb_inner_dest(inner, v6), v6);
+	vip = lb_folded(c->gw, lb_inner_source(inner, v6), v6);
+	chosen = lb_whose(c, found,
+			  lb_hash_of(c->gw, lb_way_flags(found), client, vip, ports,
+				     inner->proto));
 	server = lb_servers(chosen);
 	if (!server)
 		return LB_DROP_BROKEN;
@@ -216,7 +219,7 @@ static inline enum lb_verdict lb_error_out(struct lb_ctx *c, struct lb_icmp *icm
 	listen = lb_listens(server->listen);
 	if (!listen)
 		return LB_DROP_BROKEN;
-	if (LB_HAS_FENCE && lb_may_not_serve(c, listen, v6))
+	if (LB_HAS_FENCE && lb_may_not_serve(c, listen->addr.w, v6))
 		return LB_DROP_FENCED;
 	verdict = lb_route(c, listen->addr.w, v6, &device);
 	if (verdict != LB_RETURN)
@@ -259,7 +262,7 @@ static inline enum lb_verdict lb_icmp(struct lb_ctx *c, struct lb_cursor_at *cur
 	found = lb_listen_of(lb_inner_source(&inner, v6), inner.l4->source, inner.proto, v6);
 	if (found != LB_ABSENT)
 		return lb_expires(c, v6) ? LB_DROP_TTL :
-					   lb_error_in(c, icmp, &inner, lb_number(found), v6);
+					   lb_error_in(c, icmp, &inner, found, v6);
 	found = lb_server_of(lb_inner_dest(&inner, v6), inner.l4->dest, inner.proto, v6);
 	if (found == LB_ABSENT)
 		return LB_PASS_ICMP;

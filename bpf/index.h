@@ -9,20 +9,32 @@
 
 #define LB_ABSENT (~0ULL)
 
-/* What an index knows of a key: a number, and above it LB_WAY_*. */
+/* The parts of lb_way.found. */
 static inline __u32 lb_number(__u64 found)
 {
 	return (__u32)found;
 }
 
-static inline int lb_is_shared(__u64 found)
+static inline __u32 lb_way_flags(__u64 found)
 {
-	return (found >> 32 & LB_WAY_SHARED) != 0;
+	return found >> LB_WAY_FLAGS_SHIFT;
 }
 
-static inline __u64 lb_found(const struct lb_way *way)
+/* Of a listen: as in its record. */
+static inline __u32 lb_way_ring(__u64 found)
 {
-	return (__u64)way->flags << 32 | way->value;
+	return found >> LB_WAY_RING_SHIFT & ((1U << (LB_WAY_FLAGS_SHIFT - LB_WAY_RING_SHIFT)) - 1);
+}
+
+/* Are the flows of this listen remembered? */
+static inline int lb_has_memory(__u64 found)
+{
+	return LB_HAS_FLOWS && lb_way_flags(found) & LB_LISTEN_MEMORY;
+}
+
+static inline int lb_is_shared(__u64 found)
+{
+	return (lb_way_flags(found) & LB_WAY_SHARED) != 0;
 }
 
 /*
@@ -37,7 +49,7 @@ static inline __u64 lb_found(const struct lb_way *way)
 		int probe, i;                                                   \
                                                                                 \
 		if (lb_likely(bucket && bucket->way[0].key == key))             \
-			return lb_found(&bucket->way[0]);                       \
+			return bucket->way[0].found;                            \
 		_Pragma("nounroll")                                             \
 		for (probe = 0; probe < LB_PROBES; probe++) {                   \
 			bucket = index(first + probe);                          \
@@ -46,7 +58,7 @@ static inline __u64 lb_found(const struct lb_way *way)
 			_Pragma("unroll")                                       \
 			for (i = 0; i < LB_WAYS; i++) {                         \
 				if (bucket->way[i].key == key)                  \
-					return lb_found(&bucket->way[i]);       \
+					return bucket->way[i].found;            \
 				if (bucket->way[i].key == LB_KEY_EMPTY)         \
 					return LB_ABSENT;                       \
 			}                                                       \

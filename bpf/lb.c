@@ -23,18 +23,17 @@
 #include "icmp.h"
 #include "suspect.h"
 
-/* A verdict that few packets end in: others do not meet even its constant on their way. */
-static inline enum lb_verdict lb_rare(enum lb_verdict verdict)
-{
-	__asm__ volatile("" : "+r"(verdict));
-	return verdict;
-}
-
 /* --- client to server --------------------------------------------------------------- */
+
+/* Does it begin a flow? A scheduler with memory knows; elsewhere a SYN does. */
+static inline int lb_begins(const struct lb_ctx *c, __u64 found)
+{
+	return lb_has_memory(found) ? c->fresh : lb_is_syn(c);
+}
 
 /* Counts a packet and sends it to its server. */
 static inline enum lb_verdict lb_deliver(struct lb_ctx *c, const struct lb_server *server,
-					 __u32 index, int v6)
+					 __u32 index, __u64 found, int v6)
 {
 	struct lb_server_stats *stats = lb_stats(c, index);
 
@@ -42,7 +41,7 @@ static inline enum lb_verdict lb_deliver(struct lb_ctx *c, const struct lb_serve
 	stats->bytes_in += lb_length(&c->packet, v6);
 	lb_lead(c, index, v6);
 	lb_nat_forward(&c->packet, server, v6);
-	if (lb_begins(c))
+	if (lb_begins(c, found))
 		stats->connections++;
 	return lb_leave(c, server->out, LB_FORWARD);
 }
@@ -58,36 +57,35 @@ static inline int lb_is_echo(const struct lb_ctx *c, int v6)
 		       LB_ABSENT;
 }
 
-static inline enum lb_verdict lb_forward(struct lb_ctx *c, __u32 index, int v6)
+static inline enum lb_verdict lb_forward(struct lb_ctx *c, __u64 found, int v6)
 {
-	const struct lb_listen *listen = lb_listens(index);
+	const struct lb_listen *listen;
 	const struct lb_server *server;
 	__u32 chosen;
 
-	if (!listen)
-		return lb_rare(LB_DROP_BROKEN);
 	if (lb_unlikely(lb_expires(c, v6)))
 		return lb_rare(LB_DROP_TTL);
-	if (LB_HAS_FENCE && lb_unlikely(lb_may_not_serve(c, listen, v6)))
+	if (LB_HAS_FENCE && lb_unlikely(lb_may_not_serve(c, lb_dest(&c->packet, v6), v6)))
 		return lb_rare(LB_DROP_FENCED);
 	if (lb_unlikely(lb_is_echo(c, v6)))
 		return lb_rare(LB_DROP_MARTIAN);
-	chosen = lb_choose(c, listen, index, v6);
+	chosen = lb_choose(c, found, v6);
 	server = lb_servers(chosen);
 	if (!server)
 		return lb_rare(LB_DROP_BROKEN);
 	lb_keep(server);
 	if (lb_unlikely(lb_length(&c->packet, v6) > server->mtu)) { /* 0, unless it is alive */
-		if (LB_HAS_FLOWS && listen->flags & LB_LISTEN_MEMORY && c->held)
+		if (LB_HAS_FLOWS && c->held)
 			return lb_rare(LB_DROP_UNKNOWN);
-		if (LB_HAS_LOADS && !chosen && listen->turns & (LB_TURNS_HALF - 1))
+		listen = lb_listens(lb_number(found));
+		if (LB_HAS_LOADS && !chosen && listen && listen->turns & (LB_TURNS_HALF - 1))
 			return lb_rare(LB_DROP_ALL_FULL);
 		return lb_rare(lb_alive(chosen) ? LB_DROP_TOO_BIG : LB_DROP_NO_SERVER);
 	}
 	if (LB_HAS_FLOWS && server->flags & LB_SERVER_RECORD &&
 	    !lb_record_return(c, server, chosen, v6))
 		return lb_rare(LB_DROP_RETURN_FULL);
-	return lb_deliver(c, server, chosen, v6);
+	return lb_deliver(c, server, chosen, found, v6);
 }
 
 /* --- server to client --------------------------------------------------------------- */
@@ -104,9 +102,9 @@ static inline void lb_server_ends(const struct lb_ctx *c, const struct lb_listen
 	__u32 state;
 	__u64 hash;
 
-	hash = lb_mix(lb_flow_hash(c->gw->key, c->dest, lb_folded(c->gw, listen->addr.w, v6),
-				   (__u32)listen->port << 16 | c->packet.l4->dest,
-				   c->packet.proto));
+	hash = lb_mix(lb_hash_of(c->gw, listen->flags, c->dest, lb_folded(c->gw, listen->addr.w, v6),
+				 (__u32)listen->port << 16 | c->packet.l4->dest,
+				 c->packet.proto));
 	lb_flow_find(c->gw, hash, tick, &place);
 	if (!place.way || lb_way_server(place.word) != server)
 		return;
@@ -139,7 +137,7 @@ static inline enum lb_verdict lb_return(struct lb_ctx *c, __u64 found, int v6)
 	listen = lb_listens(server->listen);
 	if (!listen)
 		return LB_DROP_BROKEN;
-	if (LB_HAS_FENCE && lb_may_not_serve(c, listen, v6))
+	if (LB_HAS_FENCE && lb_may_not_serve(c, listen->addr.w, v6))
 		return LB_DROP_FENCED;
 	verdict = lb_route(c, listen->addr.w, v6, &device);
 	if (verdict != LB_RETURN)
@@ -166,7 +164,7 @@ static inline enum lb_verdict lb_transport(struct lb_ctx *c, int v6)
 	c->dest = lb_folded(c->gw, lb_dest(&c->packet, v6), v6);
 	found = lb_listen_of(lb_dest(&c->packet, v6), l4->dest, c->packet.proto, v6);
 	if (found != LB_ABSENT)
-		return lb_forward(c, lb_number(found), v6);
+		return lb_forward(c, found, v6);
 	found = lb_server_of(lb_source(&c->packet, v6), l4->source, c->packet.proto, v6);
 	if (found != LB_ABSENT)
 		return lb_return(c, found, v6);
@@ -175,9 +173,19 @@ static inline enum lb_verdict lb_transport(struct lb_ctx *c, int v6)
 	return LB_PASS_OTHER;
 }
 
-/* A frame for another machine, or on an interface that is none of the gateway's. */
-static inline enum lb_verdict lb_foreign(const struct lb_ctx *c, int known)
+/*
+ * A frame that is not to the MAC of a port. LB_FORWARD: it is to a virtual router's, and so
+ * for us all the same.
+ */
+static inline enum lb_verdict lb_foreign(const struct lb_ctx *c)
 {
+	int known = lb_by_port(c) && lb_in_vlan(c);
+	enum lb_verdict whose = LB_PASS_FOREIGN_MAC;
+
+	if (LB_HAS_FENCE && known)
+		whose = lb_virtual_mac(c);
+	if (whose != LB_PASS_FOREIGN_MAC)
+		return whose;
 	if (!lb_may_hold_ip(c->packet.eth))
 		return LB_PASS_NOT_IP;
 	if (LB_HAS_VLAN && c->packet.tagged && !known)
@@ -233,22 +241,16 @@ static inline enum lb_verdict lb_judge(struct lb_ctx *c)
 		.end = (void *)(long)c->xdp->data_end,
 	};
 	enum lb_parsed parsed;
-	int known;
+	enum lb_verdict foreign;
 
 	if (!lb_parse_eth(&cursor, &c->packet))
 		return lb_rare(LB_PASS_NOT_IP);
-	if (!lb_parse_tag(&cursor, &c->packet, c->gw->naught))
-		return lb_rare(LB_PASS_NOT_IP);
-	known = lb_find_port(c);
-	if (!known)
-		return lb_foreign(c, known);
-	if (!lb_mac_is_ours(c)) {
-		enum lb_verdict whose = LB_HAS_FENCE ? lb_virtual_mac(c) : LB_PASS_FOREIGN_MAC;
-
-		if (whose == LB_DROP_FENCED)
-			return lb_rare(LB_DROP_FENCED);
-		if (whose != LB_FORWARD)
-			return lb_foreign(c, known);
+	lb_parse_tag(&cursor, &c->packet, c->gw->naught);
+	lb_find_port(c);
+	if (lb_unlikely(!lb_by_port(c) || !lb_mac_is_ours(c))) {
+		foreign = lb_foreign(c);
+		if (foreign != LB_FORWARD)
+			return lb_rare(foreign);
 	}
 	parsed = lb_parse(&cursor, &c->packet);
 	if (lb_likely(parsed == LB_PARSED_OK))

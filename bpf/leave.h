@@ -60,19 +60,15 @@ static inline enum lb_verdict lb_leave(struct lb_ctx *c, __u32 port, enum lb_ver
 {
 	int back = port == c->port;
 
-	if (LB_HAS_VLAN) {
+	/* Back by the port it came in on, which has no VLAN if the frame had no tag. */
+	if (LB_HAS_VLAN && !(back && !c->packet.tagged)) {
 		port &= LB_PORTS - 1;
-		back = c->gw->ifindex[port] == c->gw->ifindex[c->port];
+		back = c->gw->ifindex[port] == c->xdp->ingress_ifindex;
 		if (!lb_retag(c, (__u16)c->gw->mac[port]))
 			return LB_DROP_BROKEN;
 	}
 	c->action = back ? XDP_TX : bpf_redirect_map(LB_HANDLE(tx_ports), port, 0);
 	return verdict;
-}
-
-static inline struct lb_server_stats *lb_stats(const struct lb_ctx *c, __u32 server)
-{
-	return &c->count->server[server & (LB_SERVERS - 1)];
 }
 
 static inline void lb_count_in(const struct lb_ctx *c, __u32 server, int v6)

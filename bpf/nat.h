@@ -5,12 +5,14 @@
 
 #include "abi.h"
 #include "csum.h"
+#include "hash.h"
 #include "parse.h"
 
-/* macs: dmac and smac, twelve bytes at a multiple of four. */
+/* macs: dmac and smac, twelve bytes at a multiple of eight. */
 static inline void lb_set_macs(struct lb_eth *eth, const void *macs)
 {
-	*(struct lb_macs *)eth = *(const struct lb_macs *)macs;
+	*(lb_pair *)eth = *(const lb_pair *)macs;
+	*((__u32 *)eth + 2) = *((const __u32 *)macs + 2);
 }
 
 static inline void lb_copy_mac(__u16 *to, const void *from)

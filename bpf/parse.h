@@ -18,6 +18,11 @@
 
 #define lb_likely(x) __builtin_expect(!!(x), 1)
 #define lb_unlikely(x) __builtin_expect(!!(x), 0)
+/*
+ * What few packets come to. Its constant is then loaded where they part from the others, and
+ * not by all of them before.
+ */
+#define lb_rare(value) ({ __asm__ volatile(""); value; })
 #define lb_swap16(x) ((__u16)__builtin_bswap16(x)) /* little endian machines only */
 #define lb_swap32(x) ((__u32)__builtin_bswap32(x))
 
@@ -146,7 +151,8 @@ struct lb_packet {
 		struct lb_ip6 *ip6;
 	};
 	struct lb_l4 *l4;	/* of TCP all of its header is there, of UDP as well */
-	__u8 proto;		/* TCP or UDP; of a fragment, what it is said to be */
+	__u64 proto;		/* TCP or UDP; of a fragment, what it is said to be. Wide, or it is
+				   cut to eight bits at every use */
 	__u16 type;		/* of what the frame holds, in network order */
 	__u16 vlan;		/* number of its VLAN; 0: none */
 	__u8 tagged;		/* bytes of its tag */
@@ -215,7 +221,7 @@ static inline __u8 lb_tcp_flags(const struct lb_packet *packet)
  * The compiler is not to find out that this is what the packet says anyhow: it is what the
  * verifier sees beside the length that was checked.
  */
-static inline __u8 lb_known(__u8 proto)
+static inline __u64 lb_known(__u64 proto)
 {
 	__asm__ volatile("" : "+r"(proto));
 	return proto;
@@ -226,7 +232,7 @@ static inline __u8 lb_known(__u8 proto)
  * whose IP header says more than its length is told apart by the caller.
  */
 static inline enum lb_parsed lb_parse_l4(struct lb_cursor_at *cursor, const void *ip_end,
-					 __u8 proto, struct lb_packet *packet)
+					 __u64 proto, struct lb_packet *packet)
 {
 	__u64 size;
 
@@ -238,11 +244,11 @@ static inline enum lb_parsed lb_parse_l4(struct lb_cursor_at *cursor, const void
 		packet->proto = lb_known(IPPROTO_UDP);
 		size = sizeof(struct lb_udp);
 	} else if (proto == IPPROTO_ICMP || proto == IPPROTO_ICMPV6)
-		return LB_PARSED_ICMP;
+		return lb_rare(LB_PARSED_ICMP);
 	else
-		return LB_PARSED_OTHER_PROTO;
+		return lb_rare(LB_PARSED_OTHER_PROTO);
 	if (lb_unlikely(!lb_pull(cursor, size) || cursor->at > ip_end))
-		return LB_PARSED_TRUNCATED;
+		return lb_rare(LB_PARSED_TRUNCATED);
 	return LB_PARSED_OK;
 }
 
@@ -257,35 +263,43 @@ static inline enum lb_parsed lb_parse_options(struct lb_cursor_at *cursor,
 	return lb_pull(cursor, header - sizeof(*ip)) ? LB_PARSED_OK : LB_PARSED_TRUNCATED;
 }
 
-static inline enum lb_parsed lb_later_fragment(struct lb_packet *packet, __u8 proto,
+static inline enum lb_parsed lb_later_fragment(struct lb_packet *packet, __u64 proto,
 					       enum lb_parsed parsed)
 {
 	packet->proto = proto;
 	return parsed;
 }
 
+/* What comes after an IPv4 header's first twenty bytes. */
+static inline enum lb_parsed lb_parse_rest(struct lb_cursor_at *cursor, struct lb_packet *packet)
+{
+	const struct iphdr *ip = packet->ip;
+	enum lb_parsed parsed;
+	const void *ip_end;
+
+	if (lb_unlikely(*(const __u8 *)ip != LB_IP_PLAIN)) {
+		parsed = lb_parse_options(cursor, ip);
+		if (parsed != LB_PARSED_OK)
+			return lb_rare(parsed);
+	}
+	ip_end = lb_ip_end(packet, 0);
+	if (lb_unlikely(ip_end > cursor->end))
+		return lb_rare(LB_PARSED_TRUNCATED);
+	if (lb_unlikely(ip->frag_off & lb_swap16(LB_IP_OFFSET)))
+		return lb_rare(lb_later_fragment(packet, ip->protocol, LB_PARSED_FRAGMENT));
+	return lb_parse_l4(cursor, ip_end, ip->protocol, packet);
+}
+
 static inline enum lb_parsed lb_parse_ipv4(struct lb_cursor_at *cursor,
 					   struct lb_packet *packet)
 {
-	enum lb_parsed parsed = LB_PARSED_OK;
-	struct iphdr *ip = cursor->at;
-	const void *ip_end;
+	enum lb_parsed parsed;
 
-	if (!lb_pull(cursor, sizeof(*ip)))
-		return LB_PARSED_MALFORMED;
-	packet->ip = ip;
-	if (lb_unlikely(*(const __u8 *)ip != LB_IP_PLAIN))
-		parsed = lb_parse_options(cursor, ip);
-	ip_end = lb_ip_end(packet, 0);
-	if (lb_likely(parsed == LB_PARSED_OK)) {
-		if (lb_unlikely(ip_end > cursor->end))
-			parsed = LB_PARSED_TRUNCATED;
-		else if (lb_unlikely(ip->frag_off & lb_swap16(LB_IP_OFFSET)))
-			parsed = lb_later_fragment(packet, ip->protocol, LB_PARSED_FRAGMENT);
-		else
-			parsed = lb_parse_l4(cursor, ip_end, ip->protocol, packet);
-	}
-	if (lb_unlikely(parsed != LB_PARSED_OK) && lb_length(packet, 0) < ip->ihl * 4)
+	packet->ip = cursor->at;
+	if (!lb_pull(cursor, sizeof(*packet->ip)))
+		return lb_rare(LB_PARSED_MALFORMED);
+	parsed = lb_parse_rest(cursor, packet);
+	if (lb_unlikely(parsed != LB_PARSED_OK) && lb_length(packet, 0) < packet->ip->ihl * 4)
 		return LB_PARSED_MALFORMED;
 	return parsed;
 }
@@ -358,7 +372,7 @@ static inline enum lb_parsed lb_parse_ipv6(struct lb_cursor_at *cursor,
 	ip_end = lb_ip_end(packet, 1);
 	if (ip_end > cursor->end)
 		return LB_PARSED_TRUNCATED6;
-	if (lb_unlikely(lb_is_extension(next))) {
+	if (lb_unlikely(next != IPPROTO_TCP && lb_is_extension(next))) {
 		next = lb_parse_extensions(cursor, packet, next);
 		if (next < 0 || cursor->at > ip_end)
 			return LB_PARSED_TRUNCATED6;
@@ -373,11 +387,14 @@ static inline enum lb_parsed lb_parse_ipv6(struct lb_cursor_at *cursor,
 					       parsed;
 }
 
-/* The frame's own header, which says whose it is. */
+/* The frame's own header, which says whose it is; and room for a tag, which IP fills as well. */
 static inline int lb_parse_eth(struct lb_cursor_at *cursor, struct lb_packet *packet)
 {
 	packet->eth = cursor->at;
-	return lb_pull(cursor, sizeof(*packet->eth));
+	if (!lb_pull(cursor, sizeof(*packet->eth) + (LB_HAS_VLAN ? sizeof(struct lb_vlan) : 0)))
+		return 0;
+	cursor->at = packet->eth + 1;
+	return 1;
 }
 
 static inline int lb_may_hold_ip(const struct lb_eth *eth)
@@ -388,14 +405,14 @@ static inline int lb_may_hold_ip(const struct lb_eth *eth)
 
 /*
  * The tag, if there is one. vlan: 0 for none, and for a tag that only tells the priority
- * (IEEE 802.1Q, 9.6); a frame too short for a tag holds no IP either.
+ * (IEEE 802.1Q, 9.6).
  *
  * naught: 0, but to the verifier any number, or it would follow each packet twice from here
  * on: once with a tag and once without. So to it both leave the same behind. To the processor
  * it is a branch, which it guesses, while a mask would have it wait for the frame's type.
  */
-static inline int lb_parse_tag(struct lb_cursor_at *cursor, struct lb_packet *packet,
-			       __u32 naught)
+static inline void lb_parse_tag(struct lb_cursor_at *cursor, struct lb_packet *packet,
+				__u32 naught)
 {
 	const struct lb_vlan *tag = cursor->at;
 	__u64 size = naught, vlan = naught;
@@ -403,9 +420,7 @@ static inline int lb_parse_tag(struct lb_cursor_at *cursor, struct lb_packet *pa
 	packet->type = packet->eth->proto;
 	packet->vlan = packet->tagged = 0;
 	if (!LB_HAS_VLAN)
-		return 1;
-	if (!lb_pull(cursor, sizeof(*tag)))
-		return 0;
+		return;
 	if (lb_unlikely(packet->type == lb_swap16(ETH_P_8021Q))) {
 		size += sizeof(*tag);
 		vlan = lb_swap16(tag->tci);
@@ -415,7 +430,6 @@ static inline int lb_parse_tag(struct lb_cursor_at *cursor, struct lb_packet *pa
 	packet->tagged = size & sizeof(*tag);
 	packet->vlan = vlan & 0xfff;
 	cursor->at = (void *)tag + packet->tagged;
-	return 1;
 }
 
 /* What follows it. */
@@ -423,14 +437,14 @@ static inline enum lb_parsed lb_parse(struct lb_cursor_at *cursor, struct lb_pac
 {
 	if (lb_likely(packet->type == lb_swap16(ETH_P_IP)))
 		return lb_parse_ipv4(cursor, packet);
+	if (lb_likely(packet->type == lb_swap16(ETH_P_IPV6)))
+		return LB_HAS_IPV6 ? lb_parse_ipv6(cursor, packet) : lb_rare(LB_PARSED_IPV6);
 	switch (packet->type) {
-	case lb_swap16(ETH_P_IPV6):
-		return LB_HAS_IPV6 ? lb_parse_ipv6(cursor, packet) : LB_PARSED_IPV6;
 	case lb_swap16(ETH_P_8021Q):
 	case lb_swap16(ETH_P_8021AD):
-		return LB_PARSED_VLAN;
+		return lb_rare(LB_PARSED_VLAN);
 	default:
-		return LB_PARSED_NOT_IP;
+		return lb_rare(LB_PARSED_NOT_IP);
 	}
 }
 

@@ -12,38 +12,43 @@
 #include "which.h"
 
 /*
- * The hash of a flow from c->source to c->dest: its highest bits pick the slot. For sh these
- * are a hash of the client's address alone, and the rest still tells its flows apart.
+ * For sh, a flow's hash with its highest bits from the client's address alone: they pick the
+ * slot, and the rest still tells its flows apart.
  */
-static inline __u64 lb_hash_of(const struct lb_ctx *c, const struct lb_listen *listen,
-			       __u32 ports, __u8 proto)
+static inline __u64 lb_of_source(const struct lb_gateway *gw, __u32 source, __u32 dest,
+				 __u64 hash)
 {
-	__u64 hash = lb_flow_hash(c->gw->key, c->source, c->dest, ports, proto);
-	__u64 client;
+	__u64 client = lb_flow_hash(gw->key, source, dest, 0, 0);
 
-	if (!lb_unlikely(listen->flags & LB_LISTEN_SOURCE))
-		return hash;
-	client = lb_flow_hash(c->gw->key, c->source, c->dest, 0, 0);
 	return (client >> 48 << 48) | (hash & ((1ULL << 48) - 1));
+}
+
+/* The hash of a client's flow: its highest bits pick the slot. flags: of the listen. */
+static inline __u64 lb_hash_of(const struct lb_gateway *gw, __u32 flags, __u32 source, __u32 dest,
+			       __u32 ports, __u64 proto)
+{
+	__u64 hash = lb_flow_hash(gw->key, source, dest, ports, proto);
+
+	return flags & LB_LISTEN_SOURCE ? lb_of_source(gw, source, dest, hash) : hash;
 }
 
 /*
  * Whose is a flow of which this packet is not part: of an ICMP error about it, say. As the
  * next packet of the flow would be treated, but nothing is remembered.
  */
-static inline __u32 lb_whose(const struct lb_ctx *c, const struct lb_listen *listen, __u64 hash)
+static inline __u32 lb_whose(const struct lb_ctx *c, __u64 found, __u64 hash)
 {
 	struct lb_place place;
 	struct lb_slot slot;
 	__u32 stable;
 
-	if (!lb_find_slot(listen, hash, &slot))
+	if (!lb_find_slot(lb_way_ring(found), hash, &slot))
 		return 0;
 	stable = slot.server;
 	lb_keep(slot.old); /* or what it was chosen by is asked, which Linux 6.1 cannot follow */
 	if (slot.old)
 		stable = slot.old->server & ~LB_OLD_KEPT;
-	else if (!(listen->flags & LB_LISTEN_MEMORY))
+	else if (!lb_has_memory(found))
 		return stable;
 	lb_flow_find(c->gw, lb_mix(hash), lb_tick(c->gw), &place);
 	if (place.way && lb_alive(lb_way_server(place.word)))
@@ -273,22 +278,40 @@ static inline __u32 lb_begun_unremembered(const struct lb_ctx *c, const struct l
 	return LB_HAS_LOADS && c->packet.proto == IPPROTO_TCP ? server & ~lb_full(server) : server;
 }
 
+/*
+ * Is it a packet of a connection that had another in this tick, and no more than that? Most
+ * are: nothing is to be asked, and nothing to be written, of any of the rest.
+ */
+static inline int lb_flows_on(const struct lb_ctx *c, __u64 word, __u32 tick)
+{
+	__u32 usual = LB_FLOW_ESTABLISHED << LB_STATE_SHIFT | (tick & LB_AGE_MASK);
+
+	return ((__u32)word & ((1 << LB_SERVER_SHIFT) - 1)) == usual &&
+	       !(lb_tcp_flags(&c->packet) & (LB_TCP_FIN | LB_TCP_SYN | LB_TCP_RST));
+}
+
 #define LB_STRANGER (~0U) /* in place of a server: nobody remembers the packet's flow */
 
 /*
  * The server of a flow that is remembered. Else LB_STRANGER, and place->way is not NULL if
  * what is remembered is a younger flow of the same tuple.
  */
-static inline __u32 lb_known_flow(const struct lb_ctx *c, const struct lb_listen *listen,
-				  struct lb_place *place, __u64 hash, __u32 tick)
+static inline __u32 lb_known_flow(const struct lb_ctx *c, __u64 found, struct lb_place *place,
+				  __u64 hash, __u32 tick)
 {
+	const struct lb_listen *listen;
+	__u64 number = lb_flow_look(hash, place);
 	__u32 server, state;
 
-	lb_flow_find(c->gw, hash, tick, place);
+	if (number >= LB_FLOW_WAYS)
+		return LB_STRANGER;
+	server = lb_way_server(place->word);
+	if (lb_likely(lb_flows_on(c, place->word, tick)) && lb_alive(server))
+		return server;
+	lb_flow_take(c->gw, tick, number, place);
 	if (!place->way)
 		return LB_STRANGER;
 	state = lb_way_state(place->word);
-	server = lb_way_server(place->word);
 	if (!lb_alive(server) || (lb_is_syn(c) && state == LB_FLOW_CLOSED)) {
 		lb_flow_drop(place);
 		return LB_STRANGER;
@@ -297,7 +320,9 @@ static inline __u32 lb_known_flow(const struct lb_ctx *c, const struct lb_listen
 		return server;
 	if (!lb_continues(c, place))
 		return LB_STRANGER;
-	lb_advance(listen, place, lb_state_after(state, lb_tcp_flags(&c->packet)), tick);
+	listen = lb_listens(lb_number(found));
+	if (listen)
+		lb_advance(listen, place, lb_state_after(state, lb_tcp_flags(&c->packet)), tick);
 	return server;
 }
 
@@ -306,21 +331,23 @@ static inline __u32 lb_known_flow(const struct lb_ctx *c, const struct lb_listen
  * remembered was placed by the ring, and so is what is new and finds no room. Most packets
  * never look at the ring.
  */
-static inline __u32 lb_remembered(struct lb_ctx *c, const struct lb_listen *listen, __u32 index,
-				  __u64 hash, int v6)
+static inline __u32 lb_remembered(struct lb_ctx *c, __u64 found, __u64 hash, int v6)
 {
+	const struct lb_listen *listen;
 	__u32 tick = lb_tick(c->gw), server, state;
 	__u64 mixed = lb_mix(hash);
 	struct lb_place place;
 	struct lb_slot slot;
-	int syn = lb_is_syn(c);
+	int syn;
 
-	c->fresh = 0;
-	c->held = 0;
-	server = lb_known_flow(c, listen, &place, mixed, tick);
+	server = lb_known_flow(c, found, &place, mixed, tick);
 	if (lb_likely(server != LB_STRANGER))
 		return server;
-	if (!lb_find_slot(listen, hash, &slot))
+	listen = lb_listens(lb_number(found));
+	if (!listen)
+		return 0;
+	syn = lb_is_syn(c);
+	if (!lb_find_slot(lb_way_ring(found), hash, &slot))
 		return 0;
 	if (place.way)
 		return lb_unremembered(c, &slot, tick);
@@ -336,47 +363,47 @@ static inline __u32 lb_remembered(struct lb_ctx *c, const struct lb_listen *list
 		return lb_unremembered(c, &slot, tick);
 	if (lb_has_payload(c))
 		return lb_begun_unremembered(c, &slot, tick);
-	c->fresh = 1;
-	server = lb_place_new(c, listen, index, mixed, &slot, tick, v6);
+	server = lb_place_new(c, listen, lb_number(found), mixed, &slot, tick, v6);
 	if (!server)
 		return 0;
 	state = syn ? LB_FLOW_EMBRYONIC : LB_FLOW_UDP;
-	if (lb_flow_put(c->gw, &place, lb_way_make(mixed, server, state, tick), lb_seq(c), tick)) {
-		if (LB_HAS_LOADS)
-			lb_count_load(listen, server, 1);
-		return server;
+	if (!lb_flow_put(c->gw, &place, lb_way_make(mixed, server, state, tick), lb_seq(c), tick)) {
+		if (place.word)
+			return lb_way_server(place.word);
+		server = lb_begun_unremembered(c, &slot, tick);
+	} else if (LB_HAS_LOADS) {
+		lb_count_load(listen, server, 1);
 	}
-	if (place.word)
-		return lb_way_server(place.word);
-	return lb_begun_unremembered(c, &slot, tick);
+	c->fresh = 1;
+	return server;
 }
 
-/* Does the packet begin a flow? A scheduler with memory knows; elsewhere a SYN does. */
-static inline int lb_begins(const struct lb_ctx *c)
+/*
+ * The server of a client's packet; 0: none. found: what the index says of the listen, which
+ * is all that mh and sh ask.
+ */
+static inline __u32 lb_choose(struct lb_ctx *c, __u64 found, int v6)
 {
-	return LB_HAS_FLOWS ? c->fresh : lb_is_syn(c);
-}
-
-/* The server of a client's packet; 0: none. */
-static inline __u32 lb_choose(struct lb_ctx *c, const struct lb_listen *listen, __u32 index,
-			      int v6)
-{
-	__u64 hash = lb_hash_of(c, listen, c->packet.l4->ports, c->packet.proto);
+	__u64 hash = lb_flow_hash(c->gw->key, c->source, c->dest, c->packet.l4->ports,
+				  c->packet.proto);
 	struct lb_slot slot;
 
-	if (LB_HAS_FLOWS && listen->flags & LB_LISTEN_MEMORY)
-		return lb_remembered(c, listen, index, hash, v6);
-	if (!lb_find_slot(listen, hash, &slot))
+	if (lb_unlikely(lb_way_flags(found))) { /* sh, or one with memory */
+		if (lb_way_flags(found) & LB_LISTEN_SOURCE)
+			hash = lb_of_source(c->gw, c->source, c->dest, hash);
+		if (lb_has_memory(found))
+			return lb_remembered(c, found, hash, v6);
+	}
+	if (!lb_find_slot(lb_way_ring(found), hash, &slot))
 		return 0;
-	c->fresh = lb_is_syn(c);
 	if (lb_unlikely(slot.old))
-		return lb_changing(c, index, lb_mix(hash), slot.server, slot.old);
+		return lb_changing(c, lb_number(found), lb_mix(hash), slot.server, slot.old);
 	return slot.server;
 }
 
 /* A hash of its own for the way back of a shared server's flow. */
 static inline __u64 lb_return_hash(const struct lb_ctx *c, __u32 client, __u16 client_port,
-				   __u8 proto, const struct lb_server *server, int v6)
+				   __u64 proto, const struct lb_server *server, int v6)
 {
 	__u32 ports = (__u32)server->port << 16 | client_port;
 	__u32 address = lb_folded(c->gw, server->addr.w, v6);
@@ -385,18 +412,40 @@ static inline __u64 lb_return_hash(const struct lb_ctx *c, __u32 client, __u16 c
 }
 
 /*
- * Where a set is full: in place of another flow that is no more than a SYN, picked by the
- * hash. A flood of SYNs fills sets with those, and each lives for a moment only.
+ * How readily a way is given up, two bits a state: another SYN of a shared server's first,
+ * then a datagram in pieces, then a SYN that a scheduler remembers. What is more than a SYN
+ * is not.
+ */
+#define LB_GIVEN_UP (3ULL << 2 * LB_FLOW_RETURN_NEW | 2ULL << 2 * LB_FLOW_FRAGMENT | \
+		     1ULL << 2 * LB_FLOW_EMBRYONIC)
+
+/*
+ * Where a set is full: in place of what a flood fills sets with, each of which lives for a
+ * moment only. Of several that would do, the hash picks one. Without a branch, for the
+ * verifier's sake: the highest of five numbers, each with its way's in its lowest three bits.
  */
 static inline int lb_displace_return(struct lb_place *place, __u64 word, __u32 isn)
 {
-	__u32 number = word >> 40 & 3;
-	__u64 old;
+	__u64 best = 0, old;
+	__u32 number;
+	int i;
 
 	if (!place->set)
 		return 0;
+#pragma unroll
+	for (i = 0; i < LB_FLOW_WAYS; i++) {
+		__u64 rank = LB_GIVEN_UP >> 2 * lb_way_state(place->set->way[i]) & 3;
+		__u64 one = rank << 9 | (word >> (LB_TAG_SHIFT + 6 * i) & 63) << 3 | i;
+		__s64 higher = (__s64)(best - one) >> 63;
+
+		lb_keep(higher);
+		best ^= (best ^ one) & higher;
+	}
+	number = best & 7;
+	if (best < 1 << 9 || number >= LB_FLOW_WAYS)
+		return 0;
 	old = place->set->way[number];
-	if (lb_way_state(old) != LB_FLOW_RETURN_NEW ||
+	if (!(LB_GIVEN_UP >> 2 * lb_way_state(old) & 3) ||
 	    __sync_val_compare_and_swap(&place->set->way[number], old, word) != old)
 		return 0;
 	place->set->isn[number] = isn;
@@ -419,7 +468,7 @@ static inline int lb_record_return(const struct lb_ctx *c, const struct lb_serve
 	lb_flow_find(c->gw, hash, tick, &place);
 	if (tcp && !syn) {
 		if (place.way && lb_way_state(place.word) == LB_FLOW_RETURN_NEW &&
-		    lb_way_server(place.word) == index && seq == place.isn + 1)
+		    lb_way_server(place.word) == index && lb_follows(seq, place.isn))
 			lb_flow_touch(&place, LB_FLOW_RETURN, tick);
 		return 1;
 	}
@@ -446,7 +495,7 @@ static inline int lb_talks(const struct lb_ctx *c)
 
 /* Several listens reach this server: the one whose flow was recorded, or else the oldest. */
 static inline __u32 lb_shared_server(const struct lb_ctx *c, __u32 oldest, __u16 client_port,
-				     __u8 proto, int v6)
+				     __u64 proto, int v6)
 {
 	struct lb_server *server = lb_servers(oldest);
 	__u32 tick = lb_tick(c->gw), state;
@@ -467,7 +516,7 @@ static inline __u32 lb_shared_server(const struct lb_ctx *c, __u32 oldest, __u16
 
 /* As which server of ours it answers the client at c->dest. */
 static inline __u32 lb_replying(const struct lb_ctx *c, __u64 found, __u16 client_port,
-				__u8 proto, int v6)
+				__u64 proto, int v6)
 {
 	if (LB_HAS_FLOWS && lb_is_shared(found))
 		return lb_shared_server(c, lb_number(found), client_port, proto, v6);

@@ -18,7 +18,7 @@ static inline int lb_refuses(const struct lb_ctx *c)
 
 static inline void lb_suspect(const struct lb_ctx *c, __u32 server)
 {
-	struct lb_server_stats *stats = &c->count->server[server & (LB_SERVERS - 1)];
+	struct lb_server_stats *stats = lb_stats(c, server);
 	struct lb_wanted hint = { .ifindex = server, .family = LB_WANTED_CHECK };
 	__u64 now = bpf_jiffies64();
 

@@ -30,7 +30,7 @@ static inline int lb_superfluous(const struct lb_server *server, __u64 word, int
 	if (state == LB_FLOW_RETURN || state == LB_FLOW_RETURN_NEW || state == LB_FLOW_FRAGMENT ||
 	    state == LB_FLOW_CLIENT)
 		return 0;
-	if (!listen || listen->flags & LB_LISTEN_MEMORY || !lb_find_slot(listen, word, &slot))
+	if (!listen || listen->flags & LB_LISTEN_MEMORY || !lb_find_slot(listen->ring, word, &slot))
 		return 0;
 	if (!slot.old)
 		return 1;

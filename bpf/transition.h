@@ -6,15 +6,16 @@
  * that are older than the change stay with S, and new ones go to C. They are told apart by
  * the records of the new ones, which are written as they begin:
  *
- *   - a packet whose flow has a record follows it. Until a packet of the flow has carried
- *     the record's ISN + 1, only packets that continue it do: others belong to an older
- *     flow of the same tuple, and a forged SYN cannot move that. A RST without ACK reaches
- *     the record's server as well, and confirms nothing: so a client answers a server that
- *     takes its SYN for one of a flow it still knows (RFC 9293, 3.5, figure 9), and unless
- *     that server hears it, the client's next SYN fails like the first;
+ *   - a packet whose flow has a record follows it. Until a packet of the flow has continued
+ *     the SYN (from the first window after it: ADR 5), only such do: others belong to an
+ *     older flow of the same tuple, and a forged SYN cannot move that, but for one in
+ *     65,536. A RST without ACK reaches the record's server as well, and confirms nothing:
+ *     so a client answers a server that takes its SYN for one of a flow it still knows
+ *     (RFC 9293, 3.5, figure 9), and unless that server hears it, the client's next SYN
+ *     fails like the first;
  *   - a SYN without a record goes to C and is recorded. Where there is no room it goes to
  *     S: a full table slows a drain, it breaks nothing;
- *   - a SYN with payload (Fast Open) goes to S: its flow never carries ISN + 1;
+ *   - a SYN with payload (Fast Open) goes to S and is not recorded;
  *   - all else belongs to a flow older than the change and goes to S.
  *
  * UDP has no SYN: until the control plane finds that the change is as long ago as a flow
@@ -29,12 +30,24 @@
 #include "context.h"
 #include "flows.h"
 
+/*
+ * What a client may send before it has heard from the server again: the window in a SYN-ACK
+ * is not scaled (RFC 7323, 2.2).
+ */
+#define LB_FIRST_WINDOW 65536
+
+/* May this be what a client sends after its SYN, though packets before it were lost? */
+static inline int lb_follows(__u32 seq, __u32 isn)
+{
+	return (__u32)(seq - isn - 1) < LB_FIRST_WINDOW;
+}
+
 /* Does the packet belong to the flow in this way, or to an older one of its tuple? */
 static inline int lb_continues(const struct lb_ctx *c, const struct lb_place *place)
 {
 	if (lb_way_state(place->word) != LB_FLOW_EMBRYONIC)
 		return 1;
-	return lb_seq(c) == place->isn + (lb_is_syn(c) ? 0 : 1);
+	return lb_is_syn(c) ? lb_seq(c) == place->isn : lb_follows(lb_seq(c), place->isn);
 }
 
 /* The client's answer to a server that took its SYN for an older flow's. */
@@ -112,10 +125,9 @@ struct lb_slot {
 	struct lb_old_slot *old;
 };
 
-/* Finds a flow's slot. 0: there is none. */
-static inline int lb_find_slot(const struct lb_listen *listen, __u64 hash, struct lb_slot *slot)
+/* Finds a flow's slot in a ring: lb_listen.ring. 0: there is none. */
+static inline int lb_find_slot(__u32 ring, __u64 hash, struct lb_slot *slot)
 {
-	__u32 ring = listen->ring;
 	__u32 number = ((ring & LB_RING_PAGE) << LB_PAGE_BITS) +
 		       (__u32)(hash >> (ring >> LB_RING_SHIFT & 63));
 	const __u16 *found = lb_ring_slots(number);

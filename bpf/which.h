@@ -10,17 +10,24 @@
 
 /* v6 is a constant wherever it is passed: IPv4 and IPv6 are two programs, in effect. */
 
-/* Finds the port that the frame came in on. 0: none of the gateway's. */
-static inline int lb_find_port(struct lb_ctx *c)
+/* Finds the port that the frame came in on, if it is one of the gateway's: lb_by_port(). */
+static inline void lb_find_port(struct lb_ctx *c)
 {
-	__u32 ifindex = c->xdp->ingress_ifindex;
-	__u32 place = lb_port_place(ifindex, c->packet.vlan, c->gw->port_multiplier);
-	__u32 port = c->gw->port_at[place & (LB_PORT_PLACES - 1)] & (LB_PORTS - 1);
+	__u32 place = lb_port_place(c->xdp->ingress_ifindex, c->packet.vlan,
+				    c->gw->port_multiplier);
 
-	c->port = port;
-	if (LB_HAS_VLAN && (__u16)c->gw->mac[port] != c->packet.vlan)
-		return 0;
-	return c->gw->ifindex[port] == ifindex;
+	c->port = c->gw->port_at[place & (LB_PORT_PLACES - 1)] & (LB_PORTS - 1);
+}
+
+/* Did it come in on the port's interface? And in its VLAN? A MAC that is ours tells that too. */
+static inline int lb_by_port(const struct lb_ctx *c)
+{
+	return c->gw->ifindex[c->port] == c->xdp->ingress_ifindex;
+}
+
+static inline int lb_in_vlan(const struct lb_ctx *c)
+{
+	return !LB_HAS_VLAN || (__u16)c->gw->mac[c->port] == c->packet.vlan;
 }
 
 /* Is the frame for us? Its first eight bytes are the destination and two to be cut off. */
@@ -45,29 +52,31 @@ static inline enum lb_verdict lb_virtual_mac(const struct lb_ctx *c)
 	return lb_lease_past(fence, router, bpf_jiffies64()) ? LB_DROP_FENCED : LB_FORWARD;
 }
 
-/* May we not serve this listen? Asked for each packet; few get past the first comparison. */
-static inline int lb_may_not_serve(const struct lb_ctx *c, const struct lb_listen *listen, int v6)
+/* May we not serve this VIP? Asked for each packet; few get past the first comparison. */
+static inline int lb_may_not_serve(const struct lb_ctx *c, const __u32 *vip, int v6)
 {
 	const struct lb_fence *fence = lb_leases(0);
 	__u64 now = bpf_jiffies64();
 
 	if (!fence || lb_likely(fence->clear_until > now))
 		return 0;
-	return lb_fenced(fence, listen->addr.w, v6, c->xdp->ingress_ifindex, now);
+	return lb_fenced(fence, vip, v6, c->xdp->ingress_ifindex, now);
 }
 
-static inline __u64 lb_key(const __u32 *address, __u16 port, __u8 proto, int v6)
+static inline __u64 lb_key(const __u32 *address, __u16 port, __u64 proto, int v6)
 {
 	return v6 ? lb_key6(address, port, proto) : lb_key4(address[0], port, proto);
 }
 
 static inline int lb_same6(const __u32 *a, const __u32 *b)
 {
-	return a[0] == b[0] && a[1] == b[1] && a[2] == b[2] && a[3] == b[3];
+	const lb_pair *one = (const lb_pair *)a, *other = (const lb_pair *)b;
+
+	return one[0] == other[0] && one[1] == other[1];
 }
 
 /* The listen of a triple; LB_ABSENT: there is none. An IPv6 key is but a hash. */
-static inline __u64 lb_listen_of(const __u32 *address, __u16 port, __u8 proto, int v6)
+static inline __u64 lb_listen_of(const __u32 *address, __u16 port, __u64 proto, int v6)
 {
 	__u64 found = lb_find_listen(lb_key(address, port, proto, v6));
 	const struct lb_listen *listen;
@@ -80,7 +89,7 @@ static inline __u64 lb_listen_of(const __u32 *address, __u16 port, __u8 proto, i
 	return LB_ABSENT;
 }
 
-static inline __u64 lb_server_of(const __u32 *address, __u16 port, __u8 proto, int v6)
+static inline __u64 lb_server_of(const __u32 *address, __u16 port, __u64 proto, int v6)
 {
 	__u64 found = lb_find_server(lb_key(address, port, proto, v6));
 	const struct lb_server *server;

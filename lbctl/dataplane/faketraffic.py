@@ -16,6 +16,7 @@ from lbctl.model import HASHING, WEIGHTLESS, Endpoint, Frontend, Listen, Proto, 
 
 TURNS = 1024  # longest sequence of rr and wrr
 NOBODY = 0  # as a slot's server
+FIRST_WINDOW = 65536  # bytes that a client may send before it hears from the server again
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +42,11 @@ class FakeRecord:
 
     def continued_by(self, packet: FakePacket) -> bool:
         """Does the packet belong to this flow, or to an older one of the same tuple?"""
-        return self.confirmed or packet.seq == (self.isn + (0 if packet.syn else 1)) % 2**32
+        if self.confirmed:
+            return True
+        if packet.syn:
+            return packet.seq == self.isn
+        return (packet.seq - self.isn - 1) % 2**32 < FIRST_WINDOW
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +56,7 @@ class FakeRoom:
     `idle` a record is forgotten, after `idle` an old server is finished."""
 
     place: Callable[[int], tuple[int, int]]
-    slots: int = 2048
+    slots: int = 512
     ways: int = 5
     embryonic: int = 2
     idle: int = 225

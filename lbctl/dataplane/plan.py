@@ -36,7 +36,10 @@ def plan(desired: Table, observed: Table) -> list[Op]:
 def _servers(
     frontend: Frontend, wanted: VirtualService, found: VirtualService | None
 ) -> Iterator[Op]:
-    old = found.destinations if found else {}
+    if found is None:
+        yield from (AddServer(frontend, *one) for one in wanted.destinations.items())
+        return
+    old = found.destinations
     for endpoint, destination in wanted.destinations.items():
         if endpoint not in old:
             yield AddServer(frontend, endpoint, destination)

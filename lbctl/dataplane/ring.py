@@ -35,14 +35,16 @@ def maglev(weights: Mapping[str, int], slots: int) -> list[str]:
     """A name per slot, each name in proportion to its weight (Eisenbud et al., NSDI 2016).
 
     Servers take turns claiming the next free slot of their own permutation; one with half
-    the largest weight has half the turns. Empty without servers. slots: a power of two.
+    the largest weight has half the turns. One that weighs less than a slot has one. Empty
+    without servers. slots: a power of two.
     """
     names = sorted(name for name, weight in weights.items() if weight > 0)
     if not names:
         return []
     largest = max(weights[name] for name in names)
     share = {name: weights[name] / largest for name in names}
-    credit = dict.fromkeys(names, 0.0)
+    slot = sum(weights[name] for name in names) / slots
+    credit = {name: 1.0 if weights[name] < slot else 0.0 for name in names}
     position = {name: _permutation(name, slots) for name in names}
     table: list[str | None] = [None] * slots
     order, mask, free = _order(slots), slots - 1, slots
@@ -53,9 +55,9 @@ def maglev(weights: Mapping[str, int], slots: int) -> list[str]:
                 continue
             credit[name] -= 1
             at, step, twist = position[name]
-            while table[slot := order[at] ^ twist] is not None:
+            while table[number := order[at] ^ twist] is not None:
                 at = (at + step) & mask
-            table[slot] = name
+            table[number] = name
             position[name] = (at + step) & mask, step, twist
             free -= 1
             if not free:

@@ -1,6 +1,6 @@
 """The loaded program as a data path that random histories go through."""
 
-import socket
+from ipaddress import ip_address
 
 from lbctl.dataplane.converge import converge
 from lbctl.dataplane.faketraffic import FakeRoom
@@ -9,15 +9,16 @@ from lbctl.dataplane.xdp.abi import FlowState
 from lbctl.model import Listen, Table
 from tests.bpf.gateway import CLIENT_MAC, FRONT_MAC, XDP_REDIRECT, PacketGateway
 from tests.histories.history import Kind, Tally, histories
-from tests.histories.stand import PLACES, FakePath, Packet, Stand, frame
+from tests.histories.stand import PLACES, PLACES6, FakePath, Packet, Stand, frame
 
-NAMES = {socket.inet_aton(str(e.address)): name for name, e in PLACES.items()}
+NAMES = {e.address.packed: name for places in (PLACES, PLACES6) for name, e in places.items()}
 ETHERNET = bytes.fromhex((FRONT_MAC + CLIENT_MAC).replace(":", "")) + b"\x08\x00"
 
 
-def client_of(port: int) -> str:
+def client_of(port: int, version: int = 4) -> str:
     """The one of two hundred clients that uses this port."""
-    return f"198.18.0.{port % 200 + 1}"
+    number = port % 200 + 1
+    return f"198.18.0.{number}" if version == 4 else f"2001:db8:9::{number:x}"
 
 
 class ProgramPath:
@@ -48,8 +49,9 @@ class ProgramPath:
     def place(self, port: int) -> tuple[int, int]:
         """The slot and the flow set of a client's port."""
         if port not in self._places:
-            client = int.from_bytes(socket.inet_aton(client_of(port)), "little")
-            addresses = client << 32 | abi.word4(self.listen.address)
+            client = ip_address(client_of(port, self.listen.address.version))
+            source = abi.fold_address(self.values.key, client)
+            addresses = source << 32 | abi.fold_address(self.values.key, self.listen.address)
             ports = abi.port(self.listen.port) << 16 | abi.port(port)
             proto = 17 if self.listen.proto == "udp" else 6
             hash_ = abi.flow_hash(self.values.key, addresses, ports, proto)
@@ -67,9 +69,11 @@ class ProgramPath:
 
     def send(self, packet: Packet) -> str | None:
         with bpf.opened(self.gateway.pins / "lb") as program:
-            data = frame(ETHERNET, client_of(packet.port), self.listen, packet)
+            version = self.listen.address.version
+            data = frame(ETHERNET, client_of(packet.port, version), self.listen, packet)
             run = bpf.run_program(program, data, ifindex=self.gateway.ifindex["front"])
-        return NAMES[run.data[30:34]] if run.action == XDP_REDIRECT else None
+        to = run.data[30:34] if version == 4 else run.data[38:54]
+        return NAMES[to] if run.action == XDP_REDIRECT else None
 
 
 def stand(gateway: PacketGateway, listen: Listen) -> Stand:
@@ -77,7 +81,8 @@ def stand(gateway: PacketGateway, listen: Listen) -> Stand:
     number = path.plane._registry.listens.get(listen)
     assert number is None
     made = Stand(listen, path.room, [FakePath(listen, path.room), path])
-    made.change({"s11": 1}, "rr")  # the program remembers flows from here on
+    # The program remembers flows from here on, and the ring has its size for good.
+    made.change(dict.fromkeys(PLACES, 1), "rr")
     made.change({})
     path.plane.tend()
     path.plane.tend()

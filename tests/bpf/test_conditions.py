@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from lbctl.dataplane.converge import converge
+from lbctl.dataplane.port import RemoveServer, SetServer
 from lbctl.dataplane.xdp import abi, bpf, compiler, nic
 from lbctl.dataplane.xdp.headers import VARIABLE, find_headers
 from lbctl.dataplane.xdp.plane import XdpPlane, _key_of
@@ -26,6 +27,7 @@ pytestmark = pytest.mark.kernel
 FRONT = Gateway("front", ("back",))
 WEB = Listen.parse("192.0.2.10:80/tcp")
 TWO = {Endpoint.parse(f"198.51.100.1{n}:80"): Destination(1) for n in (1, 2)}
+FIRST = next(iter(TWO))
 
 
 @pytest.fixture
@@ -175,6 +177,71 @@ def test_without_a_compiler_the_old_program_goes_on(
         with pytest.raises(DataPlaneError, match=r"front: program \d+ of somebody else"):
             XdpPlane(FRONT, pins.with_name(pins.name + "-second"), netlink)
         remove_pins(pins.with_name(pins.name + "-second"))
+
+
+@pytest.fixture
+def no_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """No program that was compiled before either."""
+    monkeypatch.setenv(compiler.VARIABLE, str(tmp_path / "programs"))
+    monkeypatch.setenv(VARIABLE, str(tmp_path))  # no headers
+    return tmp_path
+
+
+def test_an_upgrade_without_a_compiler_goes_on_with_the_old_program(
+    pins: Path, netlink: Netlink, request: pytest.FixtureRequest
+) -> None:
+    with closing(XdpPlane(FRONT, pins, netlink)) as plane:
+        assert refusals(plane, "mh") == ""
+        plane._maps.meta.shape[0] ^= 1  # as if made of another source
+        running = plane._program.program_id()
+    request.getfixturevalue("no_compiler")
+    with closing(XdpPlane(FRONT, pins, netlink)) as plane:
+        assert "no kernel headers there" in " ".join(plane.remarks())
+        assert plane._program.program_id() == running
+        loads = plane._program.loads
+        assert plane.apply([SetServer(WEB, FIRST, Destination(0))]) == []
+        assert plane._program.loads == loads  # a verdict does not wait for a loader
+        assert "no kernel headers there" in refusals(plane, "rr")
+
+
+def test_an_interface_that_is_gone_costs_no_loading(pins: Path, netlink: Netlink) -> None:
+    subprocess.run(["ip", "link", "add", "brief", "type", "bridge"], check=True)
+    subprocess.run(["ip", "link", "set", "brief", "up"], check=True)
+    with closing(XdpPlane(Gateway("front", ("back", "brief")), pins, netlink)) as plane:
+        assert refusals(plane, "mh") == ""
+        loads = plane._program.loads
+        subprocess.run(["ip", "link", "del", "brief"], check=True)
+        assert plane.apply([SetServer(WEB, FIRST, Destination(2))]) == []
+        assert plane._program.loads == loads
+        assert any(said.startswith("brief: there is no") for said in plane.remarks())
+
+
+def test_what_is_dead_is_freed_though_the_program_cannot_be_put_back(
+    pins: Path, netlink: Netlink, request: pytest.FixtureRequest
+) -> None:
+    with closing(XdpPlane(FRONT, pins, netlink)) as plane:
+        assert refusals(plane, "mh") == ""
+        plane.apply([RemoveServer(WEB, FIRST)])
+        plane._maps.meta.shape[0] ^= 1
+        plane._program.loaded = None
+        request.getfixturevalue("no_compiler")
+        for _ in range(2):
+            with pytest.raises(DataPlaneError, match="no kernel headers there"):
+                plane.tend()
+        assert not any(plane._registry.dead.values())
+
+
+def test_the_program_leaves_an_interface_that_is_no_longer_the_gateways(
+    pins: Path, netlink: Netlink
+) -> None:
+    subprocess.run(["ip", "link", "add", "former", "type", "bridge"], check=True)
+    subprocess.run(["ip", "link", "set", "former", "up"], check=True)
+    with closing(XdpPlane(Gateway("front", ("back", "former")), pins, netlink)) as plane:
+        assert refusals(plane, "mh") == ""
+        assert program_on(netlink, "former") != 0
+    with closing(XdpPlane(FRONT, pins, netlink)) as plane:
+        eventually(lambda: program_on(netlink, "former") == 0)
+        assert program_on(netlink, "back") == plane._program.program_id()
 
 
 def test_a_program_that_was_taken_off_is_put_back(pins: Path, netlink: Netlink) -> None:

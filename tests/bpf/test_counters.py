@@ -102,6 +102,21 @@ def test_a_packet_that_goes_nowhere_is_counted_for_nobody(gateway: PacketGateway
     assert gateway.plane.stats().service(listen("mh")) == Counters()
 
 
+@pytest.mark.parametrize("scheduler", ["mh", "rr"])
+def test_nor_is_a_flow_that_has_a_server_and_does_not_get_there(
+    gateway: PacketGateway, scheduler: str
+) -> None:
+    maps, (server,) = (
+        gateway.plane._maps,
+        gateway.plane._registry.members[
+            gateway.plane._registry.listens[listen(scheduler)]
+        ].values(),
+    )
+    maps.servers[server].mtu = 30
+    assert gateway.send(asked(scheduler, 40000, "S")).verdict == "drop_too_big"
+    assert gateway.plane.stats().service(listen(scheduler)) == Counters()
+
+
 def test_a_services_totals_outlive_its_servers(gateway: PacketGateway) -> None:
     talk(gateway, "mh", 40000)
     emptied = Table({**table("rr").services, listen("mh"): VirtualService(Scheduler("mh"), {})})

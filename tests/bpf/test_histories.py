@@ -1,6 +1,7 @@
 """Random histories through the loaded program, the data path in memory and the model: every
 verdict is compared, and no flow changes its server while that server lives."""
 
+import random
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from lbctl.model import Gateway
 from tests.bpf.gateway import PacketGateway
 from tests.bpf.program_path import run, stand
 from tests.histories.history import TROUBLES, Kind, Trouble
-from tests.histories.stand import ACK, PLACES, SYN, TCP_LISTEN, UDP_LISTEN, Packet
+from tests.histories.stand import ACK, PLACES, SYN, TCP6_LISTEN, TCP_LISTEN, UDP_LISTEN, Packet
 
 pytestmark = pytest.mark.kernel
 
@@ -27,7 +28,8 @@ KINDS = {
     **{f"mh, {name}": Kind(("mh",), trouble) for name, trouble in TROUBLES.items()},
     **{f"rr, {name}": Kind(("rr",), trouble) for name, trouble in TROUBLES.items()},
     **{f"sh, {name}": Kind(("sh",), trouble) for name, trouble in TROUBLES.items()},
-    "mh and rr": Kind(("mh", "rr")),
+    "wrr, flood": Kind(("wrr",), TROUBLES["flood"]),
+    "mh, rr and wrr": Kind(("mh", "rr", "wrr")),
     "mh and rr, flood and forged": Kind(("mh", "rr"), TROUBLES["flood and forged"]),
 }
 
@@ -35,7 +37,16 @@ KINDS = {
 @pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
 def test_no_tcp_flow_leaves_a_server_that_lives(cramped: PacketGateway, kind: Kind) -> None:
     tally = run(cramped, TCP_LISTEN, kind, range(3), 600)
-    assert tally.broken == tally.deaf == 0, tally
+    assert tally.broken == tally.deaf == tally.handshakes == 0, tally
+    assert tally.flows > 300
+    assert tally.late > 10, "no change met a handshake"
+
+
+@pytest.mark.parametrize("schedulers", [("mh",), ("mh", "rr", "wrr")], ids=" ".join)
+def test_nor_over_ipv6(cramped: PacketGateway, schedulers: tuple[str, ...]) -> None:
+    kind = Kind(schedulers, TROUBLES["flood and forged"])
+    tally = run(cramped, TCP6_LISTEN, kind, range(3), 600)
+    assert tally.broken == tally.deaf == tally.handshakes == 0, tally
     assert tally.flows > 300
 
 
@@ -46,7 +57,7 @@ def test_a_thousand_histories(cramped: PacketGateway, kind: Kind) -> None:
     """A hundred of each kind."""
     tally = run(cramped, TCP_LISTEN, kind, range(1000, 1100), 400)
     print(tally)
-    assert tally.broken == tally.deaf == 0, tally
+    assert tally.broken == tally.deaf == tally.handshakes == 0, tally
 
 
 def test_udp_agrees_where_records_are_few(cramped: PacketGateway) -> None:
@@ -56,7 +67,8 @@ def test_udp_agrees_where_records_are_few(cramped: PacketGateway) -> None:
 def test_a_draining_server_is_counted_by_its_slots(cramped: PacketGateway) -> None:
     one = stand(cramped, TCP_LISTEN)
     one.change({"s11": 1, "s12": 1}, "mh")
-    ports = [port for port in range(20000, 20400) if one.packet(Packet(port, ACK, 1)) == "s11"]
+    clients = random.Random(7).sample(range(1024, 65536), 400)
+    ports = [port for port in clients if one.packet(Packet(port, ACK, 1)) == "s11"]
     one.change({"s11": 0, "s12": 1})
 
     def active() -> int:

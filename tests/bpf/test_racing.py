@@ -12,6 +12,7 @@ import pickle
 import socket
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from tests.histories.stand import ACK, SYN, Packet, frame
 pytestmark = pytest.mark.kernel
 
 TCP, UDP = Listen.parse("192.0.2.10:80/tcp"), Listen.parse("192.0.2.10:53/udp")
+CHANGING = Listen.parse("192.0.2.11:80/tcp")  # mh: flows that are new are recorded
 SERVERS = tuple(Endpoint.parse(f"198.51.100.{n}:80") for n in range(11, 19))
 FLOWS = 2 * abi.FLOW_WAYS  # of one set: as many again as it has room for
 ROUNDS = 150
@@ -40,8 +42,12 @@ Answers = list[int]  # the server of each packet, by its address's last byte
 def gateway(pins: Path) -> Iterator[PacketGateway]:
     gateway = PacketGateway(Gateway("front", ("back",), flow_cache=1), pins)
     held = {endpoint: Destination(1) for endpoint in SERVERS}
-    table = Table({listen: VirtualService(Scheduler("rr"), held) for listen in (TCP, UDP)})
-    assert not converge(gateway.plane, table).refused
+    turning = {listen: VirtualService(Scheduler("rr"), held) for listen in (TCP, UDP)}
+    others = [replace(endpoint, port=81) for endpoint in SERVERS]  # none is shared
+    for half in (others[:4], others[4:]):
+        weights = {endpoint: Destination(int(endpoint in half)) for endpoint in others}
+        table = Table({**turning, CHANGING: VirtualService(Scheduler("mh"), weights)})
+        assert not converge(gateway.plane, table).refused
     yield gateway
     gateway.close()
 
@@ -66,11 +72,12 @@ class Set:
         return (p for p in range(1024, 65536) if abi.mix(self._hash(p)) & mask == self.number)
 
     def by_ring(self, port: int) -> int:
-        """Where the ring has the flow."""
+        """Where the ring has the flow: with its old server, while the slot changes."""
         registry, maps = self.gateway.plane._registry, self.gateway.plane._maps
         number = registry.listens[self.listen]
-        slots = self.gateway.plane._rings.read(number)[0]
-        server = slots[self._hash(port) >> 64 - (len(slots).bit_length() - 1)]
+        slots, olds, _ = self.gateway.plane._rings.read(number)
+        at = self._hash(port) >> 64 - (len(slots).bit_length() - 1)
+        server = olds[at] or slots[at]
         return bytes(maps.servers[server].addr)[3]
 
     def remembered(self) -> dict[int, list[int]]:
@@ -170,10 +177,11 @@ def rounds(gateway: PacketGateway, listen: Listen) -> Iterator[Set]:
         yield Set(gateway, listen, number % gateway.plane._flows.sets)
 
 
-def test_the_same_tcp_flows(gateway: PacketGateway) -> None:
+@pytest.mark.parametrize("listen", [TCP, CHANGING], ids=["rr", "mh in transition"])
+def test_the_same_tcp_flows(gateway: PacketGateway, listen: Listen) -> None:
     """SYNs, then what confirms them, then SYNs again: a flow that lives stays, what found no
     room is the ring's, and none is remembered twice."""
-    for flows in rounds(gateway, TCP):
+    for flows in rounds(gateway, listen):
         syns, acks = flows.frames("S", 1000), flows.frames("A", 1001)
         opened = race(gateway, syns, syns)
         held = flows.remembered()

@@ -13,7 +13,9 @@ from scapy.layers.l2 import Ether
 from scapy.packet import Packet, raw
 
 from lbctl.dataplane.converge import converge
-from lbctl.dataplane.xdp import bpf
+from lbctl.dataplane.port import RingCopy
+from lbctl.dataplane.xdp import abi, bpf
+from lbctl.dataplane.xdp.abi import FlowState
 from lbctl.errors import Unsupported
 from lbctl.model import (
     Destination,
@@ -225,6 +227,79 @@ def test_a_timeout_that_cannot_be_kept(gateway: PacketGateway, timeout: int) -> 
     assert "XDP keeps a client for 7200 s at most" in str(refusal.error)
 
 
+@pytest.mark.parametrize("scheduler", ["rr", "sh"])
+def test_a_servers_word_ends_a_flow_of_a_client_that_stays(
+    gateway: PacketGateway, scheduler: str
+) -> None:
+    apply(gateway, scheduler, {ONE: 1, TWO: 1}, Persistence(600))
+    server = connect(gateway, 1000)
+    back = four.server(str(server.address)) / TCP(sport=80, dport=1000, flags="RA", seq=9, ack=9)
+    run(gateway, back, "back")
+    assert {way.state for way in gateway.plane._flows} == {FlowState.CLOSED, FlowState.CLIENT}
+
+
+# --- rings --------------------------------------------------------------------------------
+
+
+def ring(gateway: PacketGateway) -> list[int]:
+    """How many slots each server has."""
+    words, _, _ = gateway.plane._rings.read(gateway.plane._registry.listens[WEB])
+    return sorted(Counter(words).values())
+
+
+def test_a_ring_that_grows_moves_no_flow(gateway: PacketGateway) -> None:
+    """With the twenty-first server."""
+    servers = [Endpoint.parse(f"198.51.100.{n}:{p}") for p in (80, 81, 82) for n in range(11, 19)]
+    ports = random.Random(5).sample(range(1024, 65536), 300)
+    apply(gateway, "mh", dict.fromkeys(servers[:8], 1))
+    before = {port: connect(gateway, port) for port in ports}
+    for count, slots in ((20, 512), (21, 16384)):
+        apply(gateway, "mh", dict.fromkeys(servers[:count], 1))
+        found = ring(gateway)
+        assert (sum(found), len(found)) == (slots, count)
+        assert found[-1] - found[0] <= 1
+        assert {port: tcp(gateway, port, "A", 2) for port in ports} == before
+        gateway.plane.tend()
+
+
+def test_packets_follow_a_peers_ring_that_is_larger(gateway: PacketGateway) -> None:
+    apply(gateway, "mh", {ONE: 1, TWO: 1})
+    assert {connect(gateway, port) for port in range(2000, 2030)} == {ONE, TWO}
+    slots = 4 * abi.PAGE_SLOTS
+    gateway.plane.import_ring(WEB, RingCopy((ONE, TWO), (2,) * slots, (0,) * slots, {}))
+    gateway.plane.tend()  # the pages that it has left are free
+    assert {connect(gateway, port) for port in range(2000, 2030)} == {TWO}
+
+
+def test_a_ring_that_packets_were_not_told_of(gateway: PacketGateway) -> None:
+    """Or of a memory: a process was killed after it wrote that to the listen's record. The pages
+    that grew too small are free for the next."""
+    apply(gateway, "mh", {ONE: 1})
+    registry = gateway.plane._registry
+    number, key = registry.listens[WEB], abi.key(WEB.address, WEB.port, 6)
+    small = gateway.plane._maps.listens[number].ring
+    apply(gateway, "mh", {Endpoint.parse(f"198.51.100.11:{p}"): 1 for p in range(80, 101)})
+    registry.listen_index.put(key, number, small)
+    again = gateway.reopen()
+    way = again.plane._registry.listen_index.get(key)
+    assert way is not None
+    assert way.found == number | gateway.plane._maps.listens[number].ring << abi.WAY_RING_SHIFT
+    again.close()
+    apply(gateway, "rr", {ONE: 1})
+    registry.listen_index.put(key, number, gateway.plane._maps.listens[number].ring)
+    again = gateway.reopen()
+    way = again.plane._registry.listen_index.get(key)
+    assert way is not None
+    assert way.flags == abi.LISTEN_MEMORY
+    again.close()
+
+
+def test_who_weighs_little_has_slots(gateway: PacketGateway) -> None:
+    apply(gateway, "mh", {ONE: 1, TWO: 1000})
+    light, heavy = ring(gateway)
+    assert (light, light + heavy) == (1, 512)
+
+
 # --- limits -------------------------------------------------------------------------------
 
 
@@ -269,6 +344,27 @@ def test_a_limit_that_is_raised_or_set_later_counts_what_is_there(gateway: Packe
     assert opened(gateway, range(30010, 30020)) == {TWO: 10}
     limit(gateway, "rr", one=7, two=0)
     assert opened(gateway, range(30020, 30030))[ONE] == 2
+
+
+def test_what_comes_and_goes_during_a_sweep_is_counted(
+    gateway: PacketGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Behind it, where its program has been; the next sweep puts right what counts twice."""
+    limit(gateway, "rr", one=5, two=0)
+    opened(gateway, range(30000, 30004))
+    flows, sweep = gateway.plane._flows, gateway.plane._flows.sweep
+
+    def meanwhile(program: bpf.Descriptor) -> None:
+        sweep(program)
+        opened(gateway, range(30010, 30016))
+
+    monkeypatch.setattr(flows, "sweep", meanwhile)
+    gateway.plane.tend()
+    assert load(gateway, ONE) == 5
+    assert ONE not in opened(gateway, range(30020, 30030))
+    monkeypatch.undo()
+    gateway.plane.tend()
+    assert load(gateway, ONE) == 5
 
 
 def test_room_is_found_behind_a_heavy_server(gateway: PacketGateway) -> None:

@@ -1,7 +1,7 @@
 """Servers that several listens reach: whose a reply is, and for how long that is known."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -60,10 +60,25 @@ def connect(gateway: PacketGateway, port: int) -> None:
     assert sent(gateway, port, "A", ISN + 1).verdict == "forward"
 
 
-def flood(gateway: PacketGateway, count: int) -> Counter[str]:
+def flood(gateway: PacketGateway, count: int, to: str = WEB) -> Counter[str]:
     """SYNs of which nothing more is heard."""
     ports = range(20000, 20000 + count)
-    return Counter(sent(gateway, port, "S", port).verdict for port in ports)
+    return Counter(sent(gateway, port, "S", port, to).verdict for port in ports)
+
+
+def flood_of_syns_for_others(gateway: PacketGateway) -> FlowState:
+    """To a listen whose scheduler remembers each."""
+    assert flood(gateway, 4000, TURNS)["forward"] == 4000
+    return FlowState.EMBRYONIC
+
+
+def flood_of_fragments(gateway: PacketGateway) -> FlowState:
+    """First ones that pass, of which nothing more is heard either."""
+    for number in range(4000):
+        first = client(OLDER)
+        first[IP].id, first[IP].flags = number, "MF"
+        assert gateway.send(first / UDP(sport=7, dport=9)).verdict == "pass_other"
+    return FlowState.FRAGMENT
 
 
 def states(gateway: PacketGateway) -> Counter[FlowState]:
@@ -137,6 +152,27 @@ def test_a_flood_of_syns_is_forgotten_in_seconds(gateway: PacketGateway) -> None
         assert answered_as(gateway, port, "PA") == WEB
     sent(gateway, 8000, "S", ISN, to=TURNS)
     assert states(gateway)[FlowState.EMBRYONIC] == 1  # a scheduler with memory has room again
+
+
+@pytest.mark.parametrize("pour", [flood_of_syns_for_others, flood_of_fragments])
+def test_a_flood_of_something_else_starves_no_connection(
+    gateway: PacketGateway, pour: Callable[[PacketGateway], FlowState]
+) -> None:
+    """They find room in its stead; what is more than a SYN keeps its place."""
+    for port in range(5000, 5020):
+        connect(gateway, port)
+        sent(gateway, port, "S", ISN, to=TURNS)
+        sent(gateway, port, "A", ISN + 1, to=TURNS)
+    filling = pour(gateway)
+    assert states(gateway)[filling] > 1150
+    for port in range(6000, 6100):
+        connect(gateway, port)
+    found = states(gateway)
+    assert found[FlowState.RETURN] == 120
+    assert found[FlowState.ESTABLISHED] == 20
+    assert found[filling] > 1050
+    for port in range(5000, 5020):
+        assert answered_as(gateway, port, "PA") == WEB
 
 
 def test_a_datagrams_answer_is_its_listens(gateway: PacketGateway) -> None:

@@ -1,6 +1,8 @@
 """Tagged interfaces: in and out with or without a tag, both ways."""
 
+import subprocess
 from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +16,7 @@ from lbctl.dataplane.xdp.shape import Feature, Shape
 from lbctl.model import Gateway, Listen, Table
 from tests.bpf import test_packets as four
 from tests.bpf import test_packets6 as six
-from tests.bpf.gateway import PacketGateway
+from tests.bpf.gateway import BACK_MAC, SERVER_MAC, XDP_TX, PacketGateway
 from tests.bpf.test_packets import at, reply, service, tcp
 
 pytestmark = pytest.mark.kernel
@@ -93,6 +95,36 @@ def test_a_tag_that_tells_the_priority_only(gateway: PacketGateway) -> None:
     assert raw(seen.packet) == raw(four.to_server(11) / at(tcp("S"), 8080))
 
 
+@contextmanager
+def tags_left() -> Iterator[None]:
+    switch = ["ethtool", "-K", "front", "rxvlan"]
+    subprocess.run([*switch, "off"], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run([*switch, "on"], check=True)
+
+
+def test_a_card_that_leaves_tags_in_frames_needs_no_vlan_for_that(pins: Path) -> None:
+    """Whether it did when the gateway was opened, or does since."""
+    sent = four.client() / tcp("S")
+    frame = Ether(src=sent.src, dst=sent.dst) / Dot1Q(vlan=0, prio=3) / sent.payload
+    with closing(PacketGateway(Gateway("front", ("back",)), pins)) as gateway:
+        assert not converge(gateway.plane, TABLE).refused
+        assert gateway.send(frame).verdict == "pass_vlan"
+        with tags_left():
+            gateway.plane.tend()
+            assert gateway.send(frame).verdict == "forward"
+
+
+def test_a_gateway_is_opened_with_tags_left_in_frames(pins: Path) -> None:
+    with tags_left(), closing(PacketGateway(Gateway("front", ("back",)), pins)) as gateway:
+        assert not converge(gateway.plane, TABLE).refused
+        sent = four.client() / tcp("S")
+        frame = Ether(src=sent.src, dst=sent.dst) / Dot1Q(vlan=0, prio=3) / sent.payload
+        assert gateway.send(frame).verdict == "forward"
+
+
 @pytest.mark.parametrize(
     ("name", "frame", "verdict"),
     [
@@ -130,6 +162,21 @@ def test_what_is_not_ours(
     seen = gateway.send(frame)
     assert seen.verdict == verdict
     assert raw(seen.packet) == (frame if isinstance(frame, bytes) else raw(frame))
+
+
+@pytest.mark.parametrize(
+    ("back", "tags"), [(0, []), (0, [0]), (9, [9])], ids=["untagged", "priority", "VLAN 9"]
+)
+def test_out_by_the_port_it_came_in_on(gateway: PacketGateway, back: int, tags: list[int]) -> None:
+    """A tag that only tells the priority is not passed on."""
+    tag(gateway, 7, back)
+    sent = Ether(src=SERVER_MAC.format(12), dst=BACK_MAC) / four.client().payload / tcp("S")
+    for one in tags:
+        sent = Ether(raw(Ether(src=sent.src, dst=sent.dst) / Dot1Q(vlan=one) / sent.payload))
+    seen = gateway.send(sent, "back")
+    assert (seen.verdict, seen.action) == ("forward", XDP_TX)
+    wanted = four.to_server(11) / at(tcp("S"), 8080)
+    assert raw(seen.packet) == raw(tagged(wanted, back))
 
 
 def test_one_wire_two_vlans(gateway: PacketGateway) -> None:

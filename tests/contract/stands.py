@@ -148,6 +148,6 @@ def shares(kind: Kind) -> Callable[[Path], AbstractContextManager[Open]]:
 
 @contextmanager
 def _fake_with_rings(directory: Path) -> Iterator[Open]:
-    room = FakeRoom(place=lambda flow: (flow % 2048, flow % 8))
+    room = FakeRoom(place=lambda flow: (flow % 512, flow % 8))
     kernel = FakeKernel(traffic=FakeTraffic(room))
     yield lambda: FakePlane(kernel=kernel)

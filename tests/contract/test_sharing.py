@@ -38,8 +38,8 @@ def test_a_ring_is_what_the_peer_says_slot_for_slot(plane: Both) -> None:
     have(plane, web(MH, app1=1, app2=1, app3=1))  # a third of the slots change
     copy = plane.export_ring(WEB)
     assert copy.servers == (APP1, APP2, APP3)
-    assert len(copy.slots) == len(copy.old) == 2048
-    assert sum(1 for old in copy.old if old) == pytest.approx(2048 / 3, rel=0.1)
+    assert len(copy.slots) == len(copy.old) == 512
+    assert sum(1 for old in copy.old if old) == pytest.approx(512 / 3, rel=0.1)
     have(plane, Table())
     plane.tend()
     plane.tend()
@@ -54,7 +54,7 @@ def test_a_replica_does_not_settle_by_itself(plane: Both) -> None:
     have(plane, web(MH, app1=1, app2=1, app3=1))
     ring = plane.export_ring(WEB)
     old = tuple(1 for _ in ring.old)  # all slots left app1, long ago
-    copy = RingCopy(ring.servers, ring.slots, old, dict.fromkeys(range(2048), 100_000.0))
+    copy = RingCopy(ring.servers, ring.slots, old, dict.fromkeys(range(512), 100_000.0))
     plane.import_ring(WEB, copy)
     plane.tend()
     assert plane.export_ring(WEB).same(copy)

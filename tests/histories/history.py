@@ -5,7 +5,7 @@ import random
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from tests.histories.stand import ACK, PLACES, RST, SYN, Packet, Stand
+from tests.histories.stand import ACK, PLACES, RST, SYN, TURNING, Packet, Stand
 
 DRAIN = 75  # ticks that a server has to drain: about five minutes
 
@@ -19,12 +19,26 @@ class Live:
     used: int
 
 
+@dataclass(frozen=True)
+class Greeting:
+    """A SYN that went to a server. changes: how many there had been."""
+
+    server: str
+    isn: int
+    sent: int
+    changes: int
+
+
 @dataclass
 class Tally:
+    """handshakes: cut though the server lives and the SYN is not forgotten. late: done after a
+    change of servers, or of weights."""
+
     histories: int = 0
     flows: int = 0
     packets: int = 0
     handshakes: int = 0
+    late: int = 0
     deaf: int = 0  # servers that did not hear a client's RST
     broken: int = 0
 
@@ -63,6 +77,7 @@ class History:
         self.schedulers = kind.schedulers
         self.random = random.Random(seed)
         self.live: dict[int, Live] = {}
+        self.greetings: dict[int, Greeting] = {}
         self.until: dict[str, int] = {}  # deadlines of servers that drain
         self.tally = Tally(histories=1)
         self.ports = self.random.sample(range(1024, 65536), 60000)
@@ -72,8 +87,8 @@ class History:
 
     def run(self, steps: int) -> Tally:
         acts = [self.begin, self.go_on, self.end, self.add, self.leave, self.back]
-        acts += [self.stand.sweep, self.reschedule]
-        odds = [40, 46, 6, 1, 2, 1, 4, 0.5]
+        acts += [self.stand.sweep, self.reschedule, self.greet, self.shake]
+        odds = [36, 46, 6, 1, 2, 1, 4, 0.5, 8, 6]
         for act in self.random.choices(acts, odds, k=steps):
             if self.random.random() < 0.4:
                 self.stand.pass_time(self.random.choice((0, 1, 1, 2, 40)))
@@ -82,8 +97,12 @@ class History:
                 self.packet(self.ports.pop(), SYN, self.random.getrandbits(32))
             if self.live and self.random.random() < self.trouble.forge:
                 # Who remembers flows takes a RST for a flow's end.
-                forged = RST if self.random.random() < 0.3 and self.stand.scheduler != "rr" else SYN
-                self.packet(self.pick(), forged, self.random.getrandbits(32))
+                memory = self.stand.scheduler in TURNING
+                forged = RST if self.random.random() < 0.3 and not memory else SYN
+                port = self.pick()
+                # One in 65,536 would move a flow (ADR 5): none of these does.
+                far = self.live[port].seq + 2**30 + self.random.getrandbits(31)
+                self.packet(port, forged, far)
             act()
         return self.tally
 
@@ -106,11 +125,36 @@ class History:
             server = self.packet(port, SYN, isn, data)
             if not data and self.random.random() < 0.1:
                 self.undeceive(port, isn, server)
-            again = self.packet(port, ACK, isn + 1 + len(data))
-        if server is None or server != again:
+            again = self.packet(port, ACK, isn + 1 + len(data) + self.lost())
+        if server is not None and server != again:
             self.tally.handshakes += 1
-        else:
-            self.live[port] = Live(server, isn + 5, self.stand.now)
+        elif server is not None:
+            self.live[port] = Live(server, isn + 65535, self.stand.now)
+
+    def greet(self) -> None:
+        """A SYN, whose answer is under way when servers change."""
+        if not self.stand.udp:
+            port, isn = self.ports.pop(), self.random.getrandbits(32)
+            if server := self.packet(port, SYN, isn):
+                self.tally.flows += 1
+                changes = self.stand.changes
+                self.greetings[port] = Greeting(server, isn, self.stand.now, changes)
+
+    def shake(self) -> None:
+        """What follows such a SYN. One that is too old is forgotten: it is a stranger's."""
+        if not self.greetings:
+            return
+        port = self.random.choice([*self.greetings])
+        one = self.greetings.pop(port)
+        if self.packet(port, ACK, one.isn + 1 + self.lost()) == one.server:
+            self.tally.late += self.stand.changes > one.changes
+            self.live[port] = Live(one.server, one.isn + 65535, self.stand.now)
+        elif self.stand.now - one.sent <= self.stand.room.embryonic:
+            self.tally.handshakes += 1
+
+    def lost(self) -> int:
+        """Bytes after the handshake that no gateway sees: of its first window at most."""
+        return self.random.choice((0, 0, 0, 1460, 2920, 65530))
 
     def undeceive(self, port: int, isn: int, server: str | None) -> None:
         """The server took the SYN for one of an older flow, and acknowledged that: the
@@ -161,6 +205,7 @@ class History:
     def die(self, names: Iterable[str]) -> None:
         gone = set(names)
         self.live = {port: flow for port, flow in self.live.items() if flow.server not in gone}
+        self.greetings = {p: one for p, one in self.greetings.items() if one.server not in gone}
         for name in gone:
             self.until.pop(name, None)
         self.stand.change({n: w for n, w in self.stand.weights.items() if n not in gone})

@@ -143,7 +143,10 @@ class Model:
 
     @staticmethod
     def _continues(record: Record, syn: bool, seq: int) -> bool:
-        return record.confirmed or seq == (record.isn + (0 if syn else 1)) % 2**32
+        """A client may have sent the first window of a SYN-ACK, and all but this been lost."""
+        if record.confirmed:
+            return True
+        return seq == record.isn if syn else (seq - record.isn - 1) % 2**32 < 65536
 
     def _take_turn(self) -> str | None:
         if not self.turns:

@@ -4,6 +4,7 @@ import socket
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
+from ipaddress import ip_address
 from typing import Protocol
 
 from lbctl.dataplane import ring
@@ -15,10 +16,13 @@ from lbctl.model import Destination, Endpoint, Listen, Scheduler, Table, Virtual
 from tests.histories.model import Model, Slot, Times
 
 TCP_LISTEN, UDP_LISTEN = Listen.parse("192.0.2.10:80/tcp"), Listen.parse("192.0.2.10:53/udp")
+TCP6_LISTEN = Listen.parse("[2001:db8::10]:80/tcp")
 PLACES = {f"s{n}": Endpoint.parse(f"198.51.100.{n}:80") for n in range(11, 19)}
-NAMES = {endpoint: name for name, endpoint in PLACES.items()}
-BY_PLACE = {str(endpoint): name for name, endpoint in PLACES.items()}
+PLACES6 = {f"s{n}": Endpoint.parse(f"[2001:db8:1::{n}]:80") for n in range(11, 19)}
+NAMES = {e: name for places in (PLACES, PLACES6) for name, e in places.items()}
+BY_PLACE = {str(endpoint): name for endpoint, name in NAMES.items()}
 TURNS = 1024
+TURNING = ("rr", "wrr")
 SYN, RST, ACK = 0x02, 0x04, 0x10
 
 
@@ -68,9 +72,11 @@ class Stand:
     def __init__(self, listen: Listen, room: FakeRoom, paths: Sequence[Path]) -> None:
         self.listen, self.room, self.paths = listen, room, paths
         self.udp = listen.proto == "udp"
+        self.places = PLACES6 if listen.address.version == 6 else PLACES
         self.now = 0
         self.weights: dict[str, int] = {}
         self.scheduler = "mh"
+        self.changes = 0
         slots = [Slot() for _ in range(room.slots)]
         times = Times(room.embryonic, room.idle)
         self.model = Model(slots, times, room.place, room.ways, self.udp)
@@ -82,18 +88,19 @@ class Stand:
 
     def change(self, weights: dict[str, int], scheduler: str = "") -> None:
         """weights: of all that live; 0 drains."""
+        self.changes += 1
         self.weights, self.scheduler = weights, scheduler or self.scheduler
         for path in self.paths:
             assert not converge(path.plane, self.table()).refused
         counted = {n: min(w, 1) if self.scheduler == "rr" else w for n, w in weights.items()}
-        shares = {str(PLACES[name]): weight for name, weight in counted.items()}
+        shares = {str(self.places[name]): weight for name, weight in counted.items()}
         turns = [BY_PLACE[one] for one in ring.turns(shares, TURNS)]
-        self.model.schedule(turns if self.scheduler == "rr" else None, self.now)
+        self.model.schedule(turns if self.scheduler in TURNING else None, self.now)
         names = [BY_PLACE[one] for one in ring.maglev(shares, self.room.slots)]
         self.model.change(names or [None] * self.room.slots, weights.keys(), self.now)
 
     def table(self) -> Table:
-        servers = {PLACES[name]: Destination(weight) for name, weight in self.weights.items()}
+        servers = {self.places[name]: Destination(weight) for name, weight in self.weights.items()}
         return Table({self.listen: VirtualService(Scheduler(self.scheduler), servers)})
 
     def sweep(self) -> None:
@@ -129,5 +136,9 @@ def frame(ethernet: bytes, client: str, listen: Listen, packet: Packet) -> bytes
         l4 = struct.pack(">HHIIBBHHH", *fields)
     l4 += packet.payload
     proto = 17 if listen.proto == "udp" else 6
+    if listen.address.version == 6:
+        six = struct.pack(">IHBB", 6 << 28, len(l4), proto, 64)
+        ends = ip_address(client).packed + listen.address.packed
+        return ethernet[:12] + b"\x86\xdd" + six + ends + l4
     ip = struct.pack(">BBHHHBBH", 0x45, 0, 20 + len(l4), 1, 0, 64, proto, 0)
     return ethernet + ip + socket.inet_aton(client) + listen.address.packed + l4

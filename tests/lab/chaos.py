@@ -19,9 +19,11 @@ from pathlib import Path
 
 from lbctl.dataplane.xdp.loader import Job
 from lbctl.dataplane.xdp.maps import Maps
+from lbctl.dataplane.xdp.rings import Span
 from lbctl.dataplane.xdp.shape import Feature
 from lbctl.lab import Lab, eventually
 from lbctl.lab.lab import Process
+from tests.lab.daemons import answering
 
 TALK = Path(__file__).with_name("talk.py")
 IN_FLIGHT = 0.05  # seconds before a change that a SYN may have left, and fail
@@ -46,12 +48,20 @@ class Server:
 
 @dataclass
 class Crash:
-    """out: when the gateway had taken the server out; back: when it was started again."""
+    """share: of new connections that were the server's. out: when the gateway had taken the
+    server out; back: when it was started again. nameless: connections put down to it that
+    had no answer which would name their server."""
 
     server: str
     at: float
+    share: float
     out: float = float("inf")
     back: float = float("inf")
+    nameless: int = 0
+
+    def room(self, rate: float) -> float:
+        """How many of `rate` new ones a second may have met the dead server."""
+        return 10 + 1.5 * self.share * rate * (self.out - self.at + 0.1)
 
 
 @dataclass(frozen=True)
@@ -95,7 +105,9 @@ class RingWatch:
     def _look(self) -> bytes:
         numbers = [n for n, record in enumerate(self._maps.listens[:64]) if record.family]
         seen = b"".join(bytes(self._maps.listens[n]) for n in numbers)
-        return seen + bytes(self._maps.ring_page(1))
+        spans = (Span.of(self._maps.listens[n].ring) for n in numbers[:1])
+        pages = (n for span in spans if span for n in range(span.first, span.first + span.pages))
+        return seen + b"".join(bytes(self._maps.ring_page(n)) for n in pages)
 
     def _run(self) -> None:
         before, looked = self._look(), time.monotonic()
@@ -117,10 +129,11 @@ class RingWatch:
 
 
 class Chaos:
-    """One gateway and its servers. scheduler: of the one service."""
+    """One gateway and its servers. scheduler: of the one service. port: that clients ask; if it
+    is another one than PORT, the service has a listen for both."""
 
-    def __init__(self, lab: Lab, scheduler: str, seed: int) -> None:
-        self.lab, self.gateway, self.scheduler = lab, lab.gateway, scheduler
+    def __init__(self, lab: Lab, scheduler: str, seed: int, port: int = PORT) -> None:
+        self.lab, self.gateway, self.scheduler, self.port = lab, lab.gateway, scheduler, port
         self.random = random.Random(seed)
         self.servers = {host.name: Server() for host in lab.servers}
         self.crashes: list[Crash] = []
@@ -142,6 +155,7 @@ class Chaos:
             for name, s in self.servers.items()
             if s.configured
         ]
+        listens = ", ".join(f"'{VIP}:{port}/tcp'" for port in dict.fromkeys((PORT, self.port)))
         check = "{type: tcp, interval: 500ms, timeout: 450ms, fall: 3, rise: 1}"
         return "\n".join(
             [
@@ -149,7 +163,7 @@ class Chaos:
                 "gateway: {front: front, back: back, datapath: xdp}",
                 "services:",
                 "  web:",
-                f"    listen: {VIP}:{PORT}/tcp",
+                f"    listen: [{listens}]",
                 f"    scheduler: {self.scheduler}",
                 f"    check: {check}",
                 "    servers:",
@@ -166,9 +180,7 @@ class Chaos:
         eventually(lambda: host.run(probe, check=False).returncode == 0, timeout=20)
 
     def _start_daemon(self) -> None:
-        self.daemon = self.gateway.daemon()
-        answers = ["get", "status"]
-        eventually(lambda: self.gateway.lbctl(*answers, check=False).returncode == 0, timeout=60)
+        self.daemon = answering(self.gateway)
 
     def _states(self) -> dict[str, str]:
         rows = json.loads(self.gateway.lbctl("get", "servers", "web", "-j").stdout)
@@ -176,7 +188,7 @@ class Chaos:
 
     @contextmanager
     def traffic(self, long: int, rate: float) -> Iterator[Process]:
-        words = [sys.executable, TALK, "call", VIP, str(PORT), str(long), str(rate)]
+        words = [sys.executable, TALK, "call", VIP, str(self.port), str(long), str(rate)]
         client = self.lab.client
         caller = client.start(words, log=f"call-{len(client.started)}.jsonl")
         try:
@@ -241,7 +253,8 @@ class Chaos:
     def crash(self, name: str) -> None:
         process = self.servers[name].process
         assert process is not None
-        crash = Crash(name, time.monotonic())
+        serving = {one: s.weight for one, s in self.servers.items() if s.serves}
+        crash = Crash(name, time.monotonic(), serving.get(name, 0) / sum(serving.values()))
         self.crashes.append(crash)
         process.kill(signal.SIGKILL)
         self.servers[name].process = None
@@ -282,14 +295,15 @@ class Chaos:
 
     # --- judging ------------------------------------------------------------------------
 
-    def judge(self, caller: Process, watch: RingWatch) -> Verdict:
+    def judge(self, caller: Process, watch: RingWatch, rate: float) -> Verdict:
+        """rate: of new connections, a second."""
         lines = [json.loads(line) for line in caller.output().splitlines()]
         (counted,) = [line["counted"] for line in lines if "counted" in line]
         verdict = Verdict(counted)
         for line in lines:
             if "kind" in line:
                 one = Break(**line)
-                if self._crashed(one):
+                if self._crashed(one, rate):
                     verdict.crashed.append(one)
                 elif one.kind == "new" and in_flight(one, watch):
                     verdict.in_flight.append(one)
@@ -297,13 +311,15 @@ class Chaos:
                     verdict.unexcused.append(one)
         return verdict
 
-    def _crashed(self, one: Break) -> bool:
+    def _crashed(self, one: Break, rate: float) -> bool:
         """A connection of a killed server; one that never had an answer may be of any that
-        was dead and still in the ring."""
+        was dead and still in the ring, as many as were that server's share."""
         for crash in self.crashes:
             if one.server == crash.server and one.at <= crash.at <= one.ended:
                 return True
-            if not one.server and crash.at - 0.1 <= one.ended and one.at <= crash.out:
+            met = crash.at - 0.1 <= one.ended and one.at <= crash.out
+            if not one.server and met and crash.nameless < crash.room(rate):
+                crash.nameless += 1
                 return True
         return False
 

@@ -30,7 +30,7 @@ def live_through(lab: Lab, scheduler: str, changes: int, long: int, rate: float)
             said.append(f"{at - began:7.2f} {chaos.change()}")
             time.sleep(pause.uniform(0, 0.5))
         seconds = time.monotonic() - began
-    verdict = chaos.judge(caller, watch)
+    verdict = chaos.judge(caller, watch, rate)
     print(f"{scheduler}: {sum(chaos.done.values())} changes in {seconds:.0f} s: {verdict}")
     print(dict(chaos.done))
     story = "\n".join([*said, *(f"{b.at - began:7.2f} {b}" for b in verdict.unexcused[:20])])

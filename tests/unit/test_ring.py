@@ -53,6 +53,12 @@ def test_shares_follow_weights() -> None:
     assert [round(shares[name] / SLOTS, 2) for name in ("a:1", "b:1", "c:1")] == [0.6, 0.2, 0.2]
 
 
+@given(pools)
+def test_whoever_weighs_has_a_slot(weights: dict[str, int]) -> None:
+    table = maglev(weights, 1024)
+    assert set(table) == {name for name, weight in weights.items() if weight}
+
+
 def test_turns_come_round_and_heavy_servers_are_not_served_in_bursts() -> None:
     assert turns({"a": 1, "b": 1, "c": 1}, 16) == ["a", "b", "c"]
     assert turns({"a": 5, "b": 1, "c": 1}, 16) == ["a", "a", "b", "a", "c", "a", "a"]

@@ -14,13 +14,13 @@ from typing import ClassVar
 
 from lbctl.model import Address
 
-ABI = 6
+ABI = 8
 PORTS = 8
 PORT_PLACES = 64
 LISTENS = 2048
 SERVERS = 16384
-PAGES = 4096
-PAGE_BITS = 11
+PAGES = 16384
+PAGE_BITS = 9
 PAGE_SLOTS = 1 << PAGE_BITS
 TURNS = 1024
 LISTEN_BUCKETS = 4096
@@ -35,6 +35,8 @@ STATES = 12
 
 KEY_EMPTY = 0
 KEY_GONE = 1
+WAY_RING_SHIFT = 32
+WAY_FLAGS_SHIFT = 56
 WAY_SHARED = 1
 PROTO_OWN = 255
 OWN = 0xFFFFFFFF
@@ -43,6 +45,7 @@ LISTEN_GONE = 2
 LISTEN_MEMORY = 4
 LISTEN_SOURCE = 8
 LISTEN_HELD = 16
+LISTEN_IN_WAY = LISTEN_MEMORY | LISTEN_SOURCE
 RING_SHIFT = 16
 RING_PAGE = 0xFFFF
 SLOT_CHANGING = 0x8000
@@ -164,13 +167,16 @@ class Gateway(Structure):
 
 class Way(Structure):
     key: int
-    value: int
-    flags: int
-    _fields_: ClassVar[Sequence[Field]] = [
-        ("key", c_uint64),
-        ("value", c_uint32),
-        ("flags", c_uint32),
-    ]
+    found: int
+    _fields_: ClassVar[Sequence[Field]] = [("key", c_uint64), ("found", c_uint64)]
+
+    @property
+    def number(self) -> int:
+        return self.found & 0xFFFFFFFF
+
+    @property
+    def flags(self) -> int:
+        return self.found >> WAY_FLAGS_SHIFT
 
 
 class Bucket(Structure):
@@ -466,8 +472,8 @@ def key(address: Address, number: int, proto: int) -> int:
     if address.version == 4:
         return word4(address) << 32 | port(number) << 16 | proto
     w = words(address)
-    x = (w[0] << 32 | w[1]) * ODD_A & MASK64
-    x = (x ^ x >> 32 ^ (w[2] << 32 | w[3])) * ODD_B & MASK64
+    x = (w[1] << 32 | w[0]) * ODD_A & MASK64
+    x = (x ^ x >> 32 ^ (w[3] << 32 | w[2])) * ODD_B & MASK64
     x = (x ^ x >> 32 ^ (port(number) << 16 | proto)) * ODD_A & MASK64
     return x | 0xFF00
 
@@ -499,8 +505,7 @@ def fold_address(key: Sequence[int], address: Address) -> int:
 
 def mix(x: int) -> int:
     """hash.h, lb_mix."""
-    low = (x ^ x >> 32) * 0xBF58476D1CE4E5B9 & MASK64
-    return x >> 32 << 32 | (low ^ low >> 32) & 0xFFFFFFFF
+    return x ^ ((x ^ x >> 32) * ODD_B & MASK64) >> 32
 
 
 def fold(total: int) -> int:

@@ -10,8 +10,8 @@ from lbctl.errors import DataPlaneError
 class Index:
     """Buckets in a map, changed in place while packets look things up.
 
-    A way is written value first, key last: a reader sees either nothing or all of it.
-    What is removed leaves a mark, so that searches go on past it.
+    A way's key is written last, and what it leads to is one word: a reader sees either
+    nothing or all of it. What is removed leaves a mark, so that searches go on past it.
     """
 
     def __init__(self, buckets: Array[abi.Bucket]) -> None:
@@ -20,7 +20,7 @@ class Index:
     def get(self, key: int) -> abi.Way | None:
         return next((way for way in self._path(key) if way.key == key), None)
 
-    def put(self, key: int, value: int, flags: int = 0) -> None:
+    def put(self, key: int, number: int, ring: int = 0, flags: int = 0) -> None:
         """Add or replace. Raises DataPlaneError when all places of the key are taken."""
         way = self.get(key) or next(
             (w for w in self._path(key) if w.key in (abi.KEY_EMPTY, abi.KEY_GONE)), None
@@ -31,8 +31,7 @@ class Index:
                 f"{abi.PROBES * abi.WAYS} for it are taken",
                 "fewer listens or servers on this gateway",
             )
-        way.value = value
-        way.flags = flags
+        way.found = number | ring << abi.WAY_RING_SHIFT | flags << abi.WAY_FLAGS_SHIFT
         way.key = key
 
     def remove(self, key: int) -> None:
@@ -43,7 +42,7 @@ class Index:
         for bucket in self._buckets:
             for way in bucket.way:
                 if way.key not in (abi.KEY_EMPTY, abi.KEY_GONE):
-                    yield way.key, way.value
+                    yield way.key, way.number
 
     def _path(self, key: int) -> Iterator[abi.Way]:
         """All ways a key may lie in, in the order in which the program looks."""

@@ -23,6 +23,7 @@ from lbctl.errors import DataPlaneError
 
 PROGRAM = "lb"
 SWEEP = "sweep"
+LINK = "link_"  # and the interface's name
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +117,7 @@ def compiled(
 
 def _attach(program: Descriptor, pins: Path, name: str, ifindex: int, mode: str) -> str:
     """Put the program on an interface: into our link if there is one, else a new link."""
-    pin = pins / f"link_{name}"
+    pin = pins / f"{LINK}{name}"
     try:
         with bpf.opened(pin) as link:
             bpf.replace_program(link, program)

@@ -140,7 +140,8 @@ class Maps:
             raise DataPlaneError(
                 f"{self.directory}: made by another version of lbctl (layout {self.meta.abi}, "
                 f"this one speaks {abi.ABI})",
-                f"rm -r {self.directory} and start again: connections are cut once",
+                f"stop lbctl and lbctl-vrrp, `rm -r {self.directory}`, start both: "
+                "connections are cut once",
             )
 
     def _view(self, name: str, kind: type[Value]) -> Array[Value]:
@@ -163,8 +164,10 @@ class Maps:
     def _one(self, name: str, kind: type[Value], number: int) -> Value:
         if (name, number) not in self._single:
             size = sizeof(kind)
-            memory = bpf.map_memory(self.fds[name], size, offset=size * number)
-            self._single[name, number] = kind.from_buffer(memory)
+            inside = size * number % mmap.PAGESIZE  # several may lie in a page of memory
+            start = size * number - inside
+            memory = bpf.map_memory(self.fds[name], inside + size, offset=start)
+            self._single[name, number] = kind.from_buffer(memory, inside)
         return cast(Value, self._single[name, number])
 
     def close(self) -> None:

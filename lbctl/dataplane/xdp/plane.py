@@ -9,7 +9,7 @@ import secrets
 import select
 import struct
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import suppress
 from ctypes import sizeof
 from pathlib import Path
@@ -105,6 +105,7 @@ class XdpPlane:
         self.writes["maps"] += maps.create(pins, maps.sets_for(gateway.flow_cache))
         self._maps = Maps(pins)
         names = tuple(wire.name for wire in wires)
+        self._tagged = self._sees_tags()  # asked of the cards, so not for each verdict
         self._program = Program(self._maps, netlink, names, gateway.xdp_mode)
         ours = self._program.ours()
         for wire in wires:
@@ -119,10 +120,12 @@ class XdpPlane:
         self._sharing = Sharing(self._maps, self._registry, self._rings, self._clock)
         self._waiting = False  # a server was refused for want of a neighbour
         self._swept: set[tuple[int, Endpoint]] = set()  # dead when the last sweep ran
+        self._registry.publish_again()
         if self._maps.meta.unsettled:
             self._settle_all()
         if self._registry.listens:
-            self._program.ensure(Shape(frozenset(self._features_in_maps())))
+            self._renew()
+        self._program.leave_others()
         self._epoll = select.epoll()
         self._epoll.register(netlink.fileno(), select.EPOLLIN)
         self._epoll.register(self._wanted.fileno(), select.EPOLLIN)
@@ -137,10 +140,15 @@ class XdpPlane:
         dead."""
         self._hops.prepare(op.endpoint.address for op in ops if isinstance(op, AddServer))
         batch = _Batch()
-        try:
-            self._program.ensure(self._shape(ops))
-        except DataPlaneError as error:
-            batch.no_program = error
+        shape = self._shape(ops)
+        needed = any(isinstance(op, AddService | SetService) for op in ops)
+        if not needed and shape == self._program.lacks:
+            batch.no_program = self._program.failure  # a verdict does not wait for a loader
+        else:
+            try:
+                self._program.ensure(shape)
+            except DataPlaneError as error:
+                batch.no_program = error
         self._maps.meta.unsettled = 1
         for op in ops:
             try:
@@ -266,10 +274,8 @@ class XdpPlane:
         return {(listen, endpoint) for listen, endpoint, n in servers if n in numbers}
 
     def tend(self) -> None:
-        """Put a program that was taken off back on; age remembered flows; free the
-        numbers of what has been dead for a whole sweep."""
-        if self._registry.listens:
-            self._program.ensure(Shape(frozenset(self._features_in_maps())))
+        """Age remembered flows; free the numbers of what has been dead for a whole sweep;
+        put a program that was taken off back on. Raises DataPlaneError where that fails."""
         self._sweep()
         dead = {(n, e) for n, group in self._registry.dead.items() for e in group}
         for number, endpoint in dead & self._swept:
@@ -282,6 +288,18 @@ class XdpPlane:
                 self._sharing.replicas.discard(number)
                 self._registry.free_listen(listen)
         self._rings.tidy()
+        self._tagged = self._sees_tags()
+        if self._registry.listens:
+            self._program.ensure(Shape(frozenset(self._features_in_maps())))
+
+    def _renew(self) -> None:
+        """Have today's program run. If there is none to be had, for want of a compiler say,
+        one of an earlier lbctl goes on."""
+        try:
+            self._program.ensure(Shape(frozenset(self._features_in_maps())))
+        except DataPlaneError:
+            if not self._program.fits():
+                raise
 
     def _sweep(self) -> None:
         """Age what is remembered, count the rest anew, and settle slots. Records of slots
@@ -289,22 +307,30 @@ class XdpPlane:
         sweep = self._program.sweep()
         if sweep is None:
             return
+        before = {n: self._maps.loads[n].open for _, n in self._loaded()}
         self._flows.sweep(sweep)
-        self._correct_loads()
+        self._correct_loads(before)
         own = self._rings.changing - self._sharing.replicas  # a peer settles the others
         settled = sum(self._settle_ring(sweep, number) for number in own)
         if settled:
             self._flows.drop(sweep)
 
-    def _correct_loads(self) -> None:
-        """lc, wlc and limits count flows as they come and go, and miss those that just fall
-        silent. Who is full gets no turn: the program looks at a few others only."""
-        limited = set[int]()
+    def _loaded(self) -> Iterator[tuple[int, int]]:
+        """Servers whose flows are counted as they come and go: (listen, server)."""
         for listen, _, server in self._registry.servers():
             number = self._registry.listens[listen]
             by_load = self._scheduler(number).name.lower() in BY_LOAD
             if by_load or self._maps.servers[server].max_connections:
-                self._maps.loads[server].open = self._flows.open(server)
+                yield number, server
+
+    def _correct_loads(self, before: Mapping[int, int]) -> None:
+        """lc, wlc and limits miss flows that just fall silent. What came and went during the
+        sweep is kept, though it may have met it: until the next one, some count twice. Who is
+        full gets no turn: the program looks at a few others only."""
+        limited = set[int]()
+        for number, server in self._loaded():
+            load = self._maps.loads[server]
+            load.open = max(0, self._flows.open(server) + load.open - before[server])
             if self._maps.servers[server].max_connections:
                 limited.add(number)
         for number in limited:
@@ -345,8 +371,16 @@ class XdpPlane:
         return [nic.survey(link, ours) for link in links if link is not None]
 
     def remarks(self) -> list[str]:
-        """An interface whose driver has no XDP; a flow cache that keeps its old size."""
+        """An interface whose driver has no XDP, or that is not there; a program that could not
+        be replaced; a flow cache that keeps its old size."""
         found = [
+            f"{name}: there is no such interface (`ip link` shows those that are)"
+            for name in self._gateway.interfaces
+            if self._netlink.link(name) is None
+        ]
+        if (failure := self._program.failure) is not None:
+            found.append(f"the packet program is not the one that is wanted: {failure}")
+        found += [
             f"{link.name}: generic XDP, which is slow: the driver takes no XDP program "
             f"(`ethtool -i {link.name}` names it)"
             for link in self._hops.ports
@@ -355,15 +389,15 @@ class XdpPlane:
         if (key := _key_of(self._gateway.flow_key)) and [*self._maps.gateway.key] != key:
             found.append(
                 "flow_key: another one has been in use since the maps were made, and the peer "
-                f"sends flows elsewhere: stop lbctl, `rm -r {self._maps.directory}`, start it "
-                "(connections are cut once)"
+                "sends flows elsewhere: stop lbctl and lbctl-vrrp, "
+                f"`rm -r {self._maps.directory}`, start both (connections are cut once)"
             )
         sets, wanted = self._maps.gateway.flow_mask + 1, maps.sets_for(self._gateway.flow_cache)
         if sets != wanted:
             found.append(
                 f"flow_cache: room for {sets * abi.FLOW_WAYS} flows as when it was made, not for "
-                f"{wanted * abi.FLOW_WAYS}: stop lbctl, `rm -r {self._maps.directory}`, start it "
-                "(connections are cut once)"
+                f"{wanted * abi.FLOW_WAYS}: stop lbctl and lbctl-vrrp, "
+                f"`rm -r {self._maps.directory}`, start both (connections are cut once)"
             )
         return found
 
@@ -383,34 +417,34 @@ class XdpPlane:
         if isinstance(op, AddService):
             self._add_service(op, batch)
             return
-        number = self._number(op)
+        listen = self._listen(op)
+        number = self._registry.listens[listen]
         match op:
-            case SetService(frontend, service):
-                check_service(frontend, service)
+            case SetService(_, service):
+                check_service(listen, service)
                 self._need_same_hash(op, number)
                 self._need_program(op, batch)
                 batch.services[number] = service
-                batch.settle.add(number)
-            case RemoveService(frontend):
-                if isinstance(frontend, Listen):
-                    self._registry.withdraw(frontend)
+                batch.settle[number] = listen
+            case RemoveService():
+                self._registry.withdraw(listen)
                 batch.killed |= self._registry.kill_all(number)
                 batch.dropped = False
                 batch.forget(number)
-            case AddServer(frontend, endpoint, destination):
+            case AddServer():
                 self._need_limits(op, number, batch)
                 self._add_server(op, number, batch)
-                batch.settle.add(number)
-            case SetServer(frontend, endpoint, destination):
+                batch.settle[number] = listen
+            case SetServer(_, endpoint, destination):
                 self._need_limits(op, number, batch)
                 record = self._maps.servers[self._member(op, number, endpoint, batch)]
                 record.weight = destination.weight
                 record.max_connections = destination.max_connections
-                batch.settle.add(number)
-            case RemoveServer(frontend, endpoint):
+                batch.settle[number] = listen
+            case RemoveServer(_, endpoint):
                 self._member(op, number, endpoint, batch)
                 batch.dying.add((number, endpoint))
-                batch.settle.add(number)
+                batch.settle[number] = listen
             case _:
                 assert_never(op)
 
@@ -424,8 +458,7 @@ class XdpPlane:
             self._open_ring(listen, number)
         except DataPlaneError as error:
             raise DataPlaneError(f"{op}: {error.message}", error.hint) from None
-        batch.settle.add(number)
-        batch.publish[number] = listen
+        batch.settle[number] = listen
 
     def _open_ring(self, listen: Listen, number: int) -> None:
         """A listen for which there is no ring is not kept: nothing could follow it."""
@@ -462,9 +495,9 @@ class XdpPlane:
         except DataPlaneError as error:
             raise DataPlaneError(f"{op}: {error.message}", error.hint) from None
 
-    def _number(self, op: Op) -> int:
+    def _listen(self, op: Op) -> Listen:
         if isinstance(op.frontend, Listen) and op.frontend in self._registry.listens:
-            return self._registry.listens[op.frontend]
+            return op.frontend
         raise DataPlaneError(f"{op}: No such service")
 
     def _member(self, op: Op, number: int, endpoint: Endpoint, batch: "_Batch") -> int:
@@ -478,8 +511,11 @@ class XdpPlane:
         service = batch.services.get(number)
         scheduler = service.scheduler.name if service else self._scheduler(number).name.lower()
         check_destination(op.frontend, op.destination, scheduler)
-        needed = Shape(frozenset(limits_of(op.destination.max_connections)))
-        if (error := batch.no_program) is not None and not self._program.covers(needed):
+        shares = isinstance(op, AddServer) and self._registry.shares(number, op.endpoint)
+        records = {Feature.FLOWS} if shares else set[Feature]()
+        needed = Shape(frozenset(limits_of(op.destination.max_connections) | records))
+        error = batch.no_program
+        if error is not None and needed.features and not self._program.covers(needed):
             raise DataPlaneError(f"{op}: {error.message}", error.hint)
 
     def _need_same_hash(self, op: SetService, number: int) -> None:
@@ -503,14 +539,14 @@ class XdpPlane:
     # --- settling ---------------------------------------------------------------------
 
     def _settle(self, batch: "_Batch") -> None:
+        tick = self._tick()  # before anything is written: it may fail
         dying: dict[int, set[Endpoint]] = {}
         for number, endpoint in batch.dying:
             dying.setdefault(number, set()).add(endpoint)
-        for number in batch.settle:
+        for number, listen in list(batch.settle.items()):
             if number in batch.services:
-                self._change_service(number, batch.services[number])
-            self._write_ring(number, dying.get(number, set()))
-        for number, listen in list(batch.publish.items()):
+                self._change_service(number, batch.services[number], tick)
+            self._write_ring(number, dying.get(number, set()), tick)
             try:
                 self._registry.publish(listen)
             except DataPlaneError as error:
@@ -527,10 +563,11 @@ class XdpPlane:
         """An earlier process was killed in the middle of a change: make every ring follow
         its records, and every listen be found. Only what differs is written. A listen for
         which there is no room goes; that it is missing is found, and told, as ever."""
+        tick = self._tick()
         for listen, number in list(self._registry.listens.items()):
             with suppress(DataPlaneError):
                 self._open_ring(listen, number)
-                self._write_ring(number, set())
+                self._write_ring(number, set(), tick)
                 self._registry.publish(listen)
                 continue
             if listen in self._registry.listens:
@@ -539,16 +576,16 @@ class XdpPlane:
         self._drop_dead()
         self._maps.meta.unsettled = 0
 
-    def _change_service(self, number: int, service: VirtualService) -> None:
+    def _change_service(self, number: int, service: VirtualService, tick: int) -> None:
         record = self._maps.listens[number]
         if record.flags & abi.LISTEN_MEMORY and not remembers(service):
-            self._rings.hold(number, self._tick())
+            self._rings.hold(number, tick)
         self._registry.set_listen(number, service)
 
-    def _write_ring(self, number: int, dying: set[Endpoint]) -> None:
+    def _write_ring(self, number: int, dying: set[Endpoint], tick: int) -> None:
         living = {e: n for e, n in self._registry.members[number].items() if e not in dying}
         self.writes["slots"] += self._rings.write(
-            number, living, weighted=self._weighted(number), tick=self._tick()
+            number, living, weighted=self._weighted(number), tick=tick
         )
 
     def _shape(self, ops: Iterable[Op]) -> Shape:
@@ -573,7 +610,7 @@ class XdpPlane:
     def _features_in_maps(self) -> set[Feature]:
         """What the maps hold already needs."""
         found = {Feature.DIRECT} if self._gateway.direct else set()
-        if any(port.vlan for port in self._hops.ports):
+        if any(port.vlan for port in self._hops.ports) or self._tagged:
             found.add(Feature.VLAN)
         for number in self._registry.listens.values():
             found |= features_of(self._registry.header(number))
@@ -586,6 +623,10 @@ class XdpPlane:
         if any(listen.address.version == 6 for listen in self._registry.listens):
             found.add(Feature.IPV6)
         return found
+
+    def _sees_tags(self) -> bool:
+        """Frames may come with a tag that only tells the priority: to us all the same."""
+        return any(ethtool.vlan_stripping(name) is False for name in self._gateway.interfaces)
 
     # --- the gateway itself -----------------------------------------------------------
 
@@ -679,9 +720,8 @@ class _Batch:
 
     def __init__(self) -> None:
         self.refused: list[Refusal] = []
-        self.settle: set[int] = set()
+        self.settle: dict[int, Listen] = {}  # by number
         self.services: dict[int, VirtualService] = {}
-        self.publish: dict[int, Listen] = {}  # by number
         self.last: dict[Frontend, Op] = {}  # what was last done to each
         self.dying: set[tuple[int, Endpoint]] = set()
         self.killed = False
@@ -690,9 +730,8 @@ class _Batch:
 
     def forget(self, number: int) -> None:
         """The listen is gone: nothing of it is left to settle."""
-        self.settle.discard(number)
+        self.settle.pop(number, None)
         self.services.pop(number, None)
-        self.publish.pop(number, None)
         self.dying = {(n, endpoint) for n, endpoint in self.dying if n != number}
 
 

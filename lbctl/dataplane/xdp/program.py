@@ -9,9 +9,10 @@ from itertools import combinations
 
 from lbctl.dataplane.xdp import abi, bpf
 from lbctl.dataplane.xdp.bpf import Descriptor
-from lbctl.dataplane.xdp.loader import PROGRAM, SWEEP, Job, Outcome
+from lbctl.dataplane.xdp.loader import LINK, PROGRAM, SWEEP, Job, Outcome
 from lbctl.dataplane.xdp.maps import Maps
 from lbctl.dataplane.xdp.shape import Feature, Shape, flatten, source_directory
+from lbctl.dataplane.xdp.withdraw import attached
 from lbctl.errors import DataPlaneError
 from lbctl.model import XdpMode
 from lbctl.netlink import Netlink
@@ -31,6 +32,8 @@ class Program:
         self._mode = mode
         self._sweep: Descriptor | None = None
         self.loads = 0  # of this process
+        self.lacks: Shape | None = None  # what could not be loaded when last asked for
+        self.failure: DataPlaneError | None = None  # and why
         self.loaded = self._recognise()
 
     def _recognise(self) -> Shape | None:
@@ -46,13 +49,17 @@ class Program:
         return None
 
     def covers(self, shape: Shape) -> bool:
-        """Loaded, with these features, and on every interface."""
+        """Loaded, with these features, and on every interface that is there."""
         return self.loaded is not None and self.loaded.covers(shape) and self._attached()
 
     def _attached(self) -> bool:
         ours = self.program_id()
-        links = [self._netlink.link(name) for name in self._interfaces]
-        return bool(ours) and all(link and link.xdp_program == ours for link in links)
+        links = [link for name in self._interfaces if (link := self._netlink.link(name))]
+        return bool(ours and links) and all(link.xdp_program == ours for link in links)
+
+    def fits(self) -> bool:
+        """One of some lbctl is at work, and made for maps like today's."""
+        return self._attached() and self._maps.meta.abi == abi.ABI
 
     def program_id(self) -> int:
         """Of the pinned program; 0 for none."""
@@ -67,19 +74,29 @@ class Program:
         behind links of ours, which a loader that was killed may have got to before it."""
         found = {self.program_id()}
         for name in self._interfaces:
-            with suppress(OSError), bpf.opened(self._maps.directory / f"link_{name}") as link:
+            with suppress(OSError), bpf.opened(self._maps.directory / f"{LINK}{name}") as link:
                 found.add(bpf.linked_program(link))
         return found - {0}
 
     def ensure(self, shape: Shape) -> None:
         """Have a program of at least `shape` run on every interface: one that can more
         already is not replaced by a lesser one. Raises DataPlaneError; what ran goes on."""
-        if self.covers(shape):
-            return
-        if self.loaded is not None:
-            shape = Shape(shape.features | self.loaded.features)
-        self._load(shape)
-        self.loaded = shape
+        if not self.covers(shape):
+            try:
+                self._load(self._larger(shape))
+            except DataPlaneError as error:
+                self.lacks, self.failure = shape, error
+                raise
+            self.loaded = self._larger(shape)
+        self.lacks = self.failure = None
+
+    def _larger(self, shape: Shape) -> Shape:
+        return Shape(shape.features | self.loaded.features) if self.loaded else shape
+
+    def leave_others(self) -> None:
+        """Take the program off interfaces that are the gateway's no more."""
+        for name in set(attached(self._maps.directory)) - set(self._interfaces):
+            (self._maps.directory / f"{LINK}{name}").unlink()
 
     def _load(self, shape: Shape) -> None:
         links = [link for name in self._interfaces if (link := self._netlink.link(name))]

@@ -111,13 +111,24 @@ class Registry:
         record.flags = flags
 
     def publish(self, listen: Listen) -> None:
-        """From now on packets find it."""
+        """From now on packets find it, with the ring and the flags that it has now; again
+        after each change of these."""
         number = self.listens[listen]
+        record = self._maps.listens[number]
+        flags = record.flags & abi.LISTEN_IN_WAY
         try:
-            self.listen_index.put(abi.key(listen.address, 0, 0), number)
-            self.listen_index.put(self._listen_key(listen), number)
+            if self.listen_index.get(address := abi.key(listen.address, 0, 0)) is None:
+                self.listen_index.put(address, number)  # any listen's of the address will do
+            self.listen_index.put(self._listen_key(listen), number, record.ring, flags)
         except DataPlaneError as error:
             raise DataPlaneError(f"{listen}: {error.message}", error.hint) from None
+
+    def publish_again(self) -> None:
+        """An earlier process may have been killed between writing a listen's ring and telling
+        packets of it: until then they read one that would be given away."""
+        for listen in self.listens:
+            if self.listen_index.get(self._listen_key(listen)) is not None:
+                self.publish(listen)
 
     def withdraw(self, listen: Listen) -> int:
         """From now on packets do not find it; its number stays until its servers are freed."""
@@ -195,7 +206,7 @@ class Registry:
         key, numbers = self._triple(record), self._triples.get(self._triple(record), [])
         oldest = numbers[0] if numbers else server
         record.flags = abi.SERVER_RECORD if numbers else 0
-        self.return_index.put(key, oldest, abi.WAY_SHARED if numbers else 0)
+        self._put_triple(key, oldest, shared=bool(numbers))
         try:
             self.return_index.put(self._address_key(record), oldest)
         except DataPlaneError:  # nobody else is at this address, so the triple is new, too
@@ -234,7 +245,7 @@ class Registry:
         numbers = self._triples[key]
         numbers.remove(server)
         if numbers:
-            self.return_index.put(key, numbers[0], abi.WAY_SHARED if len(numbers) > 1 else 0)
+            self._put_triple(key, numbers[0], shared=len(numbers) > 1)
             self._maps.servers[numbers[0]].flags = 0
         else:
             del self._triples[key]
@@ -245,6 +256,9 @@ class Registry:
         add_counters(self._maps.past[number], past)
         clear(record)
         self._free_servers.append(server)
+
+    def _put_triple(self, key: int, oldest: int, *, shared: bool) -> None:
+        self.return_index.put(key, oldest, flags=abi.WAY_SHARED if shared else 0)
 
     def _triple(self, record: abi.Server) -> int:
         proto = self._maps.listens[record.listen].proto

@@ -17,8 +17,9 @@ from lbctl.model import Endpoint
 
 TAKES_TURNS = frozenset({SchedulerCode.RR, SchedulerCode.WRR, SchedulerCode.LC, SchedulerCode.WLC})
 NO_LIMIT = 1 << 40  # more connections than any server has
-# Pages by the number of servers up to which they serve: a hundred slots each, about.
-SIZES = ((20, 1), (256, 8), (abi.SERVERS, 32))
+# Pages by the number of servers up to which they serve. Few sizes: tables of two sizes have
+# nothing in common, so with one server more than a size serves most slots change.
+SIZES = ((20, 1), (256, 32), (abi.SERVERS, 128))
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +48,11 @@ class Span:
 
 
 class Rings:
-    """The pages, and who has which."""
+    """The pages, and who has which.
+
+    A ring that grew is another one: until Registry.publish() tells packets of it they read the
+    one that it left, and not until then may tidy() free that.
+    """
 
     def __init__(self, maps: Maps) -> None:
         self._maps = maps
@@ -74,7 +79,7 @@ class Rings:
             if span is None:
                 raise DataPlaneError(
                     f"all {abi.PAGES - 1} pages of rings are in use",
-                    "a listen takes one, and eight where it has many servers",
+                    f"a listen takes one, and up to {SIZES[-1][1]} where it has many servers",
                 )
             self._spans[listen] = span
             self._maps.listens[listen].ring = span.word
@@ -184,7 +189,7 @@ class Rings:
 
     def _grow(self, listen: int, servers: int) -> None:
         """Move to more pages where there are many servers: every slot is split in equal
-        slots that are what it was. Packets are told once these are filled."""
+        slots that are what it was."""
         pages = next(pages for most, pages in SIZES if servers <= most)
         if pages > self._spans[listen].pages:
             self._move(listen, pages)  # or shares are less even, nothing else

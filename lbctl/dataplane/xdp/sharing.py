@@ -42,7 +42,7 @@ class Sharing:
         mine.key[:] = [*struct.unpack("=4Q", key[:32])]
 
     def export_ring(self, frontend: Frontend, tick: int) -> RingCopy:
-        number = self._listen(frontend)
+        number = self._registry.listens[self._listen(frontend)]
         members = self._registry.members[number]
         slots, olds, used = self._rings.read(number)
         named = {*slots, *olds}
@@ -59,7 +59,8 @@ class Sharing:
         )
 
     def import_ring(self, frontend: Frontend, copy: RingCopy, tick: int) -> int:
-        number = self._listen(frontend)
+        listen = self._listen(frontend)
+        number = self._registry.listens[listen]
         members = self._registry.members[number]
         if missing := [str(one) for one in copy.servers if one not in members]:
             raise DataPlaneError(f"{frontend}: its ring names {', '.join(missing)}: not here yet")
@@ -70,7 +71,9 @@ class Sharing:
         ]
         used = {at: tick - round(idle / self._clock.tick) for at, idle in copy.idle.items()}
         self.replicas.add(number)
-        return self._rings.replace(number, slots, used)
+        written = self._rings.replace(number, slots, used)
+        self._registry.publish(listen)
+        return written
 
     def own_rings(self, frontends: Iterable[Frontend]) -> None:
         for frontend in frontends:
@@ -79,7 +82,7 @@ class Sharing:
                 self.replicas.discard(number)
                 self._rings.changing.add(number)
 
-    def _listen(self, frontend: Frontend) -> int:
+    def _listen(self, frontend: Frontend) -> Listen:
         if isinstance(frontend, Listen) and frontend in self._registry.listens:
-            return self._registry.listens[frontend]
+            return frontend
         raise DataPlaneError(f"{frontend}: No such service")

@@ -117,10 +117,10 @@ class Tracer:
         key = abi.key(packet.to.address, packet.to.port, packet.proto)
         way = self._registry.listen_index.get(key)
         if way is not None:
-            record = self._maps.listens[way.value]
+            record = self._maps.listens[way.number]
             scheduler = SchedulerCode(record.scheduler).name.lower()
             yield Step("listen", f"{packet.to} is ours, scheduler {scheduler}")
-            yield from self._choice(packet, way.value, record)
+            yield from self._choice(packet, way.number, record)
             return
         yield Step("listen", f"no service listens on {packet.to}")
         server = self._server_of(packet)
@@ -198,7 +198,7 @@ class Tracer:
 
     def _server_of(self, packet: MadeUp) -> int | None:
         way = self._registry.return_index.get(_triple(packet))
-        return None if way is None else int(way.value)
+        return None if way is None else way.number
 
     def _name(self, number: int) -> str:
         """A server and how it stands."""
@@ -213,7 +213,7 @@ class Tracer:
         return f"{read_endpoint(record)} (dead)" if state is ServerState.DEAD else f"no. {number}"
 
     def _hash(self, packet: MadeUp, record: abi.Listen) -> int:
-        """schedule.h, lb_hash."""
+        """schedule.h, lb_hash_of."""
         key = self._maps.gateway.key[:]
         ends = (packet.source.address, packet.to.address)
         source, dest = (abi.fold_address(key, one) for one in ends)

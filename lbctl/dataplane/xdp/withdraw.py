@@ -7,11 +7,9 @@ link is pinned, packets meet our program first, with the rings of the day it was
 from contextlib import suppress
 from pathlib import Path
 
-from lbctl.dataplane.xdp.loader import PROGRAM, SWEEP
+from lbctl.dataplane.xdp.loader import LINK, PROGRAM, SWEEP
 from lbctl.dataplane.xdp.maps import FENCE, specs
 from lbctl.ha.fence import CLOCK
-
-LINK = "link_"
 
 
 def attached(pins: Path) -> list[str]:

@@ -53,3 +53,12 @@ def test_an_index_that_is_full_says_so() -> None:
         index.put(key, number)
     with pytest.raises(DataPlaneError, match=r"no place in the index.*fewer listens or servers"):
         index.put(one, 1)
+
+
+def test_a_way_holds_its_parts_side_by_side() -> None:
+    index, key = Index((abi.Bucket * 4)()), abi.key(IPv4Address(NET4), 80, TCP)
+    index.put(key, abi.OWN, ring=0xABCDEF, flags=abi.LISTEN_MEMORY)
+    way = index.get(key)
+    assert way is not None
+    assert (way.number, way.flags) == (abi.OWN, abi.LISTEN_MEMORY)
+    assert way.found >> abi.WAY_RING_SHIFT & 0xFFFFFF == 0xABCDEF
