@@ -93,6 +93,11 @@ class Listen:
     address: Address
     port: int
     proto: Proto
+    _hash: int = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        # Kept: everything is looked up by it. (An enum's own hash would cost as much again.)
+        object.__setattr__(self, "_hash", hash((int(self.address), self.port)))
 
     @classmethod
     def parse(cls, text: str) -> Self:
@@ -110,7 +115,7 @@ class Listen:
         return cls(where.address, where.port, Proto(proto))
 
     def __hash__(self) -> int:
-        return hash((int(self.address), self.port))  # an enum's own hash costs as much again
+        return self._hash
 
     @property
     def family(self) -> Family:
@@ -751,6 +756,11 @@ class Replication:
     key: str
     ca: str
     hold: float = 10.0
+
+    @property
+    def calls(self) -> bool:
+        """Of two gateways the one with the larger address calls."""
+        return self.listen.sort_key() > self.peer.sort_key()
 
 
 @dataclass(frozen=True, slots=True)

@@ -104,7 +104,8 @@ class World:
     `sightings` has whether they still speak. pools: what load made of each service so far
     (`lbctl.desired.settle` keeps it). unrest: share of a service's ring that is in
     transition, as its data path last said. replicas: weights of the servers of listens that
-    the other gateway is Active for, as it serves them.
+    the other gateway is Active for, as it serves them. datapath: the name of the one that
+    serves; "" where none is open.
     """
 
     config: Config
@@ -117,6 +118,7 @@ class World:
     pools: dict[str, Pool] = field(default_factory=dict)
     unrest: dict[str, float] = field(default_factory=dict)
     replicas: Mapping[Frontend, Mapping[Endpoint, int]] = field(default_factory=dict)
+    datapath: str = ""
     _checked: dict[Target, list[ServerName]] = field(default_factory=dict, repr=False)
     _asked: dict[Target, list[ServerName]] = field(default_factory=dict, repr=False)
 

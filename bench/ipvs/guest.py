@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from bench.ipvs.table import PLACES, file, keepalived, rules, table
@@ -81,9 +82,9 @@ def side_by_side(work):
         clear(work)
         found["ipvsadm_cpu"].append(cpu(["ipvsadm", "-R"], work / "rules"))
         clear(work)
-        plane = IpvsPlane(work / "intent.json")
+        plane, wanted = IpvsPlane(work / "intent.json"), table()
         started = time.process_time()
-        assert converge(plane, table(), Table()).refused == ()
+        assert converge(plane, wanted, Table()).refused == ()
         found["daemon_cpu"].append(time.process_time() - started)
         plane.close()
         clear(work)
@@ -116,8 +117,8 @@ def data_path(work):
 
 
 def command(work):
-    """Seconds from a change that a running daemon is asked for until its answer, before which
-    the changed weight is in the kernel: a person's `lbctl weight` without its own start."""
+    """Seconds from a change that a running daemon is asked for until the changed weight is in
+    the kernel, and until its answer: a person's `lbctl weight` without its own start."""
     clear(work)
     (work / "lbctl.yaml").write_text(file(table()))
     socket = work / "socket"
@@ -132,7 +133,12 @@ def command(work):
             found = [ask(client, place) for place in (*PLACES, *PLACES)]
             before = writes(client)
             client.post("reload", body={})
-            return {"command": found, "reload_writes": writes(client) - before}
+            in_kernel, answered = zip(*found, strict=True)
+            return {
+                "command": in_kernel,
+                "answer": answered,
+                "reload_writes": writes(client) - before,
+            }
         finally:
             process.terminate()
             process.wait()
@@ -150,11 +156,18 @@ def ask(client, place):
     weight = Weight(place)
     wanted = weight() + 1
     path = ["services", f"s{place}", "servers", "a0", "weight"]
-    started = time.monotonic()
-    outcome = client.post("overrides", body={"path": path, "value": wanted})
-    took = time.monotonic() - started
-    assert weight() == wanted, outcome
-    return took
+    with ThreadPoolExecutor(1) as pool:
+        started = time.monotonic()
+        answer = pool.submit(post, client, {"path": path, "value": wanted})
+        wait(lambda: weight() == wanted)
+        in_kernel = time.monotonic() - started
+        return in_kernel, answer.result() - started
+
+
+def post(client, order):
+    """When it was answered."""
+    client.post("overrides", body=order)
+    return time.monotonic()
 
 
 def writes(client):
@@ -176,7 +189,7 @@ def latency(plane, place):
 
 
 def reload_keepalived(work):
-    """Seconds from SIGHUP until the changed weight is in the kernel."""
+    """Seconds from SIGHUP until the changed weight is in the kernel, seen as in `command`."""
     clear(work)
     config = work / "keepalived.conf"
     config.write_text(keepalived(table()))

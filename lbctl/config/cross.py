@@ -9,7 +9,6 @@ from lbctl.config.duration import show_duration
 from lbctl.config.fault import Fault
 from lbctl.config.shorthand import Path
 from lbctl.model import (
-    HASHING,
     PORTLESS,
     WEIGHTLESS,
     Address,
@@ -48,7 +47,6 @@ def within(name: str, service: Service) -> Iterator[Fault]:
     for path, server in _servers(name, service):
         yield from _families(path, server, service)
         yield from _ports(path, server, service)
-        yield from _limits(path, server, service)
     yield from _last_resort(at, service)
     yield from _forwarding(at, service)
     yield from _persistence(at, service)
@@ -227,13 +225,6 @@ def _ports(path: Path, server: Server, service: Service) -> Iterator[Fault]:
     if server.port is None:
         text = f"has no port, and '{first}' gives none: nothing to check (write check.port)"
         yield Fault(path, text)
-
-
-def _limits(path: Path, server: Server, service: Service) -> Iterator[Fault]:
-    if server.max_connections and service.scheduler.name in HASHING:
-        name = service.scheduler.name
-        text = f"{name} sends each flow where its hash says, limit or not (use wlc, or remove it)"
-        yield Fault((*path, "max_connections"), text)
 
 
 def _last_resort(at: Path, service: Service) -> Iterator[Fault]:

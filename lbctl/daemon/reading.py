@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+from collections.abc import Iterator
 
 import msgspec
 from aiohttp import web
@@ -178,7 +179,16 @@ def _peculiar(
     if not isinstance(plane, SharesKernel):
         return (), (), remarks
     switches = (SwitchView(s.name, s.wanted, s.found, s.reason) for s in plane.switches())
-    return tuple(switches), tuple(str(frontend) for frontend in plane.foreign()), remarks
+    return tuple(switches), tuple(_of_others(plane)), remarks
+
+
+def _of_others(plane: SharesKernel) -> Iterator[str]:
+    """Listens; of one that is ours, the servers that another tool put behind it."""
+    for frontend, service in plane.foreign().services.items():
+        if plane.shared(frontend):
+            yield from (f"{frontend}: {endpoint}" for endpoint in service.destinations)
+        else:
+            yield str(frontend)
 
 
 def _behind(config: Config, listen: str) -> Config:

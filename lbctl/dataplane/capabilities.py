@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from lbctl.errors import DataPlaneError, Unsupported
 from lbctl.model import (
+    HASHING,
     SCHEDULERS,
     Config,
     Datapath,
@@ -131,10 +132,17 @@ def _lacking(can: Abilities, datapath: Datapath, service: Service) -> Iterator[F
             ("oneshot",),
             f"oneshot with {service.forwarding.mode} (use dr or tun, or leave it out)",
         )
+    hashes = service.scheduler.name in HASHING
     for name, server in service.servers.items():
         for limit in ("max_connections", "min_connections"):
             if getattr(server, limit) and limit not in can.limits:
                 yield ("servers", name, limit), f"{limit} of a server"
+        if server.max_connections and datapath is Datapath.XDP and hashes:
+            # The hash alone says where a flow goes; IPVS's looks at the server, too.
+            yield (
+                ("servers", name, "max_connections"),
+                f"max_connections with {service.scheduler.name} (use wlc, or leave it out)",
+            )
 
 
 def _lacking_persistence(can: Abilities, persistence: Persistence | None) -> Iterator[Fault]:

@@ -120,6 +120,16 @@ class Counters:
             self.refused + other.refused,
         )
 
+    def __sub__(self, other: "Counters") -> "Counters":
+        return Counters(
+            self.connections - other.connections,
+            self.packets_in - other.packets_in,
+            self.packets_out - other.packets_out,
+            self.bytes_in - other.bytes_in,
+            self.bytes_out - other.bytes_out,
+            self.refused - other.refused,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Active:
@@ -297,6 +307,10 @@ class SharesKernel(Protocol):
 
     def foreign(self) -> Table:
         """What was there at the last `observe()` and is not ours; never touched."""
+        ...
+
+    def shared(self, frontend: Frontend) -> bool:
+        """Whether a service in `foreign()` is ours, and only its servers there are not."""
         ...
 
     def switches(self) -> Sequence[Switch]:

@@ -46,6 +46,8 @@ def test_the_other_listings_too(plane):
     assert list(listing.show(answer, ordered=False)) == real("-Ln", "--nosort")
     assert [listing.timeouts(answer)] == real("-L", "--timeout")
     assert list(listing.connections(["Pro"])) == real("-Lcn")
+    engines = list(listing.connections(["Pro"], engines=True))
+    assert engines == real("-Lcn", "--persistent-conn")
 
 
 HERE = ("192.0.2.10/32", "198.51.100.1/32", "2001:db8::10/128", "2001:db8:1::1/128")

@@ -20,13 +20,16 @@ import pytest
 from lbctl.dataplane.converge import converge
 from lbctl.dataplane.ipvs.codec import SyncRole
 from lbctl.dataplane.ipvs.plane import IpvsPlane, SyncPlace
+from lbctl.desired import as_served
 from lbctl.lab.waiting import eventually
 from lbctl.model import (
+    Config,
     Destination,
     Encapsulation,
     Endpoint,
     Family,
     Forwarding,
+    Gateway,
     Listen,
     Mode,
     Proto,
@@ -34,7 +37,9 @@ from lbctl.model import (
     Table,
     Tunnel,
     VirtualService,
+    parse_frontend,
 )
+from lbctl.world import World
 from tests.vm.namespaces import Host, cable
 
 pytestmark = pytest.mark.ipvs
@@ -46,6 +51,8 @@ NETS = {
 }
 AF = {Family.IPV4: socket.AF_INET, Family.IPV6: socket.AF_INET6}
 ROUTED = (Mode.NAT, Mode.FULLNAT)
+RR = Scheduler("rr")
+WORLD = World(Config(Gateway("lo")), datapath=IpvsPlane.name)
 PATIENCE = 20  # seconds, on a machine that is twenty times slower
 
 
@@ -135,8 +142,9 @@ def site():
 class Balanced:
     """A service on g1 over s1 and s2, in one mode and family, and those who talk."""
 
-    def __init__(self, site, plane, mode, family):
+    def __init__(self, site, plane, mode, family, scheduler=RR):
         self.site, self.plane, self.mode, self.family = site, plane, mode, family
+        self.scheduler = scheduler
         _, self.back, vip = NETS[family]
         self.listen = Listen(ip_address(vip), PORT, Proto.TCP)
         self.endpoints = [Endpoint(ip_address(bare(self.back, n)), PORT) for n in (1, 2)]
@@ -160,7 +168,8 @@ class Balanced:
         forwarding = Forwarding(self.mode)
         pairs = zip(self.endpoints, weights, strict=True)
         held = {e: Destination(w, forwarding) for e, w in pairs if w is not None}
-        return Table({self.listen: VirtualService(Scheduler("rr"), held)})
+        service = VirtualService(self.scheduler, held)
+        return Table(as_served(WORLD, {self.listen: service}))
 
     def serve(self, *weights):
         assert converge(self.plane, self.table(*weights)).refused == ()
@@ -250,6 +259,30 @@ def test_connections_through_every_mode(balanced):
         near.recv(100)
 
 
+@pytest.mark.parametrize("name", ["mh", "sh"])
+def test_new_connections_find_another_server_where_the_hash_leads_to_one_that_drains(
+    site, tmp_path, name
+):
+    site.prepare(Mode.NAT, Family.IPV4)
+    with site.g1.inside():
+        plane = IpvsPlane(tmp_path / "ipvs.json")
+        scheduler = Scheduler(name, frozenset({f"{name}-port"}))
+        balanced = Balanced(site, plane, Mode.NAT, Family.IPV4, scheduler)
+        balanced.serve(1, 1)
+        for _ in range(16):
+            near, far, number, _ = balanced.connect()
+            if number == 1:
+                break
+        assert number == 1
+        balanced.serve(0, 1)
+        assert balanced.who(10) == [2] * 10
+        echo(near, far, b"still here")
+        assert plane.observe() == balanced.table(0, 1)
+        balanced.close()
+        plane.close()
+    site.undo(Mode.NAT, Family.IPV4)
+
+
 def transfer(sender, receiver, size):
     """`size` bytes, although the sender drains."""
     sender.setblocking(False)
@@ -291,6 +324,10 @@ def test_udp_goes_to_every_server_and_back(site, tmp_path, oneshot):
             assert (one.recv(100), other.recv(100)) == (b"answer to one", b"answer to two")
         # The kernel adds counters up about every two seconds.
         eventually(lambda: plane.stats().service(listen).connections == 2, PATIENCE)
+        remaining = dict([*servers.items()][:1])
+        service = VirtualService(Scheduler("rr"), remaining, None, oneshot)
+        assert converge(plane, Table({listen: service})).refused == ()
+        assert plane.stats().service(listen).connections == 2  # what is gone was counted
         converge(plane, Table())
     site.undo(Mode.NAT, Family.IPV4)
 
@@ -383,3 +420,41 @@ def test_a_gue_tunnel_reaches_its_server(site, tmp_path):
     for server in site.servers:
         server.ip("fou del port 6080")
     site.undo(Mode.TUN, Family.IPV4)
+
+
+MARKS = """
+table ip mark_dns {
+    chain before {
+        type filter hook prerouting priority mangle
+        ip daddr 192.0.2.10 udp dport 53 meta mark set 7
+    }
+}
+"""
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("frontend", ["192.0.2.10:53/udp", "fwmark:7/ipv4"])
+def test_full_nat_translates_datagrams_and_what_a_firewall_marked(site, tmp_path, frontend):
+    listen = parse_frontend(frontend)
+    site.prepare(Mode.FULLNAT, Family.IPV4)
+    port = listen.port if isinstance(listen, Listen) else 0
+    with ExitStack() as stack:
+        server, client = (
+            stack.enter_context(datagrams(one)) for one in (site.servers[0], site.client)
+        )
+        server.bind(("", 53))
+        stack.enter_context(site.g1.inside())
+        subprocess.run(["nft", "-f", "-"], input=MARKS, text=True, check=True)
+        plane = stack.enter_context(closing(IpvsPlane(tmp_path / "ipvs.json")))
+        full = Destination(1, Forwarding(Mode.FULLNAT))
+        servers = {Endpoint(ip_address("198.51.100.1"), port): full}
+        assert converge(plane, Table({listen: VirtualService(RR, servers)})).refused == ()
+        client.connect(("192.0.2.10", 53))
+        client.send(b"question")
+        question, peer = server.recvfrom(100)
+        assert (question, peer[0]) == (b"question", "198.51.100.254")
+        server.sendto(b"answer", peer)
+        assert client.recv(100) == b"answer"
+        converge(plane, Table())
+        subprocess.run(["nft", "delete", "table", "ip", "mark_dns"], check=True)
+    site.undo(Mode.FULLNAT, Family.IPV4)

@@ -14,6 +14,7 @@ from lbctl.cli.ipvsadm.argv import Arguments, Command, Misuse, is_number, place
 from lbctl.errors import LbctlError
 from lbctl.model import (
     Address,
+    Encapsulation,
     Endpoint,
     FirewallMark,
     Forwarding,
@@ -21,11 +22,13 @@ from lbctl.model import (
     Mode,
     Server,
     Service,
+    Tunnel,
     parse_frontend,
 )
 
 DEFAULT_SCHEDULER = "wlc"
 DEFAULT_PERSISTENCE = "360"  # seconds
+TUNNEL_OPTIONS = {"tun-type", "tun-port", "tun-nocsum", "tun-csum", "tun-remcsum"}
 METHODS = {"gatewaying": Mode.DR, "ipip": Mode.TUN, "masquerading": Mode.NAT}
 
 
@@ -84,6 +87,10 @@ class Services(Mapping[str, Service]):
                     self._names[listen] = name
             case ("services", name, "mode"):
                 forwarding = Forwarding(Mode(change.value))
+                self._services[name] = replace(self[name], forwarding=forwarding)
+            case ("services", name, "tunnel"):
+                kind, port = change.value["type"], change.value.get("port", 0)
+                forwarding = Forwarding(Mode.TUN, Tunnel(Encapsulation(kind), port))
                 self._services[name] = replace(self[name], forwarding=forwarding)
             case ("services", name, "servers", key, *rest):
                 self._take_server(name, key, rest, change.value)
@@ -151,6 +158,7 @@ def _only_listen(name: str, service: Service) -> Service:
 def _new_service(arguments: Arguments, frontend: Frontend) -> dict[str, Any]:
     # As with ipvsadm: no check, and whoever wants the VIP on an interface puts it there.
     fixed = {"listen": [str(frontend)], "check": "none", "vip": "external"}
+    fixed["persistence"] = "none"  # not that of the file's `defaults`
     return {**fixed, "allow_empty": True, "servers": {}} | _settings(arguments, frontend)
 
 
@@ -172,15 +180,14 @@ def _persistence(options: Mapping[str, str], frontend: Frontend) -> dict[str, An
     timeout = options["persistent"] or DEFAULT_PERSISTENCE
     if not is_number(timeout):
         raise Misuse(f"illegal timeout for persistent service: {timeout}")
-    lasting: dict[str, Any] = {"timeout": int(timeout)}
-    if mask := options.get("netmask"):
-        lasting["prefix"] = _prefix(mask, frontend)
-    if engine := options.get("pe"):
-        lasting["engine"] = engine
-    return lasting
+    # All of it, or `defaults` would say the rest.
+    prefix = _prefix(options.get("netmask", ""), frontend)
+    return {"timeout": int(timeout), "prefix": prefix, "engine": options.get("pe", "")}
 
 
 def _prefix(mask: str, frontend: Frontend) -> int:
+    if not mask:
+        return 128 if frontend.family == "ipv6" else 32
     try:
         if frontend.family == "ipv6":
             if not (is_number(mask) and int(mask) <= 128):
@@ -208,9 +215,8 @@ def _server_changes(
     path = ("services", name, "servers", held[endpoint])
     if arguments.command is Command.DELETE_SERVER:
         return [Change(path, None, force="force" in arguments.options)]
-    mode = _mode(arguments)
-    if mode is not None and mode is not service.forwarding.mode:
-        raise _other_mode(name, service, mode)
+    if (forwarding := _forwarding(arguments, service)) != service.forwarding:
+        raise _otherwise(name, service, forwarding)
     old = service.servers[held[endpoint]]
     return [Change((*path, key), value) for key, value in _numbers(arguments, old).items()]
 
@@ -224,46 +230,69 @@ def _endpoint(arguments: Arguments, frontend: Frontend) -> Endpoint:
 def _add_server(
     arguments: Arguments, name: str, service: Service, endpoint: Endpoint, by_mark: bool
 ) -> list[Change]:
-    # ipvsadm's default is direct routing, also in a service of another method.
-    mode = _mode(arguments) or Mode.DR
+    forwarding = _forwarding(arguments, service)
     value: dict[str, Any] = {"address": str(endpoint.address)}
     if not by_mark:
         value["port"] = endpoint.port
     value |= _numbers(arguments, Server(endpoint.address))
     added = Change(("services", name, "servers", _key_of(endpoint)), value, expect="absent")
-    tunnel = _tunnel(arguments)
     if service.servers:
-        if mode is not service.forwarding.mode:
-            raise _other_mode(name, service, mode)
+        if forwarding != service.forwarding:
+            raise _otherwise(name, service, forwarding)
         return [added]
-    method = [Change(("services", name, "mode"), str(mode))]
-    method += [Change(("services", name, "tunnel"), tunnel)] if tunnel else []
+    method = [Change(("services", name, "mode"), str(forwarding.mode))]
+    if (tunnel := forwarding.tunnel) is not None:
+        port = {"port": tunnel.port} if tunnel.encapsulation is Encapsulation.GUE else {}
+        value = {"type": str(tunnel.encapsulation)} | port
+        method.append(Change(("services", name, "tunnel"), value))
     return [*method, added]
 
 
-def _other_mode(name: str, service: Service, mode: Mode) -> Failure:
-    has = service.forwarding.mode
+def _otherwise(name: str, service: Service, said: Forwarding) -> Failure:
+    has, says = _shown(service.forwarding), _shown(said)
     return Failure(
-        f"service {name} forwards by {has}, and this says {mode} (ipvsadm's default is -g, dr)",
-        f"`lbctl set {name} mode={mode}` changes it for all of its servers",
+        f"service {name} forwards by {has}, and this says {says} (ipvsadm's default is -g, dr)",
+        f"`lbctl set {name} mode={said.mode}` changes it for all of its servers"
+        if said.mode is not service.forwarding.mode
+        else f"the file's `tunnel` of {name} is for all of its servers",
     )
 
 
-def _mode(arguments: Arguments) -> Mode | None:
-    said = [mode for option, mode in METHODS.items() if option in arguments.options]
+def _shown(forwarding: Forwarding) -> str:
+    tunnel = forwarding.tunnel
+    if tunnel is None:
+        return str(forwarding.mode)
+    port = f" to port {tunnel.port}" if tunnel.port else ""
+    return f"{forwarding.mode} with {tunnel.encapsulation}{port}"
+
+
+def _forwarding(arguments: Arguments, service: Service) -> Forwarding:
+    """What is said; `-a` without a word is direct routing, as with ipvsadm, also in a service
+    of another method, and `-e` leaves what there is. `-m` is full NAT where that is what the
+    service has: ipvsadm has one word for both."""
+    options, has = arguments.options, service.forwarding
+    said = [mode for option, mode in METHODS.items() if option in options]
     if len(said) > 1:
         raise Misuse("multiple forwarding methods specified")
-    return said[0] if said else None
+    if said == [Mode.TUN]:
+        return Forwarding(Mode.TUN, _tunnel(options))
+    if options.keys() & TUNNEL_OPTIONS:
+        raise Misuse("options of a tunnel need the 'ipip' option")
+    if said == [Mode.NAT] and has.mode is Mode.FULLNAT:
+        return has
+    if not said and arguments.command is Command.EDIT_SERVER:
+        return has
+    return Forwarding(said[0] if said else Mode.DR)
 
 
-def _tunnel(arguments: Arguments) -> dict[str, Any] | None:
-    options = arguments.options
-    kind = options.get("tun-type")
-    if kind is None:
-        return None
+def _tunnel(options: Mapping[str, str]) -> Tunnel:
     if {"tun-csum", "tun-remcsum"} & options.keys():
         raise Misuse("lbctl's tunnels have no checksum options")
-    return {"type": kind} | ({"port": _number("tun-port", options)} if kind == "gue" else {})
+    kind = options.get("tun-type", Encapsulation.IPIP)
+    if kind not in list(Encapsulation):
+        raise Misuse(f"illegal tunnel type specified: {kind}")
+    port = _number("tun-port", options) if kind == Encapsulation.GUE else 0
+    return Tunnel(Encapsulation(kind), port)
 
 
 def _numbers(arguments: Arguments, old: Server) -> dict[str, int]:

@@ -74,7 +74,8 @@ def run(client: Client, arguments: Arguments) -> None:
 def _list(client: Client, arguments: Arguments) -> None:
     options = arguments.options
     if "connection" in options:
-        _print(listing.connections(client.get("ipvs", "connections")))
+        lines = client.get("ipvs", "connections")
+        _print(listing.connections(lines, engines="persistent-conn" in options))
         return
     answer = client.get("ipvs")
     if "timeout" in options:

@@ -234,15 +234,21 @@ def _in_order(items: Sequence[T], compare: Callable[[T, T], int]) -> list[T]:
 # --- the other listings -----------------------------------------------------------------
 
 
-def connections(lines: Sequence[str]) -> Iterator[str]:
-    """`-Lcn`, from the lines of /proc/net/ip_vs_conn."""
+def connections(lines: Sequence[str], engines: bool = False) -> Iterator[str]:
+    """`-Lcn`, from the lines of /proc/net/ip_vs_conn. engines: with what a persistence engine
+    knows each by, which is `--persistent-conn`."""
     yield "IPVS connection entries"
-    yield "pro expire state       source             virtual            destination"
+    title = "pro expire state       source             virtual            destination"
+    yield f"{title:<80}{'pe name':<17}pe_data" if engines else title
     for line in lines[1:]:
-        proto, *ends, state, expires = line.split()[:9]
+        proto, *ends, state, expires = (words := line.split())[:9]
         client, virtual, server = (_end(ends[at], ends[at + 1]) for at in (0, 2, 4))
         left = f"{int(expires) // 60:02}:{int(expires) % 60:02}"
-        yield f"{proto:<3} {left:<6} {state:<11} {client:<18} {virtual:<18} {server}"
+        shown = f"{proto:<3} {left:<6} {state:<11} {client:<18} {virtual:<18} "
+        if engines and len(words) > 10:
+            yield f"{shown}{server:<16} {words[9]:<18} {words[10]}"
+        else:
+            yield f"{shown}{server}"
 
 
 def _end(address: str, port: str) -> str:

@@ -52,6 +52,7 @@ from lbctl.dataplane.port import (
     Active,
     AddServer,
     AddService,
+    Counters,
     Flow,
     Op,
     Refusal,
@@ -63,7 +64,7 @@ from lbctl.dataplane.port import (
     Switch,
 )
 from lbctl.errors import DataPlaneError, NotPermitted
-from lbctl.model import Family, Forwarding, Frontend, Mode, Table, VirtualService
+from lbctl.model import Endpoint, Family, Forwarding, Frontend, Mode, Table, VirtualService
 
 Told = tuple[Op, Request]
 Listing = list[tuple[ServiceEntry, list[ServerEntry]]]
@@ -111,7 +112,7 @@ class IpvsPlane:
         self._unsynced = ""
         self._untranslated = ""
         self._rules_known = False
-        self._strange: dict[Frontend, str] = {}
+        self._strange: dict[Frontend | str, str] = {}
         self._foreign = Table()
         self._routed: set[Family] = set()
         self._translated: frozenset[Frontend] = frozenset()
@@ -156,16 +157,25 @@ class IpvsPlane:
         return refusals + results
 
     def stats(self) -> Stats:
-        servers, active = {}, {}
+        """The kernel counts a service by itself, and goes on when a server leaves: the sum of
+        `past` and the servers is its number, also while it brings these up to date in turn."""
+        servers: dict[tuple[Frontend, Endpoint], Counters] = {}
+        active: dict[tuple[Frontend, Endpoint], Active] = {}
+        past: dict[Frontend, Counters] = {}
         owned = self._intent.owned
         for service, entries in self.listing():
+            if not owned.has(service.frontend):
+                continue
+            gone = service.counters
             for one in entries:
                 if owned.has(service.frontend, one.endpoint):
                     key = service.frontend, one.endpoint
                     servers[key] = one.counters
                     active[key] = Active(one.active, "records", closing=one.inactive)
-        sent = self._netlink.sent
-        return Stats(servers, active, writes={name: sent.get(c, 0) for name, c in WRITES.items()})
+                    gone -= servers[key]
+            past[service.frontend] = gone
+        writes = {name: self._netlink.sent.get(c, 0) for name, c in WRITES.items()}
+        return Stats(servers, active, writes=writes, past=past)
 
     def export_flows(self) -> Iterator[Flow]:
         """None: the kernel's own sync daemon carries IPVS connections to a peer."""
@@ -213,11 +223,14 @@ class IpvsPlane:
         in a service of ours stands here under that service."""
         return self._foreign
 
+    def shared(self, frontend: Frontend) -> bool:
+        return self._intent.owned.has(frontend)
+
     def listing(self) -> Listing:
         """Every service of the kernel, foreign ones too, with its servers and numbers."""
         self._strange = {}
         with explained("read the table"):
-            services = [service_entry(one) for one in self._netlink.dump(Command.GET_SERVICE)]
+            services = list(self._known(self._netlink.dump(Command.GET_SERVICE)))
             return [(service, self._servers(service.frontend)) for service in services]
 
     def switches(self) -> list[Switch]:
@@ -274,6 +287,14 @@ class IpvsPlane:
     def _servers(self, frontend: Frontend) -> list[ServerEntry]:
         found = self._netlink.dump(Command.GET_DEST, service_key(frontend))
         return self._understood(frontend, found)
+
+    def _known(self, dump: Iterable[memoryview]) -> Iterator[ServiceEntry]:
+        """The same of services: one that we do not know cannot be ours."""
+        for one in dump:
+            try:
+                yield service_entry(one)
+            except Garbled as error:
+                self._strange["a service"] = str(error)
 
     def _understood(self, frontend: Frontend, dump: list[memoryview]) -> list[ServerEntry]:
         """What another tool put there in a way that we do not know is passed over: it is
@@ -373,8 +394,9 @@ class IpvsPlane:
     def _translate(self, frontends: frozenset[Frontend]) -> None:
         """Full NAT's rules as they must be. Where that fails, `remarks()` says why, what is
         there is what was, and `tend()` tries again: all else goes on."""
-        self._untranslated = ""
         if frontends == self._translated:
+            if self._rules_known:
+                self._untranslated = ""
             return
         try:
             nft.write(frontends)
@@ -382,13 +404,14 @@ class IpvsPlane:
             self._read_rules()
             self._untranslated = str(error)
         else:
-            self._translated, self._rules_known = frontends, True
+            self._translated, self._rules_known, self._untranslated = frontends, True, ""
 
     def _read_rules(self) -> None:
         """What cannot be read is as it was last known."""
         try:
             self._translated = nft.read()
         except DataPlaneError as error:
+            self._rules_known = False
             self._untranslated = str(error) if self._intent.owned.fullnat else ""
         else:
             self._untranslated, self._rules_known = "", True
@@ -485,13 +508,13 @@ class IpvsPlane:
     def _headers(self, frontends: Collection[Frontend]) -> list[ServiceEntry]:
         """These services without their servers: one by one, or picked from a dump of all."""
         if len(frontends) > FEW:
-            dump = map(service_entry, self._netlink.dump(Command.GET_SERVICE))
+            dump = self._known(self._netlink.dump(Command.GET_SERVICE))
             return [one for one in dump if one.frontend in frontends]
         found = []
         for frontend in frontends:
             with suppress(ProcessLookupError):  # ESRCH: it is gone
                 found.append(self._netlink.ask(Command.GET_SERVICE, service_key(frontend)))
-        return [service_entry(one) for one in found]
+        return list(self._known(found))
 
     def _command(self, attempt: str, request: Request) -> None:
         """One request that is no operation of the port. Raises DataPlaneError."""

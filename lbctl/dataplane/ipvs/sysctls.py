@@ -71,7 +71,12 @@ ROUTED_IPV4 = (
     Setting("ipv4/ip_forward", 1, "NAT: servers' answers are routed through this gateway"),
 )
 ROUTED_IPV6 = (
-    Setting("ipv6/conf/all/forwarding", 1, "NAT: servers' answers are routed through this gateway"),
+    Setting(
+        "ipv6/conf/all/forwarding",
+        1,
+        "NAT: servers' answers are routed through this gateway; an interface with accept_ra=1"
+        " then takes no more router advertisements (2: it does)",
+    ),
 )
 
 

@@ -242,11 +242,6 @@ SERVERS = [
         "(write the server's own); see services.web.listen[0] in lbctl.yaml:5:13",
     ),
     (
-        "{a: {address: 198.51.100.1, max_connections: 5}}",
-        "6:59: services.web.servers.a.max_connections: mh sends each flow where its hash says, "
-        "limit or not (use wlc, or remove it)",
-    ),
-    (
         "{a: 198.51.100.1, a: 198.51.100.2}",
         "6:32: services.web.servers.a: is written twice (first in line 6): keep one",
     ),

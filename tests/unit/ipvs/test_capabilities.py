@@ -60,6 +60,11 @@ def test_xdp_has_room_for_so_many_interfaces_and_prefixes():
         ({"listens": (MARK,)}, ("listen", 0), "firewall marks (fwmark:7/ipv6)"),
         ({"listens": (parse_frontend("192.0.2.10:9/sctp"),)}, ("listen", 0), "sctp"),
         (
+            {"servers": {"app1": replace(WEB.servers["app1"], max_connections=5)}},
+            ("servers", "app1", "max_connections"),
+            "xdp has no max_connections with mh (use wlc, or leave it out)",
+        ),
+        (
             {
                 "servers": {
                     "app1": replace(WEB.servers["app1"], max_connections=5, min_connections=3)

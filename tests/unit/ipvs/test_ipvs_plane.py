@@ -7,9 +7,10 @@ from contextlib import suppress
 import pytest
 from ipvs_kernel import Kernel
 
+from lbctl.daemon.reading import _of_others
 from lbctl.dataplane.converge import converge
 from lbctl.dataplane.ipvs import plane as planes
-from lbctl.dataplane.ipvs.codec import Command, Dest, SyncDaemon, SyncRole
+from lbctl.dataplane.ipvs.codec import Command, Dest, Svc, SyncDaemon, SyncRole
 from lbctl.dataplane.ipvs.genl import attribute
 from lbctl.dataplane.ipvs.operation import request_of
 from lbctl.dataplane.ipvs.plane import IpvsPlane, SyncPlace
@@ -165,7 +166,11 @@ def test_a_rule_that_somebody_else_put_there_stops_nothing(kernel, nft, tmp_path
     assert plane.observe() == served(FULL, Mode.FULLNAT)
     (nft.where / "listing").write_text("{")
     assert plane.observe() == served(FULL, Mode.FULLNAT)
+    plane.tend()
     assert "cannot read what nft lists" in plane.remarks()[0]
+    nft.list(str(FULL))
+    plane.observe()
+    assert plane.remarks() == []
 
 
 # --- what is not ours -----------------------------------------------------------------------
@@ -281,3 +286,49 @@ def test_ipvs_that_another_data_path_replaced_tells_no_peer_any_more(kernel, nft
     _empty(tmp_path / "ipvs.json", kernel.root)
     assert running(plane) == {}
     assert kernel.services == {}
+
+
+# --- numbers --------------------------------------------------------------------------------
+
+
+def test_a_services_numbers_stay_when_a_server_goes(kernel, tmp_path):
+    plane = opened(kernel, tmp_path)
+    converge(plane, served(WEB, Mode.NAT))
+    kernel.connect(WEB, APP1, 1000)
+    kernel.connect(WEB, APP2, 500)
+    assert plane.stats().service(WEB).connections == 1500
+    converge(plane, served(WEB, Mode.NAT, APP2))  # the other one failed its check
+    assert plane.stats().service(WEB).connections == 1500
+    kernel.connect(WEB, APP2, 1)
+    stats = plane.stats()
+    assert stats.service(WEB).connections == 1501
+    assert stats.servers[WEB, APP2].connections == 501
+
+
+# --- what other tools do --------------------------------------------------------------------
+
+
+def test_a_service_of_a_kind_that_nobody_knows_hides_no_other(kernel, tmp_path):
+    plane = opened(kernel, tmp_path)
+    converge(plane, served(WEB, Mode.NAT))
+    _, request = request_of(AddService(FULL, RR))
+    plain = attribute(Svc.PROTOCOL, (6).to_bytes(2, "little"))
+    assert plain in request
+    kernel.services["odd"] = memoryview(
+        request.replace(plain, attribute(Svc.PROTOCOL, (33).to_bytes(2, "little")))
+    )
+    assert plane.observe() == served(WEB, Mode.NAT)
+    assert plane.stats().service(WEB).connections == 0
+    assert plane.remarks() == ["a service: left alone: a service: KeyError(33)"]
+    many = [served(Listen.parse(f"192.0.2.{n}:80/tcp"), Mode.NAT, APP1) for n in range(100, 120)]
+    assert converge(plane, both(served(WEB, Mode.NAT), *many)).refused == ()
+
+
+def test_a_foreign_server_behind_our_listen_is_told_by_its_name(kernel, tmp_path):
+    plane = opened(kernel, tmp_path)
+    converge(plane, served(WEB, Mode.NAT, APP1))
+    kernel.write(
+        [request_of(op) for op in (AddServer(WEB, APP2, Destination()), AddService(FULL, RR))]
+    )
+    plane.observe()
+    assert list(_of_others(plane)) == [f"{WEB}: {APP2}", str(FULL)]

@@ -1,6 +1,7 @@
 """`lbctl ipvsadm`: the words as ipvsadm reads them, and what they mean to lbctl. What it
 prints is compared with the real ipvsadm's output in tests/vm."""
 
+import json
 import re
 
 import pytest
@@ -8,25 +9,39 @@ import pytest
 from lbctl.cli.ipvsadm.argv import Arguments, Command, Misuse, parse
 from lbctl.cli.ipvsadm.changes import Change, Failure, Services, changes
 from lbctl.cli.ipvsadm.listing import connections, show_services
+from lbctl.config import parse as parse_file
 from lbctl.config.fields import NAME
 from lbctl.model import (
+    Encapsulation,
     Endpoint,
     Forwarding,
     Mode,
+    Persistence,
     Scheduler,
     Server,
     Service,
+    Tunnel,
     parse_frontend,
 )
 
 WEB = "192.0.2.10:80/tcp"
 APP1 = Server(Endpoint.parse("198.51.100.1:80").address, 80, 5, 100, 50)
+
+
+def tunnelled(listen, forwarding):
+    servers = {"a": Server(APP1.address)}
+    return Service((parse_frontend(listen),), servers, forwarding=forwarding)
+
+
 SERVICES = {
     "web": Service((parse_frontend(WEB),), {"app1": APP1}, Scheduler("wlc")),
     "two": Service(
         (parse_frontend("192.0.2.20:80/tcp"), parse_frontend("192.0.2.20:443/tcp")), {"a": APP1}
     ),
     "bare": Service((parse_frontend("[2001:db8::1]:80/tcp"),)),
+    "tunnel": tunnelled("192.0.2.30:80/tcp", Forwarding(Mode.TUN)),
+    "gue": tunnelled("192.0.2.31:80/tcp", Forwarding(Mode.TUN, Tunnel(Encapsulation.GUE, 6080))),
+    "full": tunnelled("192.0.2.32:80/tcp", Forwarding(Mode.FULLNAT)),
     "direct": Service(
         (parse_frontend("fwmark:7/ipv4"),),
         {"a": Server(APP1.address)},
@@ -128,9 +143,20 @@ def test_a_new_service_waits_for_its_servers():
     (change,) = meant("-A -t 192.0.2.11:80 -s sh -b sh-port,sh-fallback -p 600 -M 255.255.255.0")
     assert change.path == ("services", "192-0-2-11-80-tcp")
     assert change.value["scheduler"] == "sh sh-fallback sh-port"
-    assert change.value["persistence"] == {"timeout": 600, "prefix": 24}
+    assert change.value["persistence"] == {"timeout": 600, "prefix": 24, "engine": ""}
     assert change.value["servers"] == {}
     assert change.value["check"] == "none"
+
+
+def test_a_new_service_is_as_it_is_said_whatever_the_files_defaults_say():
+    (plain,) = meant("-A -t 192.0.2.11:80 -s rr")
+    (lasting,) = meant("-A -t [2001:db8::2]:80 -s rr -p 600")
+    defaults = {"persistence": {"timeout": "300s", "prefix": 24, "engine": "sip"}}
+    head = {"apiVersion": "lbctl/v1", "gateway": {"front": "eth0"}, "defaults": defaults}
+    services = {one.path[1]: one.value for one in (plain, lasting)}
+    found = parse_file(json.dumps({**head, "services": services}), "a test").config.services
+    assert found["192-0-2-11-80-tcp"].persistence is None
+    assert found["2001-db8--2-80-tcp"].persistence == Persistence(600, 128)
 
 
 def test_the_first_server_says_how_the_service_forwards():
@@ -143,6 +169,60 @@ def test_the_first_server_says_how_the_service_forwards():
 def test_a_server_of_another_method_is_refused_with_the_words_that_do_it():
     with pytest.raises(Failure, match=r"service web forwards by nat, and this says dr"):
         meant("-a -t 192.0.2.10:80 -r 198.51.100.2")
+
+
+GUE = "--tun-type gue --tun-port 6080"
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        (f"-a -t 192.0.2.30:80 -r 198.51.100.2 -i {GUE}", "tun with ipip, and this says tun with"),
+        (f"-e -t 192.0.2.30:80 -r 198.51.100.1 -i {GUE}", "this says tun with gue to port 6080"),
+        ("-e -t 192.0.2.30:80 -r 198.51.100.1 -i --tun-type gre", "this says tun with gre"),
+        ("-a -t 192.0.2.31:80 -r 198.51.100.2 -i", "tun with gue to port 6080, and this says tun"),
+    ],
+)
+def test_a_server_in_another_tunnel_is_refused(line, said):
+    with pytest.raises(Failure, match=said):
+        meant(line)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "-e -t 192.0.2.30:80 -r 198.51.100.1 -i -w 7",
+        "-e -t 192.0.2.30:80 -r 198.51.100.1 -w 7",
+        f"-e -t 192.0.2.31:80 -r 198.51.100.1 -i {GUE} -w 7",
+        "-e -t 192.0.2.32:80 -r 198.51.100.1 -m -w 7",  # full NAT is `-m` in its own listing
+        "-e -t 192.0.2.32:80 -r 198.51.100.1 -w 7",
+    ],
+)
+def test_a_server_is_edited_in_the_words_of_its_listing(line):
+    (change,) = meant(line)
+    assert (change.path[2:], change.value) == (("servers", "a", "weight"), 7)
+
+
+def test_a_first_server_in_a_tunnel_says_which():
+    listen = "-a -t [2001:db8::1]:80 -r [2001:db8:1::1]:80 -i"
+    assert meant(f"{listen} {GUE}")[1] == Change(
+        ("services", "bare", "tunnel"), {"type": "gue", "port": 6080}
+    )
+    assert meant(listen)[1] == Change(("services", "bare", "tunnel"), {"type": "ipip"})
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("-i --tun-type gue --tun-port 6080 --tun-csum", "no checksum options"),
+        ("-i --tun-type bogus", "illegal tunnel type specified: bogus"),
+        ("--tun-type gre", "need the 'ipip' option"),
+    ],
+)
+def test_a_tunnel_that_lbctl_cannot_make_is_misuse(words, said):
+    for verb in ("-a", "-e"):
+        with pytest.raises(Misuse, match=said):
+            meant(f"{verb} -t 192.0.2.30:80 -r 198.51.100.{1 if verb == '-e' else 2} {words}")
 
 
 @pytest.mark.parametrize(
@@ -264,11 +344,26 @@ def test_large_numbers_get_a_unit(count, shown):
     assert exact[2].endswith(f" {count}")
 
 
+ENTRIES = [
+    "Pro FromIP   FPrt ToIP     TPrt DestIP   DPrt State       Expires PEName PEData",
+    "TCP CB007164 A1B2 C000020A 0050 C6336401 1F90 ESTABLISHED     897",
+    "UDP CB007164 0000 C000020A 13C4 C6336401 13C4 UDP             297 sip    a84b4c76e66710",
+]
+
+
 def test_connections_are_shown_in_clear():
-    lines = [
-        "Pro FromIP   FPrt ToIP     TPrt DestIP   DPrt State       Expires PEName PEData",
-        "TCP CB007164 A1B2 C000020A 0050 C6336401 1F90 ESTABLISHED     897",
+    assert list(connections(ENTRIES))[2:] == [
+        "TCP 14:57  ESTABLISHED 203.0.113.100:41394 192.0.2.10:80      198.51.100.1:8080",
+        "UDP 04:57  UDP         203.0.113.100:0    192.0.2.10:5060    198.51.100.1:5060",
     ]
-    assert list(connections(lines))[2] == (
-        "TCP 14:57  ESTABLISHED 203.0.113.100:41394 192.0.2.10:80      198.51.100.1:8080"
-    )
+
+
+def test_connections_are_shown_with_the_engine_that_keeps_them():
+    """The two widths are ipvsadm's own."""
+    assert list(connections(ENTRIES, engines=True))[1:] == [
+        "pro expire state       source             virtual            destination        "
+        "pe name          pe_data",
+        "TCP 14:57  ESTABLISHED 203.0.113.100:41394 192.0.2.10:80      198.51.100.1:8080",
+        "UDP 04:57  UDP         203.0.113.100:0    192.0.2.10:5060    198.51.100.1:5060 "
+        "sip                a84b4c76e66710",
+    ]

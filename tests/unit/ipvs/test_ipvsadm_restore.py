@@ -88,6 +88,19 @@ def test_a_line_that_is_refused_is_named(lines, kind, said):
     assert str(refused.value).startswith(said)
 
 
+def test_servers_of_one_service_in_two_tunnels_are_refused():
+    """Each line is as `-S` prints it."""
+    lines = (
+        "-A -t 192.0.2.77:80 -s rr",
+        "-a -t 192.0.2.77:80 -r 198.51.100.1:80 -i --tun-type gue --tun-port 6080 --tun-nocsum",
+        "-a -t 192.0.2.77:80 -r 198.51.100.2:80 -i -w 1",
+    )
+    (change,) = folded(*lines[:2]).changes.values()
+    assert change.value["tunnel"] == {"type": "gue", "port": 6080}
+    with pytest.raises(Failure, match=r"line 3: service .* tun with gue to port 6080"):
+        folded(*lines)
+
+
 def test_a_table_of_thousands_of_lines_takes_a_moment():
     """By processor time: 1,000 services with 10 servers, and one with 3,000."""
     lines = []
