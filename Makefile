@@ -58,6 +58,7 @@ bpf: setup-test
 	done
 
 clean:
+	@[ ! -e .cache/vagrant/lab.json ] || { echo 'the lab of machines is there: make vagrant-down'; exit 1; }
 	rm -rf .venv .cache build dist *.egg-info bpf/out bench/out vagrant/out \
 	    .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -not -path './.venv/*' -exec rm -rf {} +

@@ -13,15 +13,14 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
-
-import msgspec
 
 from lbctl.errors import LbctlError
 from lbctl.lab.waiting import NeverHappened, eventually
 
 URI = "qemu:///system"
-RECORD = "cell.json"
+OWN = "/run/lbctl-cell"  # is there when all mounts are: before, virsh finds the host's libvirt
 LOG = "cell.log"
 # Of libvirt's, what it writes to or we set; shadowed inside by directories of ours.
 SHADOWED = ("etc/libvirt", "var/lib/libvirt", "var/cache/libvirt", "var/log/libvirt")
@@ -35,22 +34,21 @@ stdio_handler = "file"
 remember_owner = 0
 """
 LIBVIRTD_CONF = 'auth_unix_rw = "none"\nunix_sock_group = "root"\n'
-STARTING, ENDING = 60.0, 20.0  # seconds
-
-
-class Record(msgspec.Struct, frozen=True):
-    """The outer process of a cell. born: in clock ticks since the boot."""
-
-    pid: int
-    born: int | None
+STARTING, ASKING, ENDING = 60.0, 20.0, 20.0  # seconds
+# Who is killed passes nothing on, and a new process namespace is entered by a child only: so
+# each of the two ends with who started it, and `timeout` ends all that it runs.
+BOUND = ("setpriv", "--pdeathsig", "TERM")
 
 
 class Cell:
-    """state: its directory, on a disk with room for the machines."""
+    """state: its directory, on a disk with room for the machines. There is no other record of
+    a cell than the command line of its outer process, which names that directory."""
 
     def __init__(self, state: Path) -> None:
         self.state = state
         self.log = state / LOG
+        self._script = state / "init"
+        self._started: subprocess.Popen[bytes] | None = None  # here, and not by another process
 
     # --- up and down --------------------------------------------------------------------
 
@@ -59,61 +57,79 @@ class Cell:
         if self.init is not None:
             return
         self.state.mkdir(parents=True, exist_ok=True)
-        for place in SHADOWED:
+        for place in ("tmp", *SHADOWED):
             (self.state / place).mkdir(parents=True, exist_ok=True)
         (self.state / "etc/libvirt/qemu.conf").write_text(QEMU_CONF)
         (self.state / "etc/libvirt/libvirtd.conf").write_text(LIBVIRTD_CONF)
-        (self.state / "init").write_text(init_script(self.state))
+        self._script.write_text(init_script(self.state))
         command = ["unshare", "--mount", "--net", "--pid", "--fork", "--kill-child=KILL"]
-        command += ["--mount-proc", "--propagation", "private", "sh", str(self.state / "init")]
+        command += ["--mount-proc", "--propagation", "private", "sh", str(self._script)]
         with self.log.open("ab") as sink:
-            outer = subprocess.Popen(
+            self._started = outer = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
                 stdout=sink,
                 stderr=sink,
                 start_new_session=True,
             )
-        record = Record(outer.pid, born(outer.pid))
-        (self.state / RECORD).write_bytes(msgspec.json.encode(record))
         try:
             eventually(lambda: self._answers(outer), STARTING)
-        except (NeverHappened, LbctlError) as error:
+        except BaseException as error:  # out of time and ^C too
             self.stop()
-            raise LbctlError(f"libvirt in {self.state}: {error}\n{self.said()}") from None
+            if isinstance(error, (NeverHappened, LbctlError)):
+                said = f"{error}\n{self.said()}"
+                raise LbctlError(f"libvirt in {self.state}: {said}") from None
+            raise
 
     def _answers(self, outer: subprocess.Popen[bytes]) -> bool:
         if outer.poll() is not None:
             raise LbctlError("it ended at once")
-        if self.init is None:
-            return False  # not forked yet
-        done = subprocess.run(
-            self.command(["virsh", "-c", URI, "list"]),
-            capture_output=True,
-            text=True,
-            timeout=20,
-            check=False,
-        )
+        init = self.init
+        # os.path: of a process that ends meanwhile a Path would raise PermissionError.
+        if init is None or not os.path.exists(f"/proc/{init}/root{OWN}"):
+            return False
+        try:
+            done = subprocess.run(
+                entering(init, ["virsh", "-c", URI, "list"]),
+                capture_output=True,
+                text=True,
+                timeout=ASKING,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"virsh list: no answer in {ASKING:g} s") from None
         assert done.returncode == 0, done.stderr.strip()
         return True
 
     def stop(self) -> bool:
         """End all that lives in it. False: it was not up."""
         outer = self._outer()
-        (self.state / RECORD).unlink(missing_ok=True)
-        if outer is None:
-            return False
-        inside = self._inside(outer)
-        # The outer process's end takes the cell's init with it, and that all others.
-        os.kill(outer, signal.SIGKILL)
-        if inside is not None:
-            eventually(lambda: not Path(f"/proc/{inside}").exists() or is_zombie(inside), ENDING)
-        return True
+        if outer is not None:
+            inside = self._inside(outer)
+            # The outer process's end takes the cell's init with it, and that all others.
+            os.kill(outer, signal.SIGKILL)
+            if inside is not None:
+                eventually(lambda: not alive(inside), ENDING)
+        if self._started is not None:
+            self._started.wait(ENDING)
+        return outer is not None
 
     def remove(self) -> bool:
-        """Stop it, and take its directory away. False: there was nothing."""
-        there = self.stop() or self.state.exists()
-        shutil.rmtree(self.state, ignore_errors=True)
+        """Stop it, and take its directory away. False: there was nothing. Raises LbctlError:
+        something is left, and what."""
+        there, late = self.state.exists(), ""
+        try:
+            there = self.stop() or there
+        except NeverHappened as never:
+            late = f"killed, but it still ends: {never}"
+        shutil.rmtree(self.state, ignore_errors=True)  # as much as can be
+        try:
+            if self.state.exists():
+                shutil.rmtree(self.state)
+        except OSError as error:
+            late = late or f"not all of it could be removed: {error}"
+        if late:
+            raise LbctlError(f"{self.state}: {late}", "make vagrant-down once more")
         return there
 
     # --- inside -------------------------------------------------------------------------
@@ -129,11 +145,15 @@ class Cell:
         init = self.init
         if init is None:
             raise LbctlError("the machines' libvirt does not run", "make vagrant-up")
-        return ["nsenter", "-t", str(init), "-m", "-n", "-p", *map(str, argv)]
+        return entering(init, argv)
 
     def environment(self) -> Mapping[str, str]:
         """For vagrant: everything of its is in the cell's directory too."""
-        places = {"VAGRANT_HOME": "vagrant-home", "VAGRANT_DOTFILE_PATH": "vagrant-dot"}
+        places = {
+            "VAGRANT_HOME": "vagrant-home",
+            "VAGRANT_DOTFILE_PATH": "vagrant-dot",
+            "TMPDIR": "tmp",
+        }
         ours = {name: str(self.state / place) for name, place in places.items()}
         return {**os.environ, **ours, "LIBVIRT_DEFAULT_URI": URI, "VAGRANT_CHECKPOINT_DISABLE": "1"}
 
@@ -142,20 +162,29 @@ class Cell:
         return self.log.read_text(errors="replace")[-2000:] if self.log.exists() else ""
 
     def _outer(self) -> int | None:
-        try:
-            record = msgspec.json.decode((self.state / RECORD).read_bytes(), type=Record)
-        except (FileNotFoundError, msgspec.DecodeError):
-            return None
-        # Numbers of processes are used again: the time of birth tells.
-        same = born(record.pid) == record.born and not is_zombie(record.pid)
-        return record.pid if same else None
+        end = f"\0sh\0{self._script}\0".encode()
+        for process in Path("/proc").glob("[0-9]*"):
+            with suppress(FileNotFoundError, ProcessLookupError):
+                line = (process / "cmdline").read_bytes()
+                # Of our own user: anybody may give a process such a command line.
+                ours = process.stat().st_uid == os.geteuid()
+                if ours and line.startswith(b"unshare\0") and line.endswith(end):
+                    return int(process.name)
+        return None
 
     def _inside(self, outer: int) -> int | None:
         try:
             children = Path(f"/proc/{outer}/task/{outer}/children").read_text().split()
-        except FileNotFoundError:
+        except (FileNotFoundError, ProcessLookupError):
             return None
         return int(children[0]) if children else None
+
+
+def entering(init: int, argv: Sequence[str | Path]) -> list[str]:
+    """The command line that runs `argv` in this process's namespaces; it fails when that has
+    ended."""
+    enter = ["nsenter", "-t", str(init), "-m", "-n", "-p"]
+    return [*BOUND, *enter, *BOUND, *map(str, argv)]
 
 
 def init_script(state: Path) -> str:
@@ -163,24 +192,14 @@ def init_script(state: Path) -> str:
     lines = ["set -e", "mount -t tmpfs -o mode=755 run /run", "mount -t sysfs sys /sys"]
     lines.append("mkdir -p /run/libvirt /run/sshd /run/lock")
     lines += [f"mount --bind {shlex.quote(str(state / place))} /{place}" for place in SHADOWED]
-    lines += ["ip link set lo up", "libvirtd &", "wait", "echo 'libvirtd ended'"]
+    lines += ["ip link set lo up", f"touch {OWN}", "libvirtd &", "wait", "echo 'libvirtd ended'"]
     return "\n".join([*lines, ""])
 
 
-def born(pid: int) -> int | None:
-    """When a process was started, in clock ticks since the boot."""
-    fields = _stat(pid)
-    return int(fields[19]) if fields else None
-
-
-def is_zombie(pid: int) -> bool:
-    fields = _stat(pid)
-    return bool(fields) and fields[0] == "Z"
-
-
-def _stat(pid: int) -> list[str]:
-    """Of proc(5)'s stat, the fields after the name; none if there is no such process."""
+def alive(pid: int) -> bool:
+    """And not only not buried yet."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
-        return []
+        return False
+    return fields[0] != "Z"

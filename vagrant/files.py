@@ -6,6 +6,7 @@ from vagrant.settings import Settings
 
 CREDENTIALS = "/etc/lbctl/pair"
 RESTORE = "/usr/local/sbin/restore-server"
+RESTORED_AFTER = 7.5  # seconds down, with KVM; the test stops nginx for less
 # What an emulated machine can keep up with; a real one could do with a tenth.
 CHECK = "interval: 2s, timeout: 2s, fast_interval: 1s"
 AGENT = (
@@ -24,7 +25,7 @@ def gateway_yaml(settings: Settings, topology: Topology, datapath: str) -> str:
     hook = (
         "on_down:",
         f"  run: [{RESTORE}]",
-        "  delay: 45s",
+        f"  delay: {max(10, int(RESTORED_AFTER * settings.patience))}s",
         "  cooldown: 60s",
         f"  timeout: {int(60 * settings.patience)}s",
     )

@@ -1,11 +1,11 @@
 """Runs on the client: hold connections, ask over each again and again, say which broke.
 
-    hold.py ADDRESS COUNT        until TERM; then JSON on one line
+    hold.py ADDRESS COUNT PATIENCE        until TERM; then JSON on one line
 
     {"opened": 20, "kept": 20, "asked": 431, "broken": {"timed out": 0}, "servers": {...}}
 
-Standard library only. A question waits up to PATIENCE: TCP itself tries again after a
-takeover, at growing intervals.
+Standard library only. A question waits up to PATIENCE seconds: TCP itself tries again after
+a takeover, at growing intervals.
 """
 
 import http.client
@@ -15,15 +15,15 @@ import sys
 import threading
 from collections import Counter
 
-PATIENCE, PAUSE = 60.0, 1.0  # seconds
+PAUSE = 1.0  # seconds
 
 
 class Held:
     """One connection. It is never opened a second time."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, patience: float) -> None:
         self.asked, self.server, self.broken = 0, "", ""
-        self._http = http.client.HTTPConnection(address, timeout=PATIENCE)
+        self._http = http.client.HTTPConnection(address, timeout=patience)
         self._http.connect()
         self._http.auto_open = 0
         self.ask()
@@ -49,14 +49,14 @@ class Held:
             self.broken = str(error) or type(error).__name__
 
 
-def main(address: str, count: int) -> None:
+def main(address: str, count: int, patience: float) -> None:
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda number, frame: stop.set())
     held: list[Held] = []
     refused: Counter[str] = Counter()
     for _ in range(count):
         try:
-            held.append(Held(address))
+            held.append(Held(address, patience))
         except (OSError, http.client.HTTPException) as error:
             refused[f"not opened: {error}"] += 1
     threads = [threading.Thread(target=one.go_on, args=(stop,)) for one in held]
@@ -77,4 +77,4 @@ def main(address: str, count: int) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]))
+    main(sys.argv[1], int(sys.argv[2]), float(sys.argv[3]))

@@ -3,10 +3,12 @@
 import os
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from lbctl.errors import LbctlError
+from lbctl.lab.topology import Role
 from vagrant.settings import KVM, Settings
 
 TOOLS = {  # command: Debian's package
@@ -20,15 +22,25 @@ TOOLS = {  # command: Debian's package
     "ssh-keygen": "openssh-client",
     "openssl": "openssl",
     "nsenter": "util-linux",
+    "qemu-img": "qemu-utils",
+    "setpriv": "util-linux",
     "bridge": "iproute2",
 }
 PLUGINS = Path("/usr/share/rubygems-integration/all/gems")
 QEMU_DRIVER = Path("/usr/lib/x86_64-linux-gnu/libvirt/connection-driver/libvirt_driver_qemu.so")
-ROOM = 6 << 30  # bytes: the box, its copy in the pool, what machines write, a snapshot each
+TUN = Path("/dev/net/tun")  # by which machines reach a switch
+# Bytes: the box and its copy in the pool; what each machine writes, and a snapshot of it.
+ROOM, ROOM_EACH = 7 << 29, 1 << 29
 
 
-def missing(settings: Settings, which: Callable[[str], str | None] = shutil.which) -> Iterator[str]:
-    """What stands in the way here, a sentence each."""
+def missing(
+    settings: Settings,
+    which: Callable[[str], str | None] = shutil.which,
+    machines: int = 5,
+    memory: int = 0,
+) -> Iterator[str]:
+    """What stands in the way here, a sentence each. machines: how many are wanted. memory: MiB
+    for those that are to be started."""
     lacking = sorted({package for tool, package in TOOLS.items() if which(tool) is None})
     if not list(PLUGINS.glob("vagrant-libvirt-*")):
         lacking.append("vagrant-libvirt")
@@ -43,8 +55,32 @@ def missing(settings: Settings, which: Callable[[str], str | None] = shutil.whic
     if settings.box_file is None:
         yield f"LBCTL_BOX={settings.box}: the machines have no way out, so the box must be here, \
 whole (make box); with a libvirt of your own: cd vagrant && vagrant up"
-    if (trouble := no_room(settings.state, ROOM)) is not None:
+    if settings.driver == "kvm" and not kvm_works():
+        yield f"LBCTL_DRIVER=kvm, but {KVM} does not work here (LBCTL_DRIVER=qemu does without)"
+    if not TUN.exists():
+        yield f"no {TUN}: modprobe tun"
+    if (free := free_memory()) < memory:
+        yield f"memory: {free} MiB are free, the machines want {memory} (README.md: LBCTL_SERVERS, \
+LBCTL_SERVER_MEMORY)"
+    needed = ROOM + machines * ROOM_EACH - held(settings.state)
+    if (trouble := no_room(settings.state, needed)) is not None:
         yield trouble
+
+
+def free_memory() -> int:
+    """MiB that can be had without swapping (proc(5))."""
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")) // 1024
+
+
+def held(place: Path) -> int:
+    """Bytes that files there take."""
+    total = 0
+    for top, _, names in os.walk(place):
+        for name in names:
+            with suppress(FileNotFoundError):
+                total += Path(top, name).lstat().st_blocks * 512
+    return total
 
 
 def no_room(place: Path, needed: int) -> str | None:
@@ -61,9 +97,11 @@ def no_room(place: Path, needed: int) -> str | None:
     )
 
 
-def check(settings: Settings) -> None:
-    """Raises LbctlError with all that is missing."""
-    if found := list(missing(settings)):
+def check(settings: Settings, roles: Sequence[Role], running: bool) -> None:
+    """Raises LbctlError with all that is missing. roles: of the machines. running: some are
+    there already, with the memory that they want."""
+    memory = 0 if running else sum(settings.memory[role] for role in roles)
+    if found := list(missing(settings, machines=len(roles), memory=memory)):
         raise LbctlError("; ".join(found))
 
 

@@ -73,15 +73,17 @@ def _of_root(info: tarfile.TarInfo) -> tarfile.TarInfo:
 # --- a machine --------------------------------------------------------------------------
 
 
-def build(settings: Settings, topology: Topology, payload: Path, keys: "Keys") -> None:
-    """Write NAME.tar.gz for every machine. Raises LbctlError."""
-    payload.mkdir(parents=True, exist_ok=True)
-    site = packages(payload)
-    programs = payload / "programs"
+def build(settings: Settings, topology: Topology, cache: Path, own: Path, keys: "Keys") -> None:
+    """Write NAME.tar.gz for every machine to `own`, which ends with the lab: keys are in it.
+    cache: for what every lab has. Raises LbctlError."""
+    for place in (cache, own):
+        place.mkdir(parents=True, exist_ok=True)
+    site = packages(cache)
+    programs = cache / "programs"
     compile_programs(settings, topology, programs)
-    credentials = certificates(topology, payload / "credentials")
+    credentials = certificates(topology, own / "credentials")
     for host in topology.hosts:
-        overlay = Overlay(payload / f"{host.name}.tar.gz")
+        overlay = Overlay(own / f"{host.name}.tar.gz")
         common(overlay, host, keys)
         if host.role is Role.GATEWAY:
             gateway(overlay, host, settings, topology, credentials, keys)
@@ -103,7 +105,10 @@ class Keys:
         for name in names:
             if not (self.directory / name).exists():
                 command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", f"lab {name}"]
-                subprocess.run([*command, "-f", str(self.directory / name)], check=True)
+                command += ["-f", str(self.directory / name)]
+                done = subprocess.run(command, capture_output=True, text=True, check=False)
+                if done.returncode != 0:
+                    raise LbctlError(f"{self.directory / name}: ssh-keygen: {done.stderr.strip()}")
 
     def private(self, name: str) -> Path:
         return self.directory / name
@@ -225,13 +230,13 @@ def compile_programs(settings: Settings, topology: Topology, directory: Path) ->
 
 
 def certificates(topology: Topology, directory: Path) -> Path:
-    """Of the pair's line, of agents, and the one that gateways ask agents with."""
-    if (directory / "gateway.pem").exists():
-        return directory
+    """Of the pair's line, of agents, and the one that gateways ask agents with: those of them
+    that are not there, or not whole."""
     one, two = topology.having(Role.GATEWAY)
-    issue(directory, [one.name], client=False, days=30)  # the smaller address listens
-    issue(directory, [two.name], client=True, days=30)
-    for host in topology.having(Role.SERVER):
-        issue(directory, [host.name, host.address], client=False, days=30)
-    issue(directory, ["gateway"], client=True, days=30)
+    wanted = [([one.name], False), ([two.name], True), (["gateway"], True)]  # one listens
+    wanted += [([host.name, host.address], False) for host in topology.having(Role.SERVER)]
+    for names, client in wanted:
+        file = directory / f"{names[0]}.pem"
+        if not file.exists() or "PRIVATE KEY" not in file.read_text():
+            issue(directory, names, client=client, days=825)
     return directory

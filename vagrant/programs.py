@@ -14,8 +14,10 @@ from lbctl.dataplane.xdp import compiler, loader, maps
 from lbctl.dataplane.xdp.shape import Feature, Shape, flatten, source_directory
 from lbctl.ha import loader as fence
 
-# Fenced, as a pair is; and with records of flows.
-SHAPES = (Shape(frozenset({Feature.FENCE})), Shape(frozenset({Feature.FENCE, Feature.FLOWS})))
+# Fenced, as a pair is, and with tags left in the frames, as virtio NICs do; and with records of
+# flows.
+PAIR = frozenset({Feature.FENCE, Feature.VLAN})
+SHAPES = (Shape(PAIR), Shape(PAIR | {Feature.FLOWS}))
 
 
 def main(flows: int, directory: Path) -> None:

@@ -9,8 +9,10 @@ def markdown(
     results: Sequence[Result], figures: Mapping[str, str], about: Mapping[str, str]
 ) -> str:
     """results: in order. figures: name and value with its unit. about: of the run."""
-    failed = [one for one in results if not one.passed]
-    verdict = "every step passed" if not failed else f"{len(failed)} of {len(results)} steps failed"
+    skipped = sum(one.skipped for one in results)
+    failed = sum(not one.passed for one in results) - skipped
+    verdict = f"{failed} of {len(results)} steps failed" if failed else "every step passed"
+    verdict += f", {skipped} skipped" if skipped else ""
     total = sum(one.took for one in results)
     lines = ["# The Vagrant lab: what was seen", ""]
     lines += [f"**{verdict}**, in {total / 60:.1f} minutes.", ""]

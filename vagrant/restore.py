@@ -9,6 +9,7 @@ sentence that the key is good for; of anything else nothing is run.
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -37,7 +38,8 @@ def machine_of(asked: str, allowed: str) -> str:
 
 def authorized_key(public: str, machine: str, python: Path, root: Path) -> str:
     """A line of sshd's AuthorizedKeysFile: this key, from the gateways, for this machine."""
-    command = f"cd {root} && exec {python} -m vagrant.restore {machine}"
+    root_, python_ = shlex.quote(str(root)), shlex.quote(str(python))
+    command = f"cd {root_} && exec {python_} -m vagrant.restore {machine}"
     return f'restrict,command="{command}" {public.strip()}\n'
 
 

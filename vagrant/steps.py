@@ -4,7 +4,7 @@ saw. One that fails is told, and the next ones are tried all the same unless the
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from types import FrameType
 
@@ -63,9 +63,29 @@ def within(seconds: float) -> Iterator[None]:
             signal.setitimer(signal.ITIMER_REAL, max(rest, 0.01))
 
 
-def run(steps: Sequence[Step], out: Say, failures: tuple[type[Exception], ...]) -> list[Result]:
-    """All of them, in order. failures: what a step may raise beside StepFailed."""
-    results: list[Result] = []
+@contextmanager
+def undoing(undo: Callable[[], object], seconds: float) -> Iterator[None]:
+    """`undo` when what is inside has ended, however it did: also after its time, so it has an
+    end of its own. What went wrong first is what is told."""
+    try:
+        yield
+    except BaseException:
+        signal.setitimer(signal.ITIMER_REAL, 0)  # the step is over, and so is its clock
+        with suppress(Exception, OutOfTime), within(seconds):
+            undo()
+        raise
+    undo()
+
+
+def run(
+    steps: Sequence[Step],
+    out: Say,
+    failures: tuple[type[Exception], ...],
+    results: list[Result] | None = None,
+) -> list[Result]:
+    """All of them, in order. failures: what a step may raise beside StepFailed. results: a list
+    to be filled, for who wants to know also what was seen before an interruption."""
+    results = [] if results is None else results
     for number, step in enumerate(steps, 1):
         result = Result(step.title)
         results.append(result)
@@ -74,7 +94,13 @@ def run(steps: Sequence[Step], out: Say, failures: tuple[type[Exception], ...]) 
             out(f"[{number}/{len(steps)}] {step.title}: skipped")
             continue
         out(f"[{number}/{len(steps)}] {step.title} (at most {step.seconds:.0f} s)")
-        _run_one(step, result, out, failures)
+        try:
+            _run_one(step, result, out, failures)
+        except KeyboardInterrupt:
+            result.trouble = "interrupted"
+            results.extend(Result(one.title, skipped=True) for one in steps[number:])
+            out(f"[{number}/{len(steps)}] {step.title}: interrupted, after {result.took:.1f} s")
+            raise
         mark = "ok" if result.passed else f"FAILED: {result.trouble}"
         out(f"      {mark}, {result.took:.1f} s")
     return results

@@ -1,6 +1,5 @@
 """What is missing is said at once, and what is left of a lab that died is found."""
 
-import json
 import os
 from pathlib import Path
 
@@ -8,7 +7,7 @@ import pytest
 
 from lbctl.errors import LbctlError
 from vagrant import __main__, host, settings
-from vagrant.cell import RECORD, Cell, born, init_script
+from vagrant.cell import Cell, init_script
 from vagrant.lab import VagrantLab, readable, without_traces
 
 
@@ -47,7 +46,7 @@ def test_no_room_is_refused_before_anything_is_made(
     monkeypatch.setattr(host, "ROOM", 1 << 60)
     state = tmp_path / "state"
     with pytest.raises(LbctlError, match="GB are free"):
-        host.check(chosen(LBCTL_VAGRANT_STATE=str(state)))
+        host.check(chosen(LBCTL_VAGRANT_STATE=str(state)), [], running=False)
     assert not state.exists()
 
 
@@ -67,7 +66,8 @@ def test_kvm_that_is_only_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_what_machines_said_last_is_found(tmp_path: Path) -> None:
     """For a box that does not boot: the message has the ends of the consoles."""
     lab = VagrantLab(chosen(LBCTL_VAGRANT_STATE=str(tmp_path)))
-    (tmp_path / "lb1.console").write_text("".join(f"line {i}\n" for i in range(99)))
+    lab.settings.state.mkdir()
+    (lab.settings.state / "lb1.console").write_text("".join(f"line {i}\n" for i in range(99)))
     said = lab.consoles().splitlines()
     assert said[0] == "lb1's console:"
     assert said[1:] == [f"line {i}" for i in range(91, 99)]
@@ -107,19 +107,6 @@ def test_there_is_no_cell(tmp_path: Path) -> None:
     assert not cell.remove()
 
 
-def test_a_number_that_another_process_has_now_is_not_the_cell(tmp_path: Path) -> None:
-    (tmp_path / RECORD).write_text(json.dumps({"pid": os.getpid(), "born": 1}))
-    assert Cell(tmp_path).init is None
-    assert not Cell(tmp_path).stop()  # or this test would end here
-    assert born(os.getpid()) is not None
-
-
-@pytest.mark.parametrize("text", ["", "{", "[]"])
-def test_a_record_that_was_cut_is_no_cell(tmp_path: Path, text: str) -> None:
-    (tmp_path / RECORD).write_text(text)
-    assert Cell(tmp_path).init is None
-
-
 def test_an_interrupted_start_leaves_only_its_directory(tmp_path: Path) -> None:
     state = tmp_path / "state"
     (state / "var/lib/libvirt").mkdir(parents=True)
@@ -139,3 +126,42 @@ def test_what_vagrant_says_without_bars_and_traces() -> None:
     assert without_traces(readable(said)) == "a\nb\nc"
     error = "/x.rb:7:in `create': Call failed: no CPU (Libvirt::Error)"
     assert without_traces(error) == error
+
+
+def test_kvm_that_is_asked_for_must_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host, "KVM", Path("/dev/null/kvm"))
+    monkeypatch.setattr(host.kvm_works, "__defaults__", (Path("/dev/null/kvm"),))
+    found = list(host.missing(chosen(LBCTL_DRIVER="kvm")))
+    assert any("LBCTL_DRIVER=kvm, but /dev/null/kvm does not work" in one for one in found)
+    assert not any("LBCTL_DRIVER=kvm" in one for one in host.missing(chosen()))
+
+
+def test_memory_that_machines_want(tmp_path: Path) -> None:
+    asked = chosen(LBCTL_VAGRANT_STATE=str(tmp_path))
+    assert any("the machines want" in one for one in host.missing(asked, memory=1 << 40))
+    assert not any("the machines want" in one for one in host.missing(asked))
+
+
+def test_room_grows_with_the_machines_and_what_is_there_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = chosen(LBCTL_VAGRANT_STATE=str(tmp_path))
+    free = host.shutil.disk_usage(tmp_path).free
+    monkeypatch.setattr(host, "ROOM", free - (1 << 30))
+    monkeypatch.setattr(host, "ROOM_EACH", 1 << 30)
+
+    def refused(machines: int) -> bool:
+        return any("GB are free" in one for one in host.missing(asked, machines=machines))
+
+    assert not refused(0)
+    assert refused(5)
+    asked.state.mkdir()
+    monkeypatch.setattr(host, "held", lambda place: 5 << 30)
+    assert not refused(5)
+
+
+def test_what_files_take(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a/b").write_bytes(b"x" * 100_000)
+    assert 100_000 <= host.held(tmp_path) <= 200_000
+    assert host.held(tmp_path / "nothing") == 0

@@ -10,7 +10,9 @@ from lbctl.lab.file import empty_file, gateway_file
 from lbctl.lab.topology import Role, standard
 from lbctl.model import Datapath
 from vagrant import files, settings
+from vagrant.lab import VagrantLab
 from vagrant.machines import describe, port, topology
+from vagrant.overlay import Keys, certificates
 from vagrant.settings import LOCAL_BOX, Settings
 
 
@@ -37,7 +39,7 @@ def test_a_machine_as_the_vagrantfile_reads_it() -> None:
         "name": "server2",
         "memory": 384,
         "payload": "/payload/server2.tar.gz",
-        "console": "/state/server2.console",
+        "console": "/state/lbctl-vagrant/server2.console",
         "nics": [{"network": "lbctl-back", "mac": "02:00:00:02:00:12", "port": "server2-back"}],
     }
 
@@ -137,3 +139,32 @@ def test_nics_are_named_by_their_macs() -> None:
             assert f"PermanentMACAddress={nic.mac}\n" in text
             assert f"Name={nic.name}\n" in text
             assert "TransmitChecksumOffload=no\n" in text
+
+
+# --- certificates ------------------------------------------------------------------------
+
+
+def test_another_server_gets_its_certificate_and_a_cut_one_is_made_again(tmp_path: Path) -> None:
+    certificates(topology(chosen()), tmp_path)
+    first = (tmp_path / "server1.pem").read_text()
+    cut = (tmp_path / "gateway.pem").read_text().partition("-----BEGIN PRIVATE")[0]
+    (tmp_path / "gateway.pem").write_text(cut)
+    certificates(topology(chosen(LBCTL_SERVERS="3")), tmp_path)
+    assert (tmp_path / "server1.pem").read_text() == first
+    names = ("lb1", "lb2", "gateway", "server1", "server2", "server3")
+    for name in names:
+        assert "PRIVATE KEY" in (tmp_path / f"{name}.pem").read_text()
+
+
+def test_a_lab_s_keys_end_with_it(tmp_path: Path) -> None:
+    lab = VagrantLab(chosen(LBCTL_VAGRANT_STATE=str(tmp_path)))
+    own = str(lab.settings.state)
+    told = describe(lab.settings, lab.own)["machines"]
+    assert all(one["payload"].startswith(f"{own}/") for one in told)
+
+
+def test_keys_that_cannot_be_made_are_told(tmp_path: Path) -> None:
+    keys = Keys(tmp_path)
+    (tmp_path / "root.pub").mkdir()
+    with pytest.raises(LbctlError, match="root: ssh-keygen: "):
+        keys.make(["root"])

@@ -52,6 +52,11 @@ def test_the_line_of_the_key_allows_nothing_else() -> None:
     )
 
 
+def test_a_repository_with_a_space_in_its_path() -> None:
+    line = authorized_key("ssh-ed25519 AAAA", "server1", Path("/v e/python"), Path("/the repo"))
+    assert "cd '/the repo' && exec '/v e/python' -m vagrant.restore server1" in line
+
+
 def test_the_hook_asks_the_host_for_the_one_sentence() -> None:
     script = (REPOSITORY / "vagrant/restore-server").read_text()
     assert f'root@{HOST} "restore $server"' in script

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from vagrant.report import markdown
-from vagrant.steps import OutOfTime, Result, Say, Step, StepFailed, run, within
+from vagrant.steps import OutOfTime, Result, Say, Step, StepFailed, run, undoing, within
 
 NEVER = threading.Event()
 
@@ -94,6 +94,58 @@ def test_the_outer_limit_goes_on_after_the_inner_one() -> None:
         inner_then_for_ever()
 
 
+# --- what a step puts back ---------------------------------------------------------------
+
+
+def test_what_is_put_back_after_a_steps_time_has_an_end_too() -> None:
+    def cuts_a_cable(say: Say) -> None:
+        with undoing(NEVER.wait, 0.1):
+            NEVER.wait()
+
+    started = time.monotonic()
+    assert results(Step("a", 0.1, cuts_a_cable)) == [(False, False, "not done within 0 s")]
+    assert time.monotonic() - started < 5
+
+
+def test_what_went_wrong_first_is_told() -> None:
+    def nobody_there() -> None:
+        raise OSError("nobody there")
+
+    def fails(say: Say) -> None:
+        with undoing(nobody_there, 9):
+            raise StepFailed("app1 is up")
+
+    def fails_at_the_end(say: Say) -> None:
+        with undoing(nobody_there, 9):
+            pass
+
+    assert results(Step("a", 9, fails), Step("b", 9, fails_at_the_end)) == [
+        (False, False, "app1 is up"),
+        (False, False, "nobody there"),
+    ]
+
+
+def test_an_interruption_is_no_step_that_failed_also_at_the_end_of_its_time() -> None:
+    """What is put back then has its own time, not the little that the step had left."""
+    undone: list[bool] = []
+
+    def undo() -> None:
+        threading.Event().wait(0.4)
+        undone.append(True)
+
+    def interrupted(say: Say) -> None:
+        with undoing(undo, 9):
+            raise KeyboardInterrupt
+
+    seen: list[Result] = []
+    said: list[str] = []
+    with pytest.raises(KeyboardInterrupt):
+        run([Step("a", 0.2, interrupted), Step("b", 9, fine)], said.append, (), seen)
+    assert undone == [True]
+    assert "[1/2] a: interrupted" in said[-1]
+    assert [(one.trouble, one.skipped) for one in seen] == [("interrupted", False), ("", True)]
+
+
 def test_the_report_says_what_was_seen() -> None:
     text = markdown(
         [
@@ -104,7 +156,9 @@ def test_the_report_says_what_was_seen() -> None:
         {"takeover": "3.61 s"},
         {"emulation": "TCG"},
     )
-    assert text.startswith("# The Vagrant lab: what was seen\n\n**2 of 3 steps failed**, in 1.0")
+    assert text.startswith(
+        "# The Vagrant lab: what was seen\n\n**1 of 3 steps failed, 1 skipped**, in 1.0"
+    )
     assert "| takeover | 3.61 s |" in text
     assert "| 2 | A cable | **failed** | 60.0 |" in text
     assert "| 3 | The rest | skipped | 0.0 |" in text
