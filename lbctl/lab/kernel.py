@@ -220,7 +220,8 @@ def processes(space: str) -> list[Running]:
 
 
 def living(spaces: Set[Identity]) -> list[Running]:
-    """The processes of these namespaces, which need no name any more."""
+    """The processes of these namespaces, which need no name any more. One that has ended
+    has left its namespace, also while nobody has waited for it."""
     found = (
         Running(int(entry.name), _command(Path(entry.path)))
         for entry in os.scandir("/proc")
@@ -276,9 +277,12 @@ def identity(path: Path) -> Identity | None:
 
 
 def _command(process: Path) -> str:
-    """A process's command line; empty for one that has ended and was not waited for."""
+    """A process's command line, or its bare name in brackets where it has none: in the
+    middle of an exec, while it ends, or because it was started so. Empty: it has ended."""
     try:
         words = (process / "cmdline").read_bytes()
+        name = (process / "comm").read_text(errors="replace")
     except OSError:
         return ""
-    return re.sub(r"\s+", " ", words.replace(b"\0", b" ").decode(errors="replace")).strip()
+    line = words.replace(b"\0", b" ").decode(errors="replace")
+    return re.sub(r"\s+", " ", line).strip() or f"[{name.strip()}]"

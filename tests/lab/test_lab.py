@@ -70,6 +70,17 @@ def test_processes_are_tracked_and_killed(lab: Lab) -> None:
     assert process.wait() == -signal.SIGKILL
 
 
+def test_a_process_without_a_command_line_is_seen_and_ended(lab: Lab, tmp_path: Path) -> None:
+    """As every process is for a moment, in the middle of its exec."""
+    os.mkfifo(tmp_path / "silent")
+    argv = ["bash", "-c", f"exec -a '' cat 0<>{tmp_path}/silent"]
+    process = lab.client.start(argv)
+    nameless = kernel.Running(process.pid, "[cat]")
+    eventually(lambda: lab.client.processes() == [nameless])
+    kernel.end([lab.client.namespace])
+    assert process.wait() == -signal.SIGTERM
+
+
 def is_alive(pid: int) -> bool:
     """Not even a zombie that its parent has yet to hear of counts."""
     try:

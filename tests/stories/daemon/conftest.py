@@ -16,6 +16,7 @@ import pytest
 from lbctl.cli.client import Client
 from lbctl.errors import LbctlError
 from lbctl.lab.waiting import eventually
+from tests.ports import free_port
 
 FAST = "{type: tcp, interval: 100ms, timeout: 90ms, fast_interval: 50ms, fall: 2, rise: 1}"
 
@@ -25,7 +26,7 @@ class LoopbackServer:
 
     def __init__(self) -> None:
         self._socket: socket.socket | None = None
-        self.port = 0
+        self.port = free_port()
         self.start()
 
     def start(self) -> None:
@@ -33,7 +34,7 @@ class LoopbackServer:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(("127.0.0.1", self.port))
         listener.listen(64)
-        self._socket, self.port = listener, listener.getsockname()[1]
+        self._socket = listener
 
     def stop(self) -> None:
         if self._socket is not None:

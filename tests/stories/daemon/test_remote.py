@@ -5,6 +5,7 @@ import json
 import socket
 import ssl
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 import trustme
 
 from lbctl.lab.waiting import eventually
+from tests.ports import free_port
 
 from .conftest import Daemon, running
 
@@ -38,12 +40,6 @@ class Authority:
         if name:
             (issuer or self.ca).issue_cert(name).configure_cert(context)
         return context
-
-
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
 
 
 class Remote:
@@ -140,8 +136,14 @@ def test_without_a_certificate_of_the_ca_nothing_is_said(remote: Remote, who: st
 
 def test_a_renewed_certificate_is_taken(remote: Remote) -> None:
     before = remote.serial()
+
+    def renewed() -> bool:
+        with suppress(ConnectionError, ssl.SSLEOFError):  # between the old listener and the new
+            return remote.serial() != before
+        return False
+
     remote.authority.gateway()
-    eventually(lambda: remote.serial() != before, timeout=30)
+    eventually(renewed, timeout=30)
 
 
 def test_what_cannot_be_opened_is_told_and_the_old_one_stays(remote: Remote) -> None:

@@ -14,17 +14,12 @@ import pytest
 from listeners import PATIENCE
 
 from lbctl.lab.waiting import eventually
+from tests.ports import free_port
 
 ROOT = Path(__file__).parents[3]
 AGENT = [sys.executable, str(ROOT / "agents/lbctl_agent.py")]
 CERT = [sys.executable, "-m", "lbctl.cli.main", "agent", "cert"]
 Start = Callable[..., int]
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return sock.getsockname()[1]
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ import trustme
 from listeners import PATIENCE
 
 from lbctl.lab.waiting import eventually
+from tests.ports import free_port
 
 AGENT = Path(__file__).parents[3] / "agents/lbctl_agent.py"
 spec = importlib.util.spec_from_file_location("lbctl_agent", AGENT)
@@ -30,12 +31,6 @@ spec.loader.exec_module(agent)
 ONE, SOON = "127.0.0.2", 1.0  # seconds that an answer may take meanwhile: lbctl's own patience
 SHORT = 0.5  # seconds for a request, where that is what a test is about
 GET = b"GET /v1/load HTTP/1.1\r\nHost: a\r\n"
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return sock.getsockname()[1]
 
 
 def listens(port: int) -> bool:

@@ -15,17 +15,12 @@ import pytest
 from listeners import PATIENCE, Server
 
 from lbctl.lab.waiting import eventually
+from tests.ports import free_port
 
 AGENT = Path(__file__).parents[3] / "agents/lbctl_agent.py"
 needs_haproxy = pytest.mark.skipif(
     shutil.which("haproxy") is None, reason="no haproxy: `make test` installs it"
 )
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return sock.getsockname()[1]
 
 
 def answers(path: Path, request: bytes) -> str:

@@ -16,6 +16,7 @@ from listeners import PATIENCE, Worker
 from lbctl.health.judge import Health
 from lbctl.lab.waiting import eventually
 from lbctl.model import AnyProbe, HttpProbe, Timing, Tls
+from tests.ports import free_port
 
 pytestmark = pytest.mark.skipif(
     shutil.which("nginx") is None, reason="no nginx: `make test` installs it"
@@ -78,12 +79,6 @@ class Nginx:
     @property
     def tls(self) -> Tls:
         return Tls(NAME, str(self.where / "ca.pem"))
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return sock.getsockname()[1]
 
 
 @pytest.fixture

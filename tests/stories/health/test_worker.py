@@ -30,6 +30,7 @@ from lbctl.health.judge import Health
 from lbctl.health.probes.command import account
 from lbctl.messages import Assign, Job, ProbeNow, Role, RoleChange
 from lbctl.model import HttpProbe, TcpProbe, Timing
+from tests.ports import free_port
 
 ROOT = os.geteuid() == 0
 Serve = Callable[..., Server]
@@ -51,8 +52,8 @@ def test_three_refusals_make_it_down(worker: Worker, refusing: str) -> None:
 
 
 def test_a_server_that_stops_and_comes_back_is_seen_both_times(worker: Worker) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
+    port = free_port()
+    with socket.create_server(("127.0.0.1", port)):
         worker.check(TcpProbe(), f"127.0.0.1:{port}")
         assert worker.verdict().health is Health.UP
     assert worker.verdict().evidence == "3 of 3 probes: connection refused"
