@@ -26,10 +26,12 @@ from lbctl.load import ONE, WHOLE, Policy, Pool, step
 from lbctl.model import (
     HASHING,
     MAX_WEIGHT,
+    Datapath,
     Destination,
     Endpoint,
     Frontend,
     LastResort,
+    Scheduler,
     Server,
     ServerName,
     Service,
@@ -87,8 +89,20 @@ def as_served(
     world: World, served: dict[Frontend, VirtualService]
 ) -> dict[Frontend, VirtualService]:
     """What we would serve, but where the peer is Active: there it says who serves, until we
-    take over and our own view is a change."""
+    take over and our own view is a change. On IPVS, hashes that fall back."""
+    if world.datapath == Datapath.IPVS:
+        served = {f: _falling_back(one) for f, one in served.items()}
     return {f: _as_peer(one, world.replicas.get(f)) for f, one in served.items()}
+
+
+def _falling_back(one: VirtualService) -> VirtualService:
+    """A server that drains, or is full, keeps its share of IPVS's hash, and new flows that it
+    leads to it are refused, unless the scheduler is told to look for another server
+    (ip_vs_mh_get() and ip_vs_mh_get_fallback() in ip_vs_mh.c; so in ip_vs_sh.c)."""
+    name, flags = one.scheduler.name, one.scheduler.flags
+    if name not in HASHING:
+        return one
+    return replace(one, scheduler=Scheduler(name, flags | {f"{name}-fallback"}))
 
 
 def _as_peer(ours: VirtualService, weights: Mapping[Endpoint, int] | None) -> VirtualService:

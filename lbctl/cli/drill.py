@@ -103,9 +103,10 @@ def run(daemon: Daemon, control: Path, plan: Plan) -> Drill:
             _baseline(probe)
             try:
                 drill = _measure(client, probe, plan, standing.peer, tuple(targets))
-            except LbctlError as error:
+            except (LbctlError, KeyboardInterrupt) as error:
+                why = str(error) or "interrupted"
                 back = f"`lbctl ha resume {plan.router}` takes the addresses back"
-                raise LbctlError(f"{plan.router}: the drill was not ended: {error}", back) from None
+                raise LbctlError(f"{plan.router}: the drill was not ended: {why}", back) from None
     body = msgspec.to_builtins(drill)
     return msgspec.convert(daemon.post("drills", body=body), Drill)
 
@@ -212,4 +213,6 @@ def _passage(probe: Probe, tally: Tally) -> Passage:
     end = time.monotonic() + SETTLE
     while not tally.settled and time.monotonic() < end:
         probe.listen(LOOK, tally.take)
+    if not tally.told:
+        raise LbctlError("--via: the probe fell silent with the hand-over: does it come this way?")
     return tally.passage()

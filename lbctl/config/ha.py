@@ -19,6 +19,8 @@ from lbctl.ha.room import claim, crowded_out
 from lbctl.model import (
     Address,
     ChecksumForm,
+    Config,
+    Datapath,
     Family,
     Gateway,
     Mac,
@@ -278,6 +280,14 @@ def wrong(
             yield Fault((AT, name), text, on_key=True)
     for name, text in clashes(found.values()):
         yield Fault((AT, name), text, on_key=True)
+
+
+def without_copy(config: Config) -> Iterator[Fault]:
+    """Virtual routers that wait for a full copy in which there is no connection."""
+    for name, router in config.routers.items():
+        if router.preempt is Preempt.WHEN_SYNCED and config.gateway.datapath is Datapath.IPVS:
+            text = "when-synced does not wait for connections of datapath ipvs (write never)"
+            yield Fault((AT, name, "preempt"), text)
 
 
 def unfenceable(found: Mapping[str, Router], tick: float) -> Iterator[Fault]:

@@ -14,6 +14,7 @@ from typing import Any
 
 from lbctl.config import build, cross
 from lbctl.config.fault import Fault
+from lbctl.config.ha import without_copy
 from lbctl.config.patch import JSON, Patch, apply
 from lbctl.config.schema import API_VERSION, File
 from lbctl.config.shorthand import Path, Raw, inherit, write_out
@@ -136,6 +137,7 @@ def notes_between(config: Config) -> Iterator[Fault]:
     """Warnings of services together, and of them and the virtual routers."""
     yield from cross.paces(config)
     yield from without_way_back(config)
+    yield from without_copy(config)
 
 
 def _clashes(config: Config) -> Iterator[Fault]:

@@ -8,7 +8,7 @@ rest. An invalid file never gets past the first arrow.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 
 import msgspec
@@ -286,7 +286,10 @@ class Control:
             )
             events = _dropped(self.intent, intent, "taken back on the other gateway")
             for one in puts:
-                if any(one.same(held) for held in intent.overrides):
+                if known := next((held for held in intent.overrides if one.same(held)), None):
+                    theirs = msgspec.structs.replace(known, there=True)
+                    same = (theirs if held is known else held for held in intent.overrides)
+                    intent = replace(intent, overrides=tuple(same))
                     continue
                 number += 1
                 new = msgspec.structs.replace(one, id=number)
@@ -297,6 +300,18 @@ class Control:
             read = await self._read(intent.text, intent.origin, intent.overrides)
             manner = Manner("the other gateway", force=True)
             self._take(intent, read, manner, events, last_override=number)
+
+    def adopt(self, paths: Iterable[Path]) -> None:
+        """What was changed there at these was changed here, as from now."""
+        if ours := set(paths):
+            self._standing.intent = replace(
+                self.intent,
+                overrides=tuple(
+                    msgspec.structs.replace(one, there=False) if one.path in ours else one
+                    for one in self.intent.overrides
+                ),
+            )
+            self._unsaved = True
 
     async def drop_override(self, number: int, manner: Manner) -> Outcome:
         """Forget one override: what the file says holds again."""

@@ -5,6 +5,10 @@ Of a service the author speaks: the gateway that is Active for its listens. What
 here too, so that nothing that people did is undone when the role changes. What it no longer
 says is taken back here only while it is still the author: a gateway that gives a listen away
 forgets, and that takes nothing back.
+
+Where the listens of a service lie on both, both are author of a part. Each says what was
+ordered there, and not what it heard; of two orders for one server, or changes of one thing,
+the later one counts. What a gateway heard becomes its own once it is the author alone.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Set
@@ -13,7 +17,7 @@ from dataclasses import dataclass, field, replace
 import msgspec
 
 from lbctl.daemon.control import Control
-from lbctl.daemon.overrides import Override, Path
+from lbctl.daemon.overrides import SLACK, Override, Path
 from lbctl.errors import InvalidConfig
 from lbctl.ha import items
 from lbctl.health.judge import Health
@@ -35,14 +39,38 @@ class Hearsay:
 
     # --- ours, to the peer ----------------------------------------------------------------
 
-    def changes(self, own: Set[Frontend]) -> Iterable[tuple[bytes, bytes]]:
+    def adopt(self, own: Set[Frontend], theirs: Set[Frontend]) -> None:
+        """What was ordered at the other gateway for services that are ours alone is ours."""
+        orders = self.control.world.orders
+        for name, order in orders.items():
+            if order.there and _is_alone(self._listens(name.service, own, theirs), own, theirs):
+                orders[name] = replace(order, there=False)
+        heard = [one.path for one in self.control.intent.overrides if one.there]
+        self.control.adopt(
+            path for path in heard if _is_alone(self._listens(path[1], own, theirs), own, theirs)
+        )
+
+    def orders(
+        self, services: Iterable[str], own: Set[Frontend], theirs: Set[Frontend]
+    ) -> Iterable[tuple[bytes, bytes]]:
+        """Orders for the servers of services whose author we are."""
+        world = self.control.world
+        for service in services:
+            shared = _is_shared(self._listens(service, own, theirs), own, theirs)
+            for key in world.config.services[service].servers:
+                name = ServerName(service, key)
+                order = world.orders.get(name)
+                if order is not None and not (shared and order.there):
+                    yield items.order_item(str(name), order)
+
+    def changes(self, own: Set[Frontend], theirs: Set[Frontend]) -> Iterable[tuple[bytes, bytes]]:
         """Live changes of services whose author we are, and of those that are gone by them."""
-        services = self.control.world.config.services
         for one in self.control.intent.overrides:
-            if one.path[0] != "services" or len(one.path) < 2 or not own:
+            if one.path[0] != "services" or len(one.path) < 2:
                 continue
-            service = services.get(one.path[1])
-            if service is not None and own.isdisjoint(service.listens):
+            listens = self._listens(one.path[1], own, theirs)
+            shared = _is_shared(listens, own, theirs)
+            if not _is_author(listens, own) or (shared and one.there):
                 continue
             key, value = items.change_item(
                 items.Change(one.id, one.path, one.value, one.reason, one.by, one.since, one.until)
@@ -68,11 +96,16 @@ class Hearsay:
             service = world.config.services.get(name.service)
             if service is None or name.server not in service.servers:
                 continue
-            if not own.isdisjoint(service.listens):
+            listens, held = set(service.listens), world.orders.get(name)
+            ours = held is not None and not held.there and _is_author(listens, own)
+            if _is_alone(listens, own, theirs):
                 continue
             if order is not None:
-                world.orders[name] = _moved(order, offset)
-            elif not theirs.isdisjoint(service.listens):
+                new = _moved(order, offset)
+                if held is not None and ours and self._precedes(held.since, new.since):
+                    continue
+                world.orders[name] = new
+            elif not theirs.isdisjoint(listens) and not ours:
                 world.orders.pop(name, None)
             self.touched({name.service})
 
@@ -84,16 +117,17 @@ class Hearsay:
         offset: float,
     ) -> None:
         """All of them or, where they do not fit the file here, none."""
-        services = self.control.world.config.services
         puts, gone = list[Override](), set[Path]()
         for path, change in changes.items():
-            service = services.get(path[1])
-            listens = set(service.listens) if service is not None else set[Frontend]()
-            if not own.isdisjoint(listens):
+            listens = self._listens(path[1], own, theirs)
+            if _is_alone(listens, own, theirs):
                 continue
+            ours = self._ours(path) if _is_author(listens, own) else []
             if change is not None:
-                puts.append(_override(change, offset))
-            elif service is None or not theirs.isdisjoint(listens):
+                new = _override(change, offset)
+                if not any(self._precedes(one.since, new.since) for one in ours):
+                    puts.append(new)
+            elif not theirs.isdisjoint(listens) and not any(one.path == path for one in ours):
                 gone.add(path)
         if not (puts or gone):
             return
@@ -119,11 +153,11 @@ class Hearsay:
     def left_over(self, theirs: Set[Frontend], held: Set[bytes] | None) -> dict[Path, None]:
         """Live changes that were made there, and that a whole copy does not have any more:
         they were taken back while there was no line. held: what it has; None: none is whole."""
-        services = self.control.world.config.services
         found = dict[Path, None]()
         for one in self.control.intent.overrides:
-            service = services.get(one.path[1]) if one.there else None
-            if held is None or service is None or theirs.isdisjoint(service.listens):
+            if held is None or not one.there:
+                continue
+            if theirs.isdisjoint(self._listens(one.path[1], set(), theirs)):
                 continue
             if items.change_key(one.path) not in held:
                 found[one.path] = None
@@ -143,7 +177,9 @@ class Hearsay:
             name = ServerName.parse(text)
             service = world.config.services.get(name.service)
             server = service.servers.get(name.server) if service is not None else None
-            if service is None or server is None or not own.isdisjoint(service.listens):
+            if service is None or server is None:
+                continue
+            if _is_alone(set(service.listens), own, theirs):
                 continue
             seen, target = world.seen(service, server), target_of(service, server)
             if target is not None and (seen is None or seen.health is Health.UNKNOWN):
@@ -159,6 +195,41 @@ class Hearsay:
                 seen = world.seen(service, server)
                 if seen is not None and str(seen.health) != there:
                     yield f"{text}: {there} there, {seen.health} here"
+
+    # --- whose it is ----------------------------------------------------------------------
+
+    def _listens(self, service: str, own: Set[Frontend], theirs: Set[Frontend]) -> Set[Frontend]:
+        """Of a service; one that is not there may have, or get, any."""
+        found = self.control.world.config.services.get(service)
+        return set(found.listens) if found is not None else own | theirs
+
+    def _ours(self, path: Path) -> list[Override]:
+        """Live changes made here that one of `path` takes the place of."""
+        overrides = self.control.intent.overrides
+        return [one for one in overrides if not one.there and one.path[: len(path)] == path]
+
+    def _precedes(self, ours: float, theirs: float) -> bool:
+        """Whether what was ordered here counts and not what was ordered there: the later one
+        does and, of two at once, that of the gateway with the smaller address."""
+        if abs(ours - theirs) < SLACK:
+            replication = self.control.world.config.gateway.replication
+            return replication is None or not replication.calls
+        return ours > theirs
+
+
+def _is_author(listens: Set[Frontend], own: Set[Frontend]) -> bool:
+    return not own.isdisjoint(listens)
+
+
+def _is_shared(listens: Set[Frontend], own: Set[Frontend], theirs: Set[Frontend]) -> bool:
+    """Whether both gateways are author of some of these."""
+    theirs_alone = any(one in theirs and one not in own for one in listens)
+    return theirs_alone and _is_author(listens, own)
+
+
+def _is_alone(listens: Set[Frontend], own: Set[Frontend], theirs: Set[Frontend]) -> bool:
+    """Whether we are the only author of these: what the peer says of them does not count."""
+    return _is_author(listens, own) and not _is_shared(listens, own, theirs)
 
 
 def _moved(order: Order, offset: float) -> Order:

@@ -176,7 +176,7 @@ def _replication(view: ReplicationView) -> Iterator[Metric]:
     yield _counter("lbctl_replication_resyncs", "Copies the peer asked for", view.resyncs)
     faults = sum(view.faults.values())
     yield _counter("lbctl_replication_faults", "Messages that could not be right", faults)
-    yield _counter("lbctl_replication_lost_lines", "Lines lost", sum(view.cuts.values()))
+    yield _counter("lbctl_replication_lost_lines", "Lines lost", view.lost)
 
 
 def _gauge(

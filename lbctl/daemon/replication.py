@@ -6,6 +6,7 @@ of a packet: a peer that is slow, silent or lies costs at most its line.
 
 import asyncio
 import math
+import os
 from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -36,7 +37,7 @@ from lbctl.ha.words import (
     Word,
     frame,
 )
-from lbctl.model import Endpoint, Replication
+from lbctl.model import Replication
 from lbctl.mutualtls import client_context, pem_stamp, server_context
 
 BEAT = 0.05  # seconds between looks at what changed
@@ -47,9 +48,13 @@ PAUSE = 1.0  # between two calls
 ROLES = 3.0  # to wait for the VRRP process before the first call
 LOOK = 2.0  # between looks at the files of certificates
 ROOM = 256 << 10  # bytes that may wait for a slow peer, beside what is on its way
+UNREAD = 4 << 20  # bytes of answers, too; more than a peer that reads ever leaves
 PIECE = 256 << 10
+MOST_CUTS = 32  # reasons that are remembered
+CALL_FAILED = "Connect call failed"  # asyncio's words, in place of the system's
 LAGS = 2000  # the last ones, for percentiles
-
+CLOSED = "closed by the peer"
+NOT_A_WORD = "closed without a word: does the peer take our certificate?"  # TLS 1.3 says no more
 
 Stamp = tuple[tuple[int, int], ...]
 
@@ -60,10 +65,11 @@ class Cut(Exception):
 
 @dataclass
 class Counts:
-    """Totals since the daemon started. cuts: lines lost, by reason."""
+    """Totals since the daemon started. cuts: lines lost, by reason; the last one is last."""
 
     lines: int = 0
     resyncs: int = 0
+    lost: int = 0
     cuts: dict[str, int] = field(default_factory=dict)
     lags: deque[float] = field(default_factory=lambda: deque(maxlen=LAGS))
 
@@ -85,6 +91,7 @@ class Replicator:
     _line: asyncio.Task[None] | None = None
     _answers: deque[Word] = field(default_factory=deque)
     _told: str = ""
+    _following: bool = False
 
     def __post_init__(self) -> None:
         share = self.share
@@ -113,8 +120,11 @@ class Replicator:
 
     @property
     def synced(self) -> bool:
-        """Whether all that the peer remembers is held here, and in place."""
-        return self.peer is not None and self.share.replica.whole and self.share.installed
+        """Whether all that the peer remembers is held here, and in place: not while another
+        role may make more of it ours to hold."""
+        if self.peer is None or self._following or self._roles.is_set():
+            return False
+        return self.share.replica.whole and self.share.installed
 
     async def keep(self) -> None:
         """For ever: the line that the configuration wants."""
@@ -140,8 +150,11 @@ class Replicator:
             self._roles.clear()
             if self.wanted is None:
                 continue
+            self._following = True
             try:
                 await self.share.roles_changed()
+                self._following = False
+                self.share.routers.tell_synced(self.synced)
             except Exception as error:
                 self.share.doubt(error)
                 await asyncio.sleep(PAUSE)
@@ -152,7 +165,7 @@ class Replicator:
         await self._wait_for_roles()
         while True:
             try:
-                if _calls(wanted):
+                if wanted.calls:
                     await self._call(wanted)
                 else:
                     await self._listen(wanted)
@@ -189,6 +202,9 @@ class Replicator:
                 return
             while self._line is not None and not self._line.done():  # others call as well
                 await _end(self._line)
+            if self.wanted != wanted:  # meanwhile
+                writer.transport.abort()
+                return
             self._line = asyncio.current_task()
             with suppress(asyncio.CancelledError):
                 try:
@@ -205,12 +221,12 @@ class Replicator:
         )
         stamp = pem_stamp(wanted)
         try:
-            async with server:
-                while True:
-                    await asyncio.sleep(LOOK)
-                    if self._renewed(wanted, stamp):
-                        return
+            while True:
+                await asyncio.sleep(LOOK)
+                if self._renewed(wanted, stamp):
+                    return
         finally:
+            server.close()  # no wait_closed(): from Python 3.12.1 on it waits for the line
             if self._line is not None:
                 await _end(self._line)
 
@@ -255,6 +271,7 @@ class Replicator:
             same_table=None if peer is None else peer.table == share.table_digest(),
             differ=tuple(sorted(share.hearsay.differing_verdicts())),
             lines=self.counts.lines,
+            lost=self.counts.lost,
             copies=share.author.copies,
             resyncs=self.counts.resyncs,
             faults=dict(share.replica.faults),
@@ -277,7 +294,7 @@ class Replicator:
             self._sign(writer)
             unframer, words = Unframer(), deque[Word]()
             while not words:
-                words.extend(unframer.feed(await self._read(reader)))
+                words.extend(unframer.feed(await self._read(reader, NOT_A_WORD)))
             self._greet(wanted, words.popleft())
             speaking = asyncio.create_task(self._speak(writer))
             try:
@@ -313,14 +330,14 @@ class Replicator:
         self.counts.lines += 1
         self.share.journal.tell(PeerMet(str(wanted.peer), word.node))
 
-    async def _read(self, reader: asyncio.StreamReader) -> bytes:
+    async def _read(self, reader: asyncio.StreamReader, closed: str = CLOSED) -> bytes:
         try:
             async with asyncio.timeout(SILENCE):
                 data = await reader.read(PIECE)
         except TimeoutError:
             raise Cut(f"silent for {SILENCE:g} s") from None
         if not data:
-            raise Cut("closed by the peer")
+            raise Cut(closed)
         return data
 
     async def _hear(self, words: Iterable[Word]) -> None:
@@ -387,6 +404,8 @@ class Replicator:
         """As much as the peer has room for."""
         while self._answers:
             writer.write(frame(self._answers.popleft()))
+        if writer.transport.get_write_buffer_size() > UNREAD:
+            raise Cut("does not read what it is told")
         while writer.transport.get_write_buffer_size() < ROOM:
             if (word := self.share.author.take()) is None:
                 return
@@ -398,22 +417,27 @@ class Replicator:
 
     def _tell_cut(self, wanted: Replication, error: Exception) -> None:
         """Once for each reason."""
-        known = isinstance(error, OSError | Cut | LbctlError)
-        text = getattr(error, "strerror", None) or (str(error) if known else repr(error))
-        text = text or type(error).__name__
-        self.counts.cuts[text] = self.counts.cuts.get(text, 0) + 1
+        text, cuts = _why(error), self.counts.cuts
+        self.counts.lost += 1
+        cuts[text] = cuts.pop(text, 0) + 1
+        if len(cuts) > MOST_CUTS:  # some have words that the peer chose
+            del cuts[next(iter(cuts))]
         if text != self._told:
             self._told = text
             self.share.journal.tell(PeerCut(str(wanted.peer), text))
 
 
-def _calls(wanted: Replication) -> bool:
-    """Of two gateways the one with the larger address calls."""
-    return _place(wanted.listen) > _place(wanted.peer)
-
-
-def _place(endpoint: Endpoint) -> tuple[int, int, int]:
-    return endpoint.address.version, int(endpoint.address), endpoint.port
+def _why(error: Exception) -> str:
+    """In words that say what to look for."""
+    match error:
+        case TimeoutError(errno=None):
+            return f"no answer within {SILENCE:g} s"
+        case OSError(errno=int(errno), strerror=str(text)) if text.startswith(CALL_FAILED):
+            return os.strerror(errno)
+        case OSError() | Cut() | LbctlError():
+            return getattr(error, "strerror", None) or str(error) or type(error).__name__
+        case _:
+            return repr(error)
 
 
 def _names(writer: asyncio.StreamWriter) -> set[str]:
@@ -424,6 +448,8 @@ def _names(writer: asyncio.StreamWriter) -> set[str]:
 
 
 async def _end(task: asyncio.Task[None]) -> None:
+    """Returns when it has ended; why, nobody asks. Whoever waits may be cancelled in turn."""
     task.cancel()
-    with suppress(asyncio.CancelledError, Exception):
-        await task
+    await asyncio.wait([task])
+    if not task.cancelled():
+        task.exception()

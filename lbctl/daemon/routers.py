@@ -48,7 +48,7 @@ class RouterLink:
     path: Path = PATH
     roles: dict[str, Role] = field(default_factory=dict)
     on_role: list[Callable[[], None]] = field(default_factory=list)
-    _synced: bool = False
+    _synced: dict[str, bool] = field(default_factory=dict)
     _line: socket.socket | None = None
     _wanted: Routers | None = None
     _quorums: dict[tuple[str, int], Quorum] = field(default_factory=dict)
@@ -71,7 +71,7 @@ class RouterLink:
             self._tell_quorums()
             self._wanted = wanted
             self._send(wanted)
-            self._tell_synced()
+            self._synced.clear()
 
     def touched(self, services: set[str]) -> None:
         """These services may have gained or lost servers."""
@@ -83,26 +83,23 @@ class RouterLink:
         return acts_for(self.control.world.config, self.roles, service)
 
     def tell_synced(self, holds: bool) -> None:
-        """Whether a full copy of what the peer remembers is held here."""
-        if holds != self._synced:
-            self._synced = holds
-            self._tell_synced()
-
-    def _tell_synced(self) -> None:
+        """Whether a full copy of what the peer remembers is held here. A virtual router that
+        has another role since forgot, and hears it anew."""
         for name in self.control.world.config.routers:
-            self._send(Synced(name, self._synced))
+            if name in self.roles and self._synced.get(name) is not holds:
+                self._synced[name] = holds
+                self._send(Synced(name, holds))
 
     async def _serve(self) -> None:
         loop = asyncio.get_running_loop()
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as line:
             line.setblocking(False)
             await loop.sock_connect(line, str(self.path))
-            self._line, self._trouble, self._quorums = line, "", {}
+            self._line, self._trouble, self._quorums, self._synced = line, "", {}, {}
             try:
                 self._tell_quorums()
                 self._wanted = self._routers()
                 self._send(self._wanted)
-                self._tell_synced()
                 while data := await loop.sock_recv(line, LIMIT):
                     self._take(decode(data))
             finally:
@@ -112,10 +109,9 @@ class RouterLink:
     def _take(self, message: AnyMessage) -> None:
         match message:
             case RoleChange(router, role, reason, _):
-                if router not in self.roles:  # nor was it there when all were told
-                    self._send(Synced(router, self._synced))
                 if self.roles.get(router) is not role:
                     self.roles[router] = role
+                    self._synced.pop(router, None)
                     self.journal.tell(RouterRole(router, str(role), reason))
                     for hearer in self.on_role:
                         hearer()

@@ -93,6 +93,7 @@ async def _run(options: Options) -> None:
         standing = await stand_up(options.config, directory, journal, clock, read)
         opener = partial(_open, options, standing.world.config)
         plane = await stack.enter_async_context(PlaneThread(opener))
+        standing.world.datapath = plane.name
         parts = _assemble(options, standing, directory, journal, clock, read, plane)
         await _live(parts, listener, stack)
 

@@ -177,8 +177,8 @@ class SwitchView(msgspec.Struct, frozen=True):
 
 class DatapathView(msgspec.Struct, frozen=True):
     """trouble: why it does not answer; empty where it does. switches and foreign (listens of
-    other tools in the same table): of IPVS only, read when the status is asked for, like
-    remarks: what is not as the configuration says."""
+    other tools in the same table, and their servers behind ours): of IPVS only, read when the
+    status is asked for, like remarks: what is not as the configuration says."""
 
     name: str
     why: str
@@ -255,7 +255,8 @@ class ReplicationView(msgspec.Struct, frozen=True):
     batches, until they were acknowledged. behind: keys that it may not have as they are. entries,
     flows: ours; held, held_flows: the peer's. own, theirs: the listens of each author.
     differ: servers whose checks see otherwise there. resyncs: full copies that the peer asked
-    for; faults: what it got wrong, by kind; cuts: lines lost, by reason.
+    for; faults: what it got wrong, by kind; lost: lines that
+    were; cuts: those of late, by reason, the last one last.
     """
 
     configured: bool
@@ -278,6 +279,7 @@ class ReplicationView(msgspec.Struct, frozen=True):
     same_table: bool | None
     differ: tuple[str, ...]
     lines: int
+    lost: int
     copies: int
     resyncs: int
     faults: Mapping[str, int]

@@ -79,12 +79,14 @@ class Share:
     _ring_due: set[Frontend] = field(default_factory=set)
     _flows_due: dict[bytes, Flow | None] = field(default_factory=dict)
     _near: set[Near] = field(default_factory=set)
+    _heard: bool = False  # what the peer owns, since we started
     _whole_due: bool = True
     _marked: bool = True
     _facts_due: float = 0.0
     _operations: int = -1
     _rings_at: float = 0.0
     _digested: tuple[Held | None, str] = (None, "")
+    _releases: dict[Frontend, asyncio.TimerHandle] = field(default_factory=dict)
     _one: asyncio.Lock = field(default_factory=asyncio.Lock)
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
@@ -110,6 +112,8 @@ class Share:
             own = set(self.own)
             found = await self.plane.ask(lambda plane: _collect(plane, own, rings, whole))
             now = self.clock.now()
+            if facts and self._heard:
+                self.hearsay.adopt(own, self.theirs)
             puts = dict(self._facts(own)) if facts else {}
             if facts:
                 took = self.clock.now() - now
@@ -144,15 +148,14 @@ class Share:
         for frontend in own:
             if held is not None and (service := held.table.get(frontend)) is not None:
                 yield items.listen_item(frontend, service)
-        yield from self.hearsay.changes(own)
-        for name in {served[f] for f in own if f in served}:
+        yield from self.hearsay.changes(own, self.theirs)
+        names = {served[f] for f in own if f in served}
+        yield from self.hearsay.orders(names, own, self.theirs)
+        for name in names:
             service_ = world.config.services[name]
             for key, server in service_.servers.items():
-                full = ServerName(name, key)
-                if (order := world.orders.get(full)) is not None:
-                    yield items.order_item(str(full), order)
                 if (seen := world.seen(service_, server)) is not None:
-                    yield items.health_item(str(full), str(seen.health))
+                    yield items.health_item(str(ServerName(name, key)), str(seen.health))
 
     # --- the peer's, to us ----------------------------------------------------------------
 
@@ -161,7 +164,7 @@ class Share:
         news = items.read(changed, self.clock.now() - self.offset)
         async with self._one:
             if news.own is not None:
-                self.theirs = news.own
+                self.theirs, self._heard = news.own, True
             if news.key is not None:
                 await self._agree(news.key)
             for frontend, weights in news.weights.items():
@@ -276,8 +279,11 @@ class Share:
             await self.plane.ask(lambda plane: _own(plane, gained, promoted))
             self.own = mine
             self._whole_due = True
-            if promoted:
-                asyncio.get_running_loop().call_later(hold, self._release, promoted)
+            for frontend in gained | lost:  # what one promotion ends, the next begins anew
+                if (timer := self._releases.pop(frontend, None)) is not None:
+                    timer.cancel()
+            after = asyncio.get_running_loop().call_later
+            self._releases |= {f: after(hold, self._release, f) for f in promoted}
             self._ring_due |= {f for f in lost if f in self._rings}
             self.loop.touched(self._follow())
         if lost:
@@ -296,9 +302,10 @@ class Share:
         replication = self.control.world.config.gateway.replication
         return replication.hold if replication is not None else 0.0
 
-    def _release(self, frontends: set[Frontend]) -> None:
+    def _release(self, frontend: Frontend) -> None:
         """What nobody remembers by now nobody ever will: servers may say so."""
-        task = asyncio.create_task(self.plane.ask(lambda plane: _hold(plane, frontends, False)))
+        del self._releases[frontend]
+        task = asyncio.create_task(self.plane.ask(lambda plane: _release(plane, frontend)))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -381,9 +388,9 @@ def _own(plane: DataPlane, frontends: set[Frontend], promoted: set[Frontend]) ->
         plane.own_rings(frontends)
 
 
-def _hold(plane: DataPlane, frontends: set[Frontend], held: bool) -> None:
+def _release(plane: DataPlane, frontend: Frontend) -> None:
     if isinstance(plane, Replicates):
-        plane.hold_unknown(frontends, held)
+        plane.hold_unknown({frontend}, False)
 
 
 def _key(plane: DataPlane) -> bytes | None:

@@ -50,7 +50,7 @@ class Passage(msgspec.Struct, frozen=True):
 
     @property
     def unhurt(self) -> bool:
-        return not (self.lost or self.broken)
+        return self.probes > 0 and not (self.lost or self.broken)
 
 
 class Drill(msgspec.Struct, frozen=True):
@@ -90,11 +90,14 @@ class Tally:
         self._now, self._at = beat.held, now
 
     @property
+    def told(self) -> bool:
+        """Whether the client spoke for long enough after it: probes in flight are known."""
+        return self.done is not None and self._at >= self.done + PATIENCE + MARGIN
+
+    @property
     def settled(self) -> bool:
-        """Whether all that can be known is: probes in flight, and every held connection."""
-        if self.done is None or self._at < self.done + PATIENCE + MARGIN:
-            return False
-        return not any(self._unheard(one) for one in self._now)
+        """Whether all that can be known is: every held connection, too."""
+        return self.told and not any(self._unheard(one) for one in self._now)
 
     def passage(self) -> Passage:
         words = [word for _, word in self._outcomes()]

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-VERSION = 2
+VERSION = 3
 LIMIT = 1 << 20  # bytes; a longer message is garbage
 
 

@@ -517,6 +517,7 @@ class VirtualRouter:
         self._advert_at = self._announce_at = self._contest_at = None
         self.leaving = None
         self.expired = False
+        self._synced = self._synced and not answered  # its copy was of what the peer had then
         if role is Role.BACKUP:
             self._preempt_from = now + self.settings.preempt_delay
             if self._down_at is None:

@@ -1,5 +1,7 @@
 """Laws of `desired`: what follows from any facts whatever."""
 
+from dataclasses import replace
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -10,6 +12,7 @@ from lbctl.model import (
     Address,
     Check,
     Config,
+    Datapath,
     Gateway,
     LastResort,
     Listen,
@@ -41,7 +44,7 @@ def configs(draw: st.DrawFn) -> Config:
             services[name] = Service(
                 listens=tuple(LISTENS[2 * n : 2 * n + draw(st.integers(1, 2))]),
                 servers=draw(st.dictionaries(st.sampled_from(["a", "b", "c", "d"]), servers)),
-                scheduler=Scheduler("rr"),
+                scheduler=Scheduler(draw(st.sampled_from(["rr", "mh", "sh"]))),
                 check=draw(st.sampled_from([Check(), Check(port=9000), None])),
                 last_resort=draw(st.sampled_from(LastResort)),
                 sorry=draw(st.none() | servers),
@@ -165,3 +168,17 @@ def test_where_the_peer_is_active_it_says_who_serves(
             assert found == service
     world.replicas = {}  # promoted: our own view is a change like any other
     assert desired(world, now) == ours
+
+
+@given(worlds(), TIMES)
+def test_ipvs_hashes_look_further_where_a_server_takes_no_new_flows(
+    world: World, now: float
+) -> None:
+    elsewhere = desired(world, now)
+    world.datapath = Datapath.IPVS
+    for listen, found in desired(world, now).services.items():
+        usual = elsewhere.services[listen]
+        flags = usual.scheduler.flags
+        if usual.scheduler.name in ("mh", "sh"):
+            flags |= {f"{usual.scheduler.name}-fallback"}
+        assert found == replace(usual, scheduler=Scheduler(usual.scheduler.name, flags))

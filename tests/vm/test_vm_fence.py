@@ -15,9 +15,10 @@ from time import monotonic
 import pytest
 
 from lbctl.lab import Lab, standard
-from tests.lab.vrrp.speakers import Lbctl, Spec
+from tests.lab.vrrp.speakers import Spec
 from tests.lab.vrrp.stand import Stand
 from tests.lab.vrrp.tap import Tap
+from tests.lab.vrrp.test_fence import Blow, kill_all, kill_process, stop_all
 
 pytestmark = [pytest.mark.ipvs, pytest.mark.lab, pytest.mark.long]
 VIP, PORT = "192.0.2.10", 80
@@ -48,19 +49,11 @@ def stand(lab: Lab) -> Iterator[Stand]:
         yield made
 
 
-def strike(speaker: Lbctl, number: signal.Signals) -> list[int]:
-    """All that is ours there, at once."""
-    pids = speaker.kill()
-    for pid in pids:
-        os.kill(pid, number)
-    return pids
-
-
-@pytest.mark.parametrize("blow", [signal.SIGKILL, signal.SIGSTOP], ids=lambda one: one.name)
+@pytest.mark.parametrize("blow", [kill_process, kill_all, stop_all], ids=lambda one: one.__name__)
 @pytest.mark.parametrize("cast", ["multicast", "unicast"])
 @pytest.mark.parametrize("mac", ["virtual", "own"])
 def test_it_says_and_forwards_nothing_once_its_lease_is_past(
-    stand: Stand, mac: str, cast: str, blow: signal.Signals
+    stand: Stand, mac: str, cast: str, blow: Blow
 ) -> None:
     specs = (HIGH, LOW) if cast == "multicast" else UNICAST
     first, second = (replace(spec, own_mac=mac == "own") for spec in specs)
@@ -77,15 +70,16 @@ def test_it_says_and_forwards_nothing_once_its_lease_is_past(
         begun = monotonic()
         stand.listen(1.0, ask)
         assert tap.heard(begun)  # while it lives it answers
-        pids = strike(stand.one, blow)
+        pids = [one.pid for one in stand.one.host.processes()]
+        blow(stand.one)
         dead = monotonic()
         stand.expect(stand.two, "active", within=SLOW)
         stand.listen(2.0, ask)
         assert tap.heard(dead + DOWN) == []
     last = max(s.at for s in stand.ear.said if s.source == ONE)
     took = min(s.at for s in stand.ear.said if s.source == TWO and s.at > dead) - last
-    print(f"IPVS, {mac} MAC, {cast}, {blow.name}: successor {took:.3f} s after the last advert")
+    print(f"IPVS, {mac} MAC, {cast}, {blow.__name__}: successor {took:.3f} s after the last advert")
     assert took < DOWN + LATE
-    if blow is signal.SIGSTOP:
+    if blow is stop_all:
         for pid in pids:
             os.kill(pid, signal.SIGKILL)

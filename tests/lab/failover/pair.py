@@ -110,13 +110,16 @@ class Gateway:
 
     def deafen(self, deaf: bool) -> None:
         """It hears nothing of the other gateway."""
-        drop = "add rule inet deaf in"
-        rules = (
-            "add table inet deaf; add chain inet deaf in { type filter hook prerouting "
-            f"priority -300 ; }} ; {drop} meta l4proto vrrp drop; {drop} tcp sport {LINE} drop; "
-            f"{drop} tcp dport {LINE} drop"
-        )
-        self.host.run(["nft", rules if deaf else "delete table inet deaf"])
+        self._drop(deaf, "meta l4proto vrrp", f"tcp sport {LINE}", f"tcp dport {LINE}")
+
+    def cut_line(self, cut: bool) -> None:
+        """Adverts are heard, and nothing that is replicated."""
+        self._drop(cut, f"tcp sport {LINE}", f"tcp dport {LINE}")
+
+    def _drop(self, drop: bool, *what: str) -> None:
+        chain = "add chain inet deaf in { type filter hook prerouting priority -300 ; }"
+        rules = ["add table inet deaf", chain, *(f"add rule inet deaf in {w} drop" for w in what)]
+        self.host.run(["nft", "; ".join(rules) if drop else "delete table inet deaf"])
 
     # --- looking ------------------------------------------------------------------------
 

@@ -108,12 +108,15 @@ def test_either_goes_on_for_the_other(crossed: Crossed, count: int) -> None:
         crossed.at_home()
         unhurt([*mine, *other], "the return of the second")
 
+        one.host.lbctl("drain", "both/app1", "--reason", "lab")
+        eventually(lambda: "drain" in state(two, "both/app1"), 20)
         one.told()
         one.crash()
         unhurt(other, "a crash of the first, at the second, whose own these are")
         two.expect("active")
         two.author(*OURS, *THEIRS)
         unhurt(mine, "a crash of the first, whose own these were")
+        assert "drain" in state(two, "both/app1")
         counted = [caller.end() for caller in (*mine, *other)]
     assert [caller.lost() for caller in (*mine, *other)] == [[]] * 4
     assert [one["open"] for one in counted] == [count] * 4
@@ -123,6 +126,11 @@ def unhurt(callers: list[Caller], after: str) -> None:
     for caller in callers:
         caller.round()
         assert caller.lost() == [], after
+
+
+def state(gateway: Gateway, server: str) -> str:
+    rows = json.loads(gateway.host.lbctl("get", "servers", "-j").stdout)
+    return next(str(row["state"]) for row in rows if row["name"] == server)
 
 
 def forwarded(gateway: Gateway) -> int:

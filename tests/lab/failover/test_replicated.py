@@ -1,12 +1,13 @@
 """600 TCP connections, half of them idle, through everything that can happen to a pair: with
 replication none is lost, whether the scheduler hashes or remembers."""
 
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from lbctl.lab import Lab, standard
+from lbctl.lab import Lab, eventually, standard
 from tests.lab.failover.pair import Caller, Pair
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(400)]
@@ -27,6 +28,15 @@ def comes_back(pair: Pair) -> None:
 
 def graceful_stop(pair: Pair) -> None:
     pair.one.stop_vrrp()
+    pair.taken_over()
+
+
+def vrrp_dies(pair: Pair) -> None:
+    """Alone; its daemon goes on and believes to be the author until it hears otherwise."""
+    pair.one.told()
+    process = pair.one.running.pop("vrrp")
+    process.kill(signal.SIGKILL)
+    process.wait()
     pair.taken_over()
 
 
@@ -60,6 +70,7 @@ def lives_again(pair: Pair) -> None:
 Act = Callable[[Pair], None]
 ACTS: list[Act] = [
     *(crash, comes_back, graceful_stop, begins_again, pool_change_and_crash, comes_back),
+    *(vrrp_dies, begins_again),
     *(crash_in_the_middle_of_a_drain, comes_back, crash, comes_back, crash),  # and once more
 ]
 
@@ -96,13 +107,26 @@ def pair(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Pair]:
 
 @pytest.mark.parametrize("pair", [("rr", "virtual")], indirect=True, ids=str)
 def test_neither_a_crash_nor_a_return_loses_a_connection(pair: Pair) -> None:
-    play(pair, 60, [crash, comes_back])
+    play(pair, 60, [crash, comes_back, vrrp_dies, begins_again])
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("pair", [("mh", "own"), ("rr", "own")], indirect=True, ids=str)
 def test_nothing_that_happens_to_a_pair_loses_a_connection(pair: Pair) -> None:
     play(pair, 600, ACTS)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("pair", [("rr", "own")], indirect=True, ids=str)
+def test_what_began_while_the_line_was_cut_goes_over_with_the_next(pair: Pair) -> None:
+    pair.one.cut_line(True)
+    eventually(lambda: not pair.one.peer()["connected"], 20)
+    with pair.traffic(50, 50, RATE) as caller:
+        unhurt(caller, "beginning without a line")
+        pair.one.cut_line(False)
+        pair.two.synced()
+        crash(pair)
+        unhurt(caller, "a crash")
 
 
 @pytest.mark.long

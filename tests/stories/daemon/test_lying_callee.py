@@ -6,7 +6,7 @@ import socket
 import ssl
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import msgspec
@@ -21,7 +21,7 @@ from lbctl.messages import Role
 from lbctl.model import Endpoint, parse_frontend
 from lbctl.world import Admin, Order
 
-from .test_pair import Half, Pair
+from .test_pair import Half, Pair, backup_alone
 
 LISTEN = "192.0.2.10:80/tcp"
 FRONTEND = parse_frontend(LISTEN)
@@ -58,21 +58,13 @@ class Callee:
 
 @pytest.fixture
 def callee(tmp_path: Path) -> Iterator[Callee]:
-    pair = Pair(tmp_path)
-    pair.ports.sort()
-    with ExitStack() as stack:
-        for server in pair.servers.values():
-            stack.callback(server.stop)
-        for half in pair.halves:
-            stack.callback(half.routers.close)
+    """The second gateway runs, and calls."""
+    with backup_alone(tmp_path, 1) as pair:
         played = Callee(pair)
-        stack.callback(played.close)
-        daemon = played.half.daemon
-        daemon.file.write_text(pair.yaml())
-        daemon.start()
-        stack.callback(daemon.end)
-        played.half.routers.say(Role.BACKUP)
-        yield played
+        try:
+            yield played
+        finally:
+            played.close()
 
 
 def copy(epoch: int, **more: bytes) -> list[Word]:
@@ -130,6 +122,21 @@ def test_a_thousand_cries_for_a_copy_are_one(callee: Callee) -> None:
         assert half.peer()["copies"] < 100
     half.routers.say(Role.BACKUP)
     is_mended(callee)
+
+
+def test_why_a_call_fails_is_said_in_words(callee: Callee) -> None:
+    says(callee.half, "no line: no answer within 5 s")
+    callee.close()
+    says(callee.half, "no line: Connection refused")
+
+
+def says(half: Half, text: str) -> None:
+    def said() -> bool:
+        out = half.daemon.run("ha", "peer").out
+        assert text in out, out
+        return True
+
+    eventually(said, timeout=PATIENCE)
 
 
 def is_cut(half: Half, line: ssl.SSLSocket, why: str) -> None:

@@ -4,8 +4,9 @@ routers' process is played: it says who is Active."""
 import signal
 import socket
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,12 @@ import trustme
 
 from lbctl.lab.waiting import eventually
 from lbctl.messages import Role, RoleChange, Synced, decode, encode
+from tests.ports import free_port
 
 from .conftest import FAST, Daemon, LoopbackServer
 
 NAMES = ("gw1", "gw2")
+SOON = 8.0  # seconds in which a daemon ends; systemd waits for longer
 
 
 class PlayedRouters:
@@ -25,7 +28,7 @@ class PlayedRouters:
 
     def __init__(self, path: Path) -> None:
         self.path, self.heard, self._role = path, False, Role.BACKUP
-        self._there, self.missed = True, False  # the router; and what it was told before that
+        self._there, self.lines = True, 0
         self._line: socket.socket | None = None
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._listener.bind(str(path))
@@ -36,13 +39,13 @@ class PlayedRouters:
         while True:
             try:
                 self._line, _ = self._listener.accept()
+                self.lines += 1
                 with self._line:
                     if self._there:
                         self.say(self._role)
                     while data := self._line.recv(1 << 20):
                         message = decode(data)
                         if isinstance(message, Synced):
-                            self.missed = not self._there
                             self.heard = message.holds and self._there
             except OSError:
                 return
@@ -55,7 +58,7 @@ class PlayedRouters:
                 self._line.send(encode(RoleChange("web", role, "played", 0.0)))
 
     def restart(self) -> None:
-        """It takes its time before it has any router, and what it was told before is lost."""
+        """It takes its time before it has any router; what it was told before that is lost."""
         self._there = self.heard = False
         assert self._line is not None
         self._line.shutdown(socket.SHUT_RDWR)
@@ -97,7 +100,7 @@ class Pair:
     def __init__(self, home: Path) -> None:
         self.home, self.hold = home, "10s"
         self.servers = {f"app{number}": LoopbackServer() for number in (1, 2, 3)}
-        self.ports = [_free_port() for _ in NAMES]
+        self.ports = [free_port() for _ in NAMES]
         self.authority = trustme.CA()
         self.authority.cert_pem.write_to_path(str(home / "ca.pem"))
         for name in NAMES:
@@ -165,15 +168,9 @@ class Pair:
         eventually(met, timeout=30)
 
 
-def _free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
-
-
-@pytest.fixture
-def pair(tmp_path: Path) -> Iterator[Pair]:
-    made = Pair(tmp_path)
+@contextmanager
+def _made(home: Path) -> Iterator[Pair]:
+    made = Pair(home)
     with ExitStack() as stack:
         for server in made.servers.values():
             stack.callback(server.stop)
@@ -181,6 +178,25 @@ def pair(tmp_path: Path) -> Iterator[Pair]:
             stack.callback(half.routers.close)
             stack.callback(_kill, half.daemon)
         yield made
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> Iterator[Pair]:
+    with _made(tmp_path) as made:
+        yield made
+
+
+@contextmanager
+def backup_alone(home: Path, at: int) -> Iterator[Pair]:
+    """Only that gateway of a pair runs, as Backup; the first is the one that listens."""
+    with _made(home) as made:
+        made.ports.sort()
+        daemon = made.halves[at].daemon
+        daemon.file.write_text(made.yaml())
+        daemon.start()
+        made.halves[at].routers.say(Role.BACKUP)
+        yield made
+        assert daemon.end() == 0
 
 
 def _kill(daemon: Daemon) -> None:
@@ -227,7 +243,7 @@ def test_a_vrrp_process_that_begins_again_hears_that_the_copy_is_whole(pair: Pai
     _, two = pair.in_sync()
     eventually(lambda: two.routers.heard)
     two.routers.restart()
-    eventually(lambda: two.routers.missed)
+    eventually(lambda: two.routers.lines == 2)
     two.routers.begin(Role.BACKUP)
     eventually(lambda: two.routers.heard)
 
@@ -263,6 +279,7 @@ def test_live_changes_outlive_their_gateway_and_are_taken_back_where_it_is_activ
 
 def test_a_line_that_was_down_is_named_and_goes_on_where_it_ended(pair: Pair) -> None:
     """However long and whatever happened: what waits is names of keys, each once."""
+    pair.ports.sort()  # who listens goes on saying what cut the last line
     one, two = pair.in_sync()
     before, process = one.peer(), two.daemon.process
     assert process is not None
@@ -310,6 +327,26 @@ def test_what_nobody_remembers_is_dropped_from_before_a_promotion_until_some_tim
     eventually(lambda: held.read_text() == "", timeout=10)
 
 
+def test_a_second_promotion_is_held_for_as_long_as_the_first(pair: Pair) -> None:
+    """What the first one began does not end it, nor the time as Backup between them."""
+    pair.hold = "4s"
+    one, two = pair.in_sync()
+    held = two.daemon.home / "kernel" / "held"
+    eventually(lambda: held.exists() and held.read_text() == "192.0.2.10:80/tcp\n")
+    pair.roles(Role.BACKUP, Role.ACTIVE)
+    eventually(lambda: two.peer()["own"] and one.peer()["theirs"])
+    first = time.monotonic()
+    pair.roles(Role.ACTIVE, Role.BACKUP)
+    eventually(lambda: two.peer()["theirs"] and not two.peer()["own"])
+    eventually(lambda: time.monotonic() > first + 3, timeout=10)
+    _kill(one.daemon)
+    two.routers.say(Role.ACTIVE)
+    eventually(lambda: two.peer()["own"])
+    second = time.monotonic()
+    eventually(lambda: held.read_text() == "", timeout=10)
+    assert time.monotonic() > second + 3
+
+
 def test_a_renewal_that_is_half_written_cuts_nothing(pair: Pair) -> None:
     one, two = pair.in_sync()
     for name in NAMES:
@@ -321,6 +358,18 @@ def test_a_renewal_that_is_half_written_cuts_nothing(pair: Pair) -> None:
     for name in NAMES:
         pair.issue(name, pair.authority)
     eventually(lambda: all(half.peer()["lines"] == 2 for half in (one, two)), timeout=20)
+
+
+def test_who_listens_gives_up_its_line_when_it_ends_or_wants_another(pair: Pair) -> None:
+    pair.ports.sort()
+    one, two = pair.in_sync()
+    pair.hold = "3s"
+    one.daemon.file.write_text(pair.yaml())
+    assert one.daemon.run("apply", str(one.daemon.file)).code == 0
+    eventually(lambda: two.peer()["lines"] == 2, timeout=10)
+    began = time.monotonic()
+    assert one.daemon.end() == 0
+    assert time.monotonic() - began < SOON
 
 
 def test_a_listen_that_comes_while_its_gateway_is_active_is_replicated(pair: Pair) -> None:
@@ -374,6 +423,21 @@ def test_a_wrong_certificate_is_named_and_mended_without_a_restart(pair: Pair, w
     for name in NAMES:
         pair.issue(name, pair.authority)
     eventually(lambda: all(half.peer()["connected"] for half in pair.halves), timeout=20)
+
+
+def test_who_calls_is_told_that_its_certificate_is_not_believed(pair: Pair) -> None:
+    """The other one says nothing: it never knew who that was."""
+    pair.ports.sort()
+    pair.issue("gw2", trustme.CA())
+    pair.start()
+    caller = pair.halves[1]
+
+    def told() -> bool:
+        out = caller.daemon.run("ha", "peer").out
+        assert "without a word: does the peer take our certificate?" in out, out
+        return True
+
+    eventually(told, timeout=20)
 
 
 def test_a_file_runs_on_both_gateways_or_on_neither(pair: Pair) -> None:

@@ -5,7 +5,7 @@ import socket
 import ssl
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from ipaddress import ip_address
 from pathlib import Path
@@ -24,17 +24,17 @@ from lbctl.ha.words import (
     Batch,
     Begin,
     Hello,
+    Seal,
     Summary,
     Unframer,
     Word,
     frame,
 )
 from lbctl.lab.waiting import eventually
-from lbctl.messages import Role
 from lbctl.model import parse_frontend
 from lbctl.world import Admin, Order
 
-from .test_pair import Half, Pair
+from .test_pair import Half, Pair, backup_alone
 
 LISTEN = "192.0.2.10:80/tcp"
 HOURS = 5 * 3600.0
@@ -84,19 +84,8 @@ class Peer:
 
 @pytest.fixture
 def pair(tmp_path: Path) -> Iterator[Pair]:
-    """Only the first gateway runs, as Backup; it takes calls."""
-    made = Pair(tmp_path)
-    made.ports.sort()
-    with ExitStack() as stack:
-        for server in made.servers.values():
-            stack.callback(server.stop)
-        for half in made.halves:
-            stack.callback(half.routers.close)
-        daemon = made.halves[0].daemon
-        daemon.file.write_text(made.yaml())
-        daemon.start()
-        stack.callback(daemon.end)
-        made.halves[0].routers.say(Role.BACKUP)
+    """The first gateway runs, and takes calls."""
+    with backup_alone(tmp_path, 0) as made:
         yield made
 
 
@@ -164,6 +153,24 @@ def test_what_is_no_word_costs_the_line(pair: Pair, said: bytes, why: str) -> No
     with calling(pair, author()) as peer:
         peer.line.sendall(said)
         cut_for(pair.halves[0], why)
+    is_mended(pair)
+
+
+def test_the_last_reason_is_the_one_that_is_shown(pair: Pair) -> None:
+    garbage, version = (b"\0\0\0\3abc", "garbage"), (frame(Hello(VERSION + 1, "gw2")), "version")
+    for said, why in (garbage, version, garbage):
+        with calling(pair, author()) as peer:
+            peer.line.sendall(said)
+            eventually(lambda: why in pair.halves[0].daemon.run("ha", "peer").out, 10)  # noqa: B023
+
+
+def test_a_peer_that_asks_and_does_not_read_the_answers_is_cut(pair: Pair) -> None:
+    with calling(pair, author()) as peer:
+        peer.meet()
+        with suppress(OSError):  # it is over before all is said
+            for _ in range(100):
+                peer.say(Seal("x" * 900_000))  # the answer has the name, too
+        cut_for(pair.halves[0], "does not read what it is told")
     is_mended(pair)
 
 

@@ -35,6 +35,14 @@ def test_without_it_nothing_is_ever_in_sync() -> None:
         parse(FILE, node="gw2")
 
 
+def test_a_copy_without_connections_is_warned_of() -> None:
+    file = FILE.replace("front: eth0", "front: eth0, datapath: ipvs")
+    before = parse(FILE, node="gw1").warnings
+    *others, said = parse(file, node="gw1").warnings
+    assert len(others) == len(before)
+    assert "edge.preempt: when-synced does not wait for connections of datapath ipvs" in said
+
+
 @pytest.mark.parametrize(
     ("before", "after", "said"),
     [

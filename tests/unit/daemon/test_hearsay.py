@@ -63,7 +63,7 @@ def test_where_we_are_the_author_the_peer_changes_nothing(desk: Desk) -> None:
         assert heard.control.intent.overrides == before
         assert heard.control.world.orders == {}
         assert heard.control.world.sightings == {}
-        assert list(heard.changes({WEB})) != []
+        assert list(heard.changes({WEB}, set())) != []
 
     assert listen(desk, story) == []
 
@@ -76,7 +76,7 @@ def test_a_gateway_that_gives_a_listen_away_takes_nothing_back(desk: Desk) -> No
         heard.take_orders({"web/app1": None}, set(), set(), OFFSET)
         assert len(heard.control.intent.overrides) == 1
         assert heard.control.world.orders[APP1_NAME].since == 101.0
-        assert list(heard.changes(set())) == []  # and what is not ours is not said
+        assert list(heard.changes(set(), {WEB})) == []  # and what is not ours is not said
 
     assert listen(desk, story) == []
 
@@ -89,6 +89,21 @@ def test_what_was_taken_back_without_a_line_is_found_in_a_whole_copy(desk: Desk)
         assert heard.left_over({WEB}, {items.change_key(WEIGHT)}) == {}
         assert heard.left_over({WEB}, set()) == {WEIGHT: None}
         assert heard.left_over(set(), set()) == {}
+
+    assert listen(desk, story) == []
+
+
+def test_a_service_that_was_deleted_there_comes_back_when_that_is_taken_back(desk: Desk) -> None:
+    """Without any listen the author says nothing for a while."""
+    path = ("services", "web")
+    gone = items.Change(9, path, None, "", "bob", 50.0, None)
+
+    async def story(heard: Hearsay) -> None:
+        await heard.take_changes({path: gone}, {WEB}, set(), OFFSET)
+        assert heard.control.world.config.services == {}
+        await heard.take_changes({path: None}, set(), set(), OFFSET)
+        assert heard.left_over(set(), set()) == {}
+        assert heard.left_over({WEB}, set()) == {path: None}
 
     assert listen(desk, story) == []
 
@@ -109,9 +124,9 @@ def test_a_change_that_is_too_large_for_a_message_is_named(
 ) -> None:
     async def story(heard: Hearsay) -> None:
         await heard.control.override(WEIGHT, 5, BY_ADA)
-        assert len(list(heard.changes({WEB}))) == 1
+        assert len(list(heard.changes({WEB}, set()))) == 1
         monkeypatch.setattr("lbctl.daemon.hearsay.LARGEST", 20)
-        assert list(heard.changes({WEB})) == []
+        assert list(heard.changes({WEB}, set())) == []
 
     (complaint,) = listen(desk, story)
     assert complaint.startswith("override 1: too large for the peer (")

@@ -39,6 +39,7 @@ VIEW = ReplicationView(
     same_table=False,
     differ=("web/app1: up there, down here",),
     lines=1,
+    lost=1,
     copies=1,
     resyncs=2,
     faults={"corrupt": 2},

@@ -2,6 +2,8 @@
 
 import pytest
 
+from lbctl.cli import drill
+from lbctl.errors import LbctlError
 from lbctl.ha.drill import (
     CLOSED,
     MARGIN,
@@ -66,7 +68,7 @@ def test_one_whose_server_is_not_heard_after_it_is_lost() -> None:
     tally = handed_over((11.1, Beat((), silent)))
     assert not tally.settled
     assert tally.passage().reasons == {UNHEARD: 1}
-    tally.take(Beat((), ((100, ""), (100, ""))), 12.1)
+    tally.take(Beat(((1.0, ""),), ((100, ""), (100, ""))), 12.1)
     assert tally.settled
     assert tally.passage().unhurt
 
@@ -83,6 +85,17 @@ def test_it_is_not_settled_while_probes_may_be_in_flight() -> None:
     tally = Tally(10.0, TWO_OPEN)
     tally.take(Beat((), TWO_OPEN), 20.0)
     assert not tally.settled  # nobody took over yet
+
+
+@pytest.mark.parametrize("last", [9.9, 10.3])
+def test_a_client_that_falls_silent_with_it_has_measured_nothing(
+    last: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where what it said until then looks well."""
+    monkeypatch.setattr(drill, "SETTLE", 0.0)
+    tally = handed_over((last, Beat(((1.0, ""),), TWO_OPEN)))
+    with pytest.raises(LbctlError, match="fell silent with the hand-over"):
+        drill._passage(drill.Probe(drill.Plan("edge", "ssh client"), ()), tally)
 
 
 def test_what_was_lost_before_is_not_this_one_s() -> None:

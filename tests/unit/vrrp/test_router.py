@@ -203,6 +203,17 @@ def test_when_synced_waits_for_the_copy() -> None:
     assert one.deadline == 1.0 + DOWN
 
 
+def test_an_active_that_falls_has_no_copy_until_it_hears_of_one() -> None:
+    one = active(replace(SETTINGS, preempt=Preempt.WHEN_SYNCED))
+    one.sync(True)
+    one.receive(heard(200), 0.5)
+    one.receive(heard(50), 1.0)  # of somebody else
+    assert (one.role, one.deadline) == (Role.BACKUP, 1.0 + DOWN)
+    one.sync(True)
+    one.receive(heard(50), 2.0)
+    assert one.deadline == 1.0 + DOWN, "discarded"
+
+
 # --- Active -----------------------------------------------------------------------------
 
 
