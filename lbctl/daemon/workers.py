@@ -35,6 +35,7 @@ from lbctl.world import Target
 COMMAND = (sys.executable, "-m", "lbctl.health.worker")
 FILES_EVERY = 10.0  # seconds between two looks at the files that probes need
 SILENCE = 5.0  # seconds without a pulse
+STARTING = 60.0  # seconds until its first one, on a busy machine and with thousands of checks
 FIRST_RETRY = 0.5
 LAST_RETRY = 30.0
 GOOD_AFTER = 60.0  # a worker that lived this long starts the delays anew
@@ -58,14 +59,15 @@ class Line:
 @dataclass
 class WorkerKeeper:
     """Keeps one probe worker running. pulse: its last sign of life. silence: seconds
-    without one after which it is replaced. always: it runs with nothing to check, too.
-    passage: its ways through servers, if it is the one that has them."""
+    without one after which it is replaced, starting: until its first. always: it runs with
+    nothing to check, too. passage: its ways through servers, if it is the one that has them."""
 
     control: Control
     journal: Journal
     clock: Clock
     command: Sequence[str] = COMMAND
     silence: float = SILENCE
+    starting: float = STARTING
     pulse: Pulse | None = None
     pid: int | None = None
     probes: int = 0  # since this daemon started
@@ -216,13 +218,14 @@ class WorkerKeeper:
         unframer = Unframer()
         heard = asyncio.get_running_loop().time()
         while True:
+            patience = self.starting if self.pulse is None else self.silence
             try:
-                async with asyncio.timeout_at(heard + self.silence):
+                async with asyncio.timeout_at(heard + patience):
                     data = await line.reader.read(_PIECE)
             except ConnectionError:
                 data = b""
             except TimeoutError:
-                raise Lost(f"silent for {self.silence:g} s") from None
+                raise Lost(f"silent for {patience:g} s") from None
             if not data:
                 code = await line.process.wait()
                 raise Lost(f"ended with status {code}")

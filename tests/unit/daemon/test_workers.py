@@ -38,7 +38,11 @@ line.recv(1)
 )
 BAD = {
     "dies": ("import sys; sys.exit(3)", "ended with status 3"),
-    "is silent": (SPEAK + "time.sleep(60)", "silent for 0.2 s"),
+    "says nothing": (SPEAK + "time.sleep(60)", "silent for 0.3 s"),
+    "falls silent": (
+        SPEAK + "say(kind='pulse', jobs=2, probes=0, late_p99=0.0); time.sleep(60)",
+        "silent for 0.2 s",
+    ),
     "talks garbage": (SPEAK + "line.sendall(b'\\xff' * 8); time.sleep(60)", "a message of"),
     "says what is not its to say": (
         SPEAK + "say(kind='quorum', service='web', holds=True); time.sleep(60)",
@@ -51,12 +55,18 @@ class Kept:
     """A keeper whose worker is a few lines of Python."""
 
     def __init__(self, desk: Desk, control: Control, script: str) -> None:
-        # One that sleeps and says nothing is silent; any other has all the time it needs.
-        silence = 0.2 if script == BAD["is silent"][0] else 30.0
+        # One that sleeps is silent; any other has all the time it needs.
+        silence = 0.2 if script == BAD["falls silent"][0] else 30.0
+        starting = 0.3 if script == BAD["says nothing"][0] else 30.0
         self.desk = desk
         self.control = control
         self.keeper = WorkerKeeper(
-            control, desk.journal, desk.time.clock, (sys.executable, "-c", script), silence=silence
+            control,
+            desk.journal,
+            desk.time.clock,
+            (sys.executable, "-c", script),
+            silence=silence,
+            starting=starting,
         )
 
     async def until(self, said: str) -> None:
