@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import NamedTuple
 
+from lbctl.differing import differing
 from lbctl.health.judge import Health
 from lbctl.health.report import Report
 from lbctl.load import Pool
@@ -198,16 +199,12 @@ class World:
         others go on serving is a newcomer. A service that is gone goes at once.
         """
         old, self.config = self.config, config
-        touched = old.services.keys() ^ config.services.keys()
-        for name in old.services.keys() & config.services.keys():
+        touched = differing(old.services, config.services)
+        for name in touched & old.services.keys() & config.services.keys():
             before, after = old.services[name], config.services[name]
-            if before is not after and before != after:
-                touched.add(name)
-                self._change_servers(name, before, after, now)
-                # Where no listen ever had it, nobody has flows.
-                self.leaving = [
-                    one for one in self.leaving if not self.is_outside(before, one.server)
-                ]
+            self._change_servers(name, before, after, now)
+            # Where no listen ever had it, nobody has flows.
+            self.leaving = [one for one in self.leaving if not self.is_outside(before, one.server)]
         if list(old.services) == list(config.services) and all(
             _asked_of(old.services[name]) == _asked_of(config.services[name]) for name in touched
         ):

@@ -21,6 +21,7 @@ from lbctl.config.shorthand import Path, Raw, inherit, write_out
 from lbctl.config.source import said_by
 from lbctl.config.validate import validate
 from lbctl.config.wayback import without_way_back
+from lbctl.differing import differing
 from lbctl.model import Config, Frontend, Scheduler, Server, Service
 
 _USUAL = Service(())
@@ -63,14 +64,16 @@ def again(known: Known, patches: Sequence[Patch]) -> tuple[Known, tuple[Patch, .
     old, new = known.laid.get("services"), laid.get("services")
     if not (isinstance(old, dict) and isinstance(new, dict) and _same_rest(known.laid, laid)):
         return None
-    gone = old.keys() - new.keys()
+    names = differing(old, new, _same)
+    gone = names - new.keys()
     if gone and "virtual_routers" in laid:
         return None  # which may watch one of them, also for the other gateway
-    touched = {n: one for n, one in new.items() if n not in old or not _same(old[n], one)}
-    fresh = _services(touched, known.defaults)
+    fresh = _services({name: new[name] for name in new if name in names}, known.defaults)
     if fresh is None:
         return None
-    services = {n: fresh[n] if n in fresh else known.config.services[n] for n in new}
+    services = {**dict.fromkeys(new, _USUAL), **known.config.services, **fresh}
+    for name in gone:
+        del services[name]
     config = replace(known.config, services=services)
     between = known.between
     if gone or not _alike_to_others(known.config.services, fresh):
@@ -90,13 +93,13 @@ def again(known: Known, patches: Sequence[Patch]) -> tuple[Known, tuple[Patch, .
 
 def _same(one: Raw, other: Raw) -> bool:
     """Alike to the letter: `1`, `1.0` and `true` are equal, and not the same in a file."""
-    return one is other or repr(one) == repr(other)
+    return repr(one) == repr(other)
 
 
 def _same_rest(one: Mapping[str, Raw], other: Mapping[str, Raw]) -> bool:
     """Whether two documents differ in nothing but their services."""
-    keys = one.keys() - {"services"}
-    return keys == other.keys() - {"services"} and all(_same(one[k], other[k]) for k in keys)
+    first, second = ({k: v for k, v in it.items() if k != "services"} for it in (one, other))
+    return not differing(first, second, _same)
 
 
 def _services(touched: Mapping[str, Raw], defaults: Mapping[str, Raw]) -> dict[str, Service] | None:

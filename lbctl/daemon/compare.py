@@ -7,6 +7,7 @@ from typing import TypeVar
 from lbctl.config.duration import show_duration
 from lbctl.config.ha import written as written_router
 from lbctl.config.written import Section, written_gateway, written_service
+from lbctl.differing import differing
 from lbctl.model import Config, Drain, HttpProbe, Router, Server, Service, Timing
 
 # What holds where a section says nothing, for those that people change.
@@ -41,15 +42,14 @@ def _named(
     differences: Callable[[T, T, str], Iterator[str]],
 ) -> Iterator[str]:
     """Objects by name: those that are there on both sides are looked into."""
-    if before == after:
-        return
-    for name in [*before, *(name for name in after if name not in before)]:
+    names = differing(before, after)
+    for name in [name for name in {**before, **after} if name in names]:
         below = f"{path}.{name}"
         if name not in after:
             yield f"{below}: removed"
         elif name not in before:
             yield f"{below}: added"
-        elif before[name] is not after[name] and before[name] != after[name]:
+        else:
             yield from differences(before[name], after[name], below)
 
 

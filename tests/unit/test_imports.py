@@ -32,6 +32,7 @@ LAYERS: dict[str, set[str]] = {
         "lbctl.dataplane.port",
         "lbctl.dataplane.ring",
         "lbctl.desired",
+        "lbctl.differing",
         "lbctl.events",
         "lbctl.gslb.*",
         "lbctl.ha.*",
