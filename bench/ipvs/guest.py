@@ -14,7 +14,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from bench.ipvs.table import PLACES, file, keepalived, rules, table
+from bench.ipvs.table import PLACES, SERVER_NET, file, keepalived, rules, table
 from lbctl.cli.client import Client
 from lbctl.dataplane.converge import converge
 from lbctl.dataplane.ipvs.codec import Command, server_entry, service_key
@@ -24,7 +24,13 @@ from lbctl.errors import LbctlError
 from lbctl.model import Table
 
 ROUNDS = 5
-PATIENCE = 120.0  # seconds for keepalived
+PATIENCE = 300.0  # seconds for keepalived
+ANSWER = """
+import socket
+with socket.create_server(("", 80), backlog=4096) as listener:
+    while True:
+        listener.accept()[0].close()
+"""
 
 
 def main():
@@ -40,6 +46,7 @@ def main():
             **data_path(work),
             **command(work),
             "keepalived_reload": reload_keepalived(work),
+            **checked(work),
         }
     Path(sys.argv[1]).write_text(json.dumps(figures))
 
@@ -116,11 +123,27 @@ def data_path(work):
     }
 
 
-def command(work):
+def checked(work):
+    """The same where each server has a check, as both are used. All answer."""
+    subprocess.run(["ip", "route", "add", "local", str(SERVER_NET), "dev", "lo"], check=True)
+    with subprocess.Popen([sys.executable, "-c", ANSWER]) as answering:
+        try:
+            found = command(work, checked=True)
+            reload = reload_keepalived(work, checked=True)
+        finally:
+            answering.terminate()
+    return {
+        "checked_command": found["command"],
+        "checked_answer": found["answer"],
+        "checked_reload": reload,
+    }
+
+
+def command(work, checked=False):
     """Seconds from a change that a running daemon is asked for until the changed weight is in
     the kernel, and until its answer: a person's `lbctl weight` without its own start."""
     clear(work)
-    (work / "lbctl.yaml").write_text(file(table()))
+    (work / "lbctl.yaml").write_text(file(table(), checked))
     socket = work / "socket"
     places = [("config", "lbctl.yaml"), ("state", "state"), ("pins", "pins")]
     words = [word for key, name in places for word in (f"--{key}", str(work / name))]
@@ -188,25 +211,25 @@ def latency(plane, place):
     return time.monotonic() - started
 
 
-def reload_keepalived(work):
+def reload_keepalived(work, checked=False):
     """Seconds from SIGHUP until the changed weight is in the kernel, seen as in `command`."""
     clear(work)
     config = work / "keepalived.conf"
-    config.write_text(keepalived(table()))
+    config.write_text(keepalived(table(), checked))
     command = ["keepalived", "-n", "-l", "-C", "-f", str(config)]
     command += ["-p", str(work / "pid"), "-c", str(work / "checkers")]
     log = (work / "log").open("wb")
     with subprocess.Popen(command, stdout=log, stderr=log) as process:
         try:
             wait(lambda: count_servers() == 10_000)
-            return [reload_one(process, config, place) for place in PLACES]
+            return [reload_one(process, config, place, checked) for place in PLACES]
         finally:
             process.terminate()
             process.wait()
 
 
-def reload_one(process, config, place):
-    config.write_text(keepalived(table(2, place)))
+def reload_one(process, config, place, checked):
+    config.write_text(keepalived(table(2, place), checked))
     weight = Weight(place)
     started = time.monotonic()
     process.send_signal(signal.SIGHUP)
@@ -237,8 +260,8 @@ def count_servers():
 def wait(check):
     end = time.monotonic() + PATIENCE
     while not check():
-        assert time.monotonic() < end, "keepalived did not get there"
-        time.sleep(0.01)
+        assert time.monotonic() < end, "it did not get there"
+        time.sleep(0.005)
 
 
 if __name__ == "__main__":
