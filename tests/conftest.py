@@ -7,17 +7,25 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 # A busy machine is no fault of the code: what a law says does not depend on the time it takes.
+# New examples are looked for by `make test-long`; a change is not judged by what another finds.
 settings.register_profile(
     "lbctl",
     deadline=None,
+    derandomize=True,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
 )
+settings.register_profile("long", settings.get_profile("lbctl"), derandomize=False)
 settings.load_profile("lbctl")
 
 pytest_plugins = ("tests.vm.guest",)
 
 SERIAL = ("kernel", "lab")
 TOOLS = ("ip", "nsenter", "ethtool", "nginx", "curl", "wrk", "bpftool")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.option.markexpr == "long":
+        settings.load_profile("long")
 
 
 @pytest.hookimpl(tryfirst=True)  # before xdist looks at the groups

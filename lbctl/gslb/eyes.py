@@ -27,6 +27,7 @@ from lbctl.gslb.reports import SiteReport, Unintelligible, decode
 from lbctl.model import Endpoint, Network
 from lbctl.mutualtls import client_context, pem_stamp
 
+BESIDE = 1.0  # seconds for the daemon on this machine to answer
 RENEW = 5.0  # seconds between looks at the PEM files
 BEAT = SITE_TIMING.interval
 
@@ -162,7 +163,7 @@ async def local_report(path: Path) -> SiteReport:
     """What the daemon behind `path` says of its gateway. Raises Unintelligible."""
     connector = aiohttp.UnixConnector(path=str(path))
     async with aiohttp.ClientSession(connector=connector) as session:
-        limit = aiohttp.ClientTimeout(total=1.0)
+        limit = aiohttp.ClientTimeout(total=BESIDE)
         async with session.get("http://lbctl/v1/site", timeout=limit) as response:
             return decode(await whole(response))
 

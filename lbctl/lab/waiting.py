@@ -13,7 +13,7 @@ class NeverHappened(AssertionError):
     """What was waited for did not come; the message is the last failure."""
 
 
-def eventually(look: Callable[[], Seen], timeout: float = 5.0) -> Seen:
+def eventually(look: Callable[[], Seen], timeout: float = 30.0) -> Seen:
     """Call `look` until it returns something true, and return that.
 
     A falsy answer or an AssertionError means "not yet". Raises NeverHappened after

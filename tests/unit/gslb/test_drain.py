@@ -103,7 +103,7 @@ def test_a_new_drain_starts_anew(tmp_path: Path) -> None:
         await order(control, "seoul", draining=False)
         assert "seoul" not in control.left_at
         await order(control, "seoul")
-        assert drain_view(control, "seoul", time.monotonic()).left > 30.0
+        assert drain_view(control, "seoul", control.left_at["seoul"]).left > 30.0
 
     run(control, story)
 

@@ -9,6 +9,7 @@ from lbctl.gslb.cookie import LIFE, RENEW, Cookies
 from lbctl.gslb.rrl import RateLimit, Ruling, Window
 from lbctl.gslb.sockets import open_group
 from lbctl.model import Endpoint
+from tests.ports import free_port
 
 HERE, THERE = ip_address("192.0.2.1").packed, ip_address("192.0.2.2").packed
 NOW = 1_800_000_000
@@ -60,11 +61,8 @@ def test_the_window_counts_by_network_and_second() -> None:
 
 
 def test_a_source_network_always_meets_the_same_process() -> None:
-    endpoint = Endpoint(ip_address("127.0.0.1"), 0)
-    first = open_group(endpoint, 1)[0]
-    port = first.getsockname()[1]
-    first.close()
-    group = open_group(Endpoint(endpoint.address, port), 4)
+    port = free_port()
+    group = open_group(Endpoint(ip_address("127.0.0.1"), port), 4)
     seen: dict[int, set[str]] = {}
     try:
         for network in range(1, 60):

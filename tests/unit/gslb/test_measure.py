@@ -38,9 +38,9 @@ def test_an_answer_and_a_refusal_are_both_a_round_trip() -> None:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         target = Endpoint.parse(f"127.0.0.1:{listener.getsockname()[1]}")
-        refused = asyncio.run(handshake(target, 1.0))
+        refused = asyncio.run(handshake(target, 60.0))
         listener.listen(1)
-        answered = asyncio.run(handshake(target, 1.0))
+        answered = asyncio.run(handshake(target, 60.0))
     assert refused is not None
     assert answered is not None
 

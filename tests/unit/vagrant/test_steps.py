@@ -1,8 +1,8 @@
 """Steps have an end, whatever they wait for, and the report says what was seen."""
 
+import signal
 import subprocess
 import threading
-import time
 
 import pytest
 
@@ -53,10 +53,8 @@ def test_each_step_is_told_and_one_that_fails_does_not_stop_the_next() -> None:
 
 @pytest.mark.parametrize("waits", [hangs, hangs_in_a_program, hangs_and_swallows])
 def test_a_step_that_hangs_ends_and_the_next_one_is_run(waits) -> None:
-    started = time.monotonic()
     found = results(Step("a", 0.1, waits), Step("b", 9, fine))
     assert found == [(False, False, "not done within 0 s"), (True, False, "")]
-    assert time.monotonic() - started < 5
 
 
 def test_without_a_needed_step_the_rest_is_skipped() -> None:
@@ -102,9 +100,7 @@ def test_what_is_put_back_after_a_steps_time_has_an_end_too() -> None:
         with undoing(NEVER.wait, 0.1):
             NEVER.wait()
 
-    started = time.monotonic()
     assert results(Step("a", 0.1, cuts_a_cable)) == [(False, False, "not done within 0 s")]
-    assert time.monotonic() - started < 5
 
 
 def test_what_went_wrong_first_is_told() -> None:
@@ -127,21 +123,21 @@ def test_what_went_wrong_first_is_told() -> None:
 
 def test_an_interruption_is_no_step_that_failed_also_at_the_end_of_its_time() -> None:
     """What is put back then has its own time, not the little that the step had left."""
-    undone: list[bool] = []
+    left: list[float] = []
 
     def undo() -> None:
-        threading.Event().wait(0.4)
-        undone.append(True)
+        left.append(signal.getitimer(signal.ITIMER_REAL)[0])
 
     def interrupted(say: Say) -> None:
-        with undoing(undo, 9):
+        with undoing(undo, 100):
             raise KeyboardInterrupt
 
     seen: list[Result] = []
     said: list[str] = []
     with pytest.raises(KeyboardInterrupt):
-        run([Step("a", 0.2, interrupted), Step("b", 9, fine)], said.append, (), seen)
-    assert undone == [True]
+        run([Step("a", 40, interrupted), Step("b", 9, fine)], said.append, (), seen)
+    assert len(left) == 1
+    assert left[0] > 40
     assert "[1/2] a: interrupted" in said[-1]
     assert [(one.trouble, one.skipped) for one in seen] == [("interrupted", False), ("", True)]
 
