@@ -138,6 +138,7 @@ class Control:
         self._changing = asyncio.Lock()
         self._saving = asyncio.Lock()
         self._unsaved = True
+        self._intent_unsaved = True  # of that, what people want
         self._save_after = clock.now()
         self._looked = clock.now()
         self.save_error = ""
@@ -311,7 +312,7 @@ class Control:
                     for one in self.intent.overrides
                 ),
             )
-            self._unsaved = True
+            self._unsaved = self._intent_unsaved = True
 
     async def drop_override(self, number: int, manner: Manner) -> Outcome:
         """Forget one override: what the file says holds again."""
@@ -427,7 +428,7 @@ class Control:
         ops = operations(self.world, trial, touched, now)
         if not manner.dry_run:
             self._standing.world = trial
-            self._unsaved = True
+            self._unsaved = self._intent_unsaved = True
             self._journal.tell(*events)
             self._tell(touched, changed=True)
         return Outcome(
@@ -508,9 +509,14 @@ class Control:
             moments.append(self._save_after)
         return min((moment for moment in moments if moment is not None), default=None)
 
+    async def save_intent(self) -> None:
+        """Write down what people want, if it is not written yet: before the kernel is told. A
+        verdict does not wait for the disk: it is written down when the kernel has it."""
+        if self._intent_unsaved:
+            await self.save(at_once=True)
+
     async def save(self, at_once: bool = False) -> None:
-        """Write down what is not written yet; not more than once a second, but for
-        `at_once`: before the kernel is told.
+        """Write down what is not written yet; not more than once a second, but for `at_once`.
 
         A state that cannot be written is told and tried again; it does not keep a dead
         server in the schedule.
@@ -519,12 +525,13 @@ class Control:
             early = self._clock.now() < self._save_after
             if not self._unsaved or (early and (self.save_error or not at_once)):
                 return
-            self._unsaved = False
+            intent, self._unsaved, self._intent_unsaved = self._intent_unsaved, False, False
             self._save_after = self._clock.now() + SAVE_EVERY
             try:
                 await asyncio.to_thread(self._directory.save, self.to_save())
             except OSError as error:
                 self._unsaved = True
+                self._intent_unsaved = self._intent_unsaved or intent
                 self._save_after = self._clock.now() + SAVE_RETRY
                 why = f"{self._directory.file}: cannot be written: {error.strerror}"
                 if why != self.save_error:

@@ -109,8 +109,9 @@ class ReconcileLoop:
         self.journal.tell(*step.events)
         refusals: list[Refusal] = []
         if step.acts:
-            await self.control.save(at_once=True)  # the intent is on disk before the kernel has it
+            await self.control.save_intent()
             refusals = await self.plane.carry_out(step)
+            await self.control.save(at_once=True)  # before it counts as done
             self.operations += len(step.acts) - len(refusals)
         self.journal.tell(*self.reconciler.finish(step, refusals, self.clock.now()))
         self.control.turn_away(self.reconciler.outside())

@@ -5,17 +5,19 @@ A table is a function of servers and weights alone, so two gateways that agree o
 agree on every slot.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import blake2b
-from math import gcd
+from itertools import cycle
+from math import gcd, isqrt
 
 
 @lru_cache
-def _order(slots: int) -> list[int]:
-    """The slots, shuffled: the same wherever it is computed."""
-    return sorted(range(slots), key=lambda slot: blake2b(slot.to_bytes(4, "big")).digest())
+def _order(slots: int) -> tuple[list[int], list[int]]:
+    """The slots, shuffled: the same wherever it is computed. And the place of each in it."""
+    order = sorted(range(slots), key=lambda slot: blake2b(slot.to_bytes(4, "big")).digest())
+    return order, sorted(range(slots), key=lambda place: order[place])
 
 
 @lru_cache(maxsize=65536)
@@ -41,27 +43,48 @@ def maglev(weights: Mapping[str, int], slots: int) -> list[str]:
     names = sorted(name for name, weight in weights.items() if weight > 0)
     if not names:
         return []
-    largest = max(weights[name] for name in names)
-    share = {name: weights[name] / largest for name in names}
-    slot = sum(weights[name] for name in names) / slots
-    credit = {name: 1.0 if weights[name] < slot else 0.0 for name in names}
-    position = {name: _permutation(name, slots) for name in names}
-    table: list[str | None] = [None] * slots
-    order, mask, free = _order(slots), slots - 1, slots
-    while True:
-        for name in names:
-            credit[name] += share[name]
-            if credit[name] < 1:
-                continue
-            credit[name] -= 1
-            at, step, twist = position[name]
-            while table[number := order[at] ^ twist] is not None:
+    (order, _), mask, few = _order(slots), slots - 1, isqrt(slots) // 2
+    walks = [_permutation(name, slots) for name in names]
+    starts, steps, twists = map(list, zip(*walks, strict=True))
+    table, free, left = [-1] * slots, slots, list[int]()
+    for one in _claims([weights[name] for name in names], slots):
+        at, step, twist = starts[one], steps[one], twists[one]
+        if free > few:
+            while table[number := order[at] ^ twist] >= 0:
                 at = (at + step) & mask
-            table[number] = name
-            position[name] = (at + step) & mask, step, twist
-            free -= 1
-            if not free:
-                return [one for one in table if one is not None]
+        else:  # the last few cost the most steps
+            left = left or [number for number, owner in enumerate(table) if owner < 0]
+            at, number = _next(left, (at, step, twist), slots)
+            left.remove(number)
+        table[number] = one
+        starts[one] = (at + step) & mask
+        free -= 1
+        if not free:
+            break
+    return [names[owner] for owner in table]
+
+
+def _claims(weights: Sequence[int], slots: int) -> Iterator[int]:
+    """Whose turn it is to claim a slot, for ever."""
+    largest, slot = max(weights), sum(weights) / slots
+    if min(weights) == largest:
+        yield from cycle(range(len(weights)))
+    shares = [weight / largest for weight in weights]
+    credit = [1.0 if weight < slot else 0.0 for weight in weights]
+    while True:
+        for one, share in enumerate(shares):
+            credit[one] += share
+            if credit[one] >= 1:
+                credit[one] -= 1
+                yield one
+
+
+def _next(left: Collection[int], walk: tuple[int, int, int], slots: int) -> tuple[int, int]:
+    """The place in the order at which a walk meets the first of these, and which it is."""
+    (_, places), (at, step, twist) = _order(slots), walk
+    back = pow(step, -1, slots)
+    steps, number = min(((places[one ^ twist] - at) * back & slots - 1, one) for one in left)
+    return (at + steps * step) & slots - 1, number
 
 
 def turns(weights: Mapping[str, int], most: int) -> list[str]:

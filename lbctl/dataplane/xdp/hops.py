@@ -63,11 +63,12 @@ class NextHops:
                 continue  # said when the server is added
         deadline = time.monotonic() + patience
         while True:
+            last = time.monotonic() > deadline  # what came until then is seen by this look
             self._known = self._netlink.neighbours()
             missing = hops - self._known.keys()
             for hop in hops - self._managed:
                 self._manage(hop)
-            if not missing or time.monotonic() > deadline:
+            if not missing or last:
                 return
             time.sleep(0.005)
 

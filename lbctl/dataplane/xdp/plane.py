@@ -120,6 +120,7 @@ class XdpPlane:
         self._sharing = Sharing(self._maps, self._registry, self._rings, self._clock)
         self._waiting = False  # a server was refused for want of a neighbour
         self._swept: set[tuple[int, Endpoint]] = set()  # dead when the last sweep ran
+        self._needed: set[Feature] = set()  # of listens and servers; at least what they need
         self._registry.publish_again()
         if self._maps.meta.unsettled:
             self._settle_all()
@@ -588,7 +589,7 @@ class XdpPlane:
             number, living, weighted=self._weighted(number), tick=tick
         )
 
-    def _shape(self, ops: Iterable[Op]) -> Shape:
+    def _shape(self, ops: Sequence[Op]) -> Shape:
         """The features in use once `ops` are done."""
         features: set[Feature] = set()
         triples: dict[tuple[Endpoint, str], Frontend] = {}
@@ -605,20 +606,34 @@ class XdpPlane:
                 shared = number is not None and self._registry.shares(number, op.endpoint)
                 if shared or triples.setdefault(triple, op.frontend) != op.frontend:
                     features.add(Feature.FLOWS)
-        return Shape(frozenset(features | self._features_in_maps()))
+        if any(not isinstance(op, RemoveServer | SetServer) for op in ops):
+            self._needed = self._features_in_records()
+        # What else would be looked for in every record, only a new one can bring.
+        self._needed |= features
+        return Shape(frozenset(self._needed | self._features_around()))
 
     def _features_in_maps(self) -> set[Feature]:
         """What the maps hold already needs."""
+        self._needed = self._features_in_records()
+        return self._needed | self._features_around()
+
+    def _features_around(self) -> set[Feature]:
+        """What interfaces and virtual routers need."""
         found = {Feature.DIRECT} if self._gateway.direct else set()
         if any(port.vlan for port in self._hops.ports) or self._tagged:
             found.add(Feature.VLAN)
+        if self._fenced or any(bpf.keys(self._maps.fds["fence_keys"], sizeof(abi.FenceKey))):
+            found.add(Feature.FENCE)
+        return found
+
+    def _features_in_records(self) -> set[Feature]:
+        """What listens and servers need; looks at all of them."""
+        found: set[Feature] = set()
         for number in self._registry.listens.values():
             found |= features_of(self._registry.header(number))
         records = [self._maps.servers[number] for _, _, number in self._registry.servers()]
         if any(record.flags for record in records):
             found.add(Feature.FLOWS)
-        if self._fenced or any(bpf.keys(self._maps.fds["fence_keys"], sizeof(abi.FenceKey))):
-            found.add(Feature.FENCE)
         found |= limits_of(max((record.max_connections for record in records), default=0))
         if any(listen.address.version == 6 for listen in self._registry.listens):
             found.add(Feature.IPV6)

@@ -442,6 +442,26 @@ def test_a_state_that_cannot_be_written_is_told_once_and_tried_again(desk: Desk)
     story(work)
 
 
+def test_what_people_want_is_written_down_first_and_a_verdict_waits_for_no_disk(
+    desk: Desk,
+) -> None:
+    async def work() -> None:
+        control = await desk.open()
+        await control.save(at_once=True)
+        see(control, Health.DOWN, "app1")
+        await control.save_intent()
+        saved, _ = desk.directory.load()
+        assert saved is not None
+        assert saved.sightings == ()
+        await control.override(WEIGHT, 5, BY_ADA)
+        await control.save_intent()
+        saved, _ = desk.directory.load()
+        assert saved is not None
+        assert (len(saved.overrides), len(saved.sightings)) == (1, 1)
+
+    story(work)
+
+
 def test_verdicts_are_saved_at_most_once_a_second(desk: Desk, monkeypatch) -> None:
     async def work() -> None:
         control = await desk.open()
