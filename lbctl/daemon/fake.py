@@ -51,7 +51,7 @@ class KeptPlane(FakePlane):
 
     def apply(self, ops: Sequence[Op]) -> list[Refusal]:
         refused = super().apply(ops)
-        _put(self._file, self._kernel)
+        _put(self._file, pickle.dumps(self._kernel))
         return refused
 
     def stats(self) -> Stats:
@@ -72,12 +72,12 @@ class KeptPlane(FakePlane):
 
     def meet(self, wanted: Iterable[Near]) -> None:
         lines = sorted(f"{one.at} {one.address}\n" for one in {*self.near(), *wanted})
-        (self._directory / "near").write_text("".join(lines))
+        _put(self._directory / "near", "".join(lines).encode())
 
     def hold_unknown(self, frontends: Iterable[Frontend], held: bool) -> None:
         """`held` has them, a line for each."""
         super().hold_unknown(frontends, held)
-        (self._directory / "held").write_text("".join(f"{one}\n" for one in self._held))
+        _put(self._directory / "held", "".join(f"{one}\n" for one in self._held).encode())
 
     def _refuses(self, op: Op) -> bool:
         file = self._directory / "refuse"
@@ -95,16 +95,16 @@ class KeptVips(FakeVips):
 
     def add(self, address: Address) -> None:
         super().add(address)
-        _put(self._file, self.held())
+        _put(self._file, pickle.dumps(self.held()))
 
     def remove(self, address: Address) -> None:
         super().remove(address)
-        _put(self._file, self.held())
+        _put(self._file, pickle.dumps(self.held()))
 
 
-def _put(file: Path, value: object) -> None:
+def _put(file: Path, data: bytes) -> None:
     fresh = file.with_suffix(".new")
-    fresh.write_bytes(pickle.dumps(value))
+    fresh.write_bytes(data)
     fresh.replace(file)
 
 

@@ -92,6 +92,7 @@ class Replicator:
     _answers: deque[Word] = field(default_factory=deque)
     _told: str = ""
     _following: bool = False
+    _taking: bool = False
 
     def __post_init__(self) -> None:
         share = self.share
@@ -122,7 +123,7 @@ class Replicator:
     def synced(self) -> bool:
         """Whether all that the peer remembers is held here, and in place: not while another
         role may make more of it ours to hold."""
-        if self.peer is None or self._following or self._roles.is_set():
+        if self.peer is None or self._following or self._taking or self._roles.is_set():
             return False
         return self.share.replica.whole and self.share.installed
 
@@ -374,11 +375,14 @@ class Replicator:
         if answers or again:
             self._room.set()
         if changed := share.replica.drain():
+            self._taking = True
             try:
                 await share.take(changed)
             except Fault:
                 share.replica.distrust("nonsense")
                 raise
+            finally:
+                self._taking = False
         share.routers.tell_synced(self.synced)
 
     async def _speak(self, writer: asyncio.StreamWriter) -> None:

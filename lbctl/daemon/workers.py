@@ -216,9 +216,8 @@ class WorkerKeeper:
         line.writer.write(frame(whole))
         self.journal.tell(WorkerStarted(line.process.pid, len(whole.start)))
         unframer = Unframer()
-        heard = asyncio.get_running_loop().time()
+        heard, patience = asyncio.get_running_loop().time(), self.starting
         while True:
-            patience = self.starting if self.pulse is None else self.silence
             try:
                 async with asyncio.timeout_at(heard + patience):
                     data = await line.reader.read(_PIECE)
@@ -230,8 +229,8 @@ class WorkerKeeper:
                 code = await line.process.wait()
                 raise Lost(f"ended with status {code}")
             for message in unframer.feed(data):
-                if isinstance(message, Pulse):
-                    heard = asyncio.get_running_loop().time()
+                if isinstance(message, Pulse) or patience != self.silence:
+                    heard, patience = asyncio.get_running_loop().time(), self.silence
                 self._take(message)
 
     def _take(self, message: AnyMessage) -> None:

@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 from lbctl.lab.kernel import LabError
 from lbctl.lab.lab import Host, Process
 
-PATIENCE = 3.0
+PATIENCE = 10.0  # seconds for a connection, and for an answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,7 @@ class Load:
     def stop(self) -> list[Answer]:
         """All answers; requests under way are waited for."""
         self._process.kill(signal.SIGTERM)
-        return self.wait(PATIENCE + 2)
+        return self.wait(2 * PATIENCE + 30)
 
 
 def send(host: Host, url: str, pace: Pace, timeout: float = 60.0) -> list[Answer]:

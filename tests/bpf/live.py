@@ -63,7 +63,7 @@ def download(client: Host, server: Host, plane: XdpPlane, size: int) -> int:
     with listener:
         listener.bind((SERVER, 8080))
         listener.listen()
-        listener.settimeout(10)
+        listener.settimeout(60)
 
         def serve() -> None:
             with listener.accept()[0] as peer:

@@ -34,6 +34,7 @@ FLOWS = 2 * abi.FLOW_WAYS  # of one set: as many again as it has room for
 ROUNDS = 150
 AGES = 300  # ticks between rounds: all that was remembered is past its time
 SPINS = 2000  # looks at the other's progress before one goes on alone
+LOOKS = 10**6  # of one that is ready for the other
 
 Answers = list[int]  # the server of each packet, by its address's last byte
 
@@ -107,11 +108,16 @@ def race(gateway: PacketGateway, mine: Sequence[bytes], theirs: Sequence[bytes])
     """Both run their packets on CPUs of their own, the n-th of each at the same time."""
     cpus = sorted(os.sched_getaffinity(0))[:2]
     shared = mmap.mmap(-1, mmap.PAGESIZE)
-    steps = (ctypes.c_uint64 * 2).from_buffer(shared)
+    steps, ready = ((ctypes.c_uint64 * 2).from_buffer(shared, at) for at in (0, 64))
 
     def run(who: int, frames: Sequence[bytes]) -> Answers:
         os.sched_setaffinity(0, {cpus[who]})
         with bpf.opened(gateway.pins / "lb") as program:
+            ready[who] = 1
+            for _ in range(LOOKS):  # a child that could not begin is told of by its status
+                if ready[1 - who]:
+                    break
+                os.sched_yield()
             return [*_answers(program, frames, gateway.ifindex["front"], steps, who)]
 
     child = _forked(lambda: run(1, theirs))

@@ -202,7 +202,7 @@ class GslbLab:
                          f"+subnet={subnet}")  # fmt: skip
 
     def _dig(self, host: str, *arguments: str) -> list[str]:
-        words = ["dig", "+short", "+time=1", "+tries=1", *arguments]
+        words = ["dig", "+short", "+time=5", "+tries=3", *arguments]
         lines = self.run(host, *words, check=False).split()
         return [line for line in lines if not line.startswith(";")]
 

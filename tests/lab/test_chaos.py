@@ -35,8 +35,8 @@ def live_through(lab: Lab, scheduler: str, changes: int, long: int, rate: float)
     print(dict(chaos.done))
     story = "\n".join([*said, *(f"{b.at - began:7.2f} {b}" for b in verdict.unexcused[:20])])
     assert not verdict.unexcused, story
-    assert len(verdict.in_flight) <= verdict.counted["new"] / 1000, verdict
-    assert verdict.counted["new"] >= 0.8 * rate * seconds
+    assert len(verdict.in_flight) <= max(1, verdict.counted["new"] / 1000), verdict
+    assert verdict.counted["new"] >= 0.5 * rate * seconds
     assert verdict.counted["open"] == long
 
 

@@ -23,6 +23,7 @@ def stumble(stage: Stage) -> None:
     raise LabError("no moon tonight")
 
 
+@pytest.mark.timeout(400)
 def test_the_whole_demo() -> None:
     name = labs.unique_name()
     words = [sys.executable, "-m", "lbctl.cli.main", "lab", "--name", name, "demo"]

@@ -85,7 +85,7 @@ def is_alive(pid: int) -> bool:
     """Not even a zombie that its parent has yet to hear of counts."""
     try:
         return Path(f"/proc/{pid}/cmdline").read_bytes() != b""
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):
         return False
 
 

@@ -1,7 +1,6 @@
 """Two whole gateways on the XDP data path that replicate, and hundreds of connections."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -19,6 +18,7 @@ from lbctl.lab.kernel import NETNS, SWITCH, namespace
 from lbctl.messages import Ask, Standing
 from lbctl.vrrp.control import Client
 from lbctl.vrrp.netlink import Netlink, set_up
+from tests.lab.signalling import signal_all
 from tests.lab.vrrp.spaces import inside
 
 TALK = Path(__file__).parents[1] / "talk.py"
@@ -78,8 +78,7 @@ class Gateway:
 
     def kill(self, how: signal.Signals = signal.SIGKILL) -> None:
         """All that is ours dies, or stands still, and the rest of the machine goes on."""
-        for one in self.host.processes():
-            os.kill(one.pid, how)
+        signal_all((one.pid for one in self.host.processes()), how)
         if how is signal.SIGKILL:
             while self.running:
                 self.running.popitem()[1].wait()
@@ -92,7 +91,7 @@ class Gateway:
         """Gracefully."""
         process = self.running.pop("vrrp")
         process.kill(signal.SIGTERM)
-        process.wait()
+        process.wait(70)  # it may wait for a successor, and for what takes the fence off
 
     def plug(self, up: bool) -> None:
         for segment in ("front", "back"):

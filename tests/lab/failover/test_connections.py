@@ -1,7 +1,6 @@
 """Connections outlive their gateway: XDP, `mh`, virtual MAC on both sides."""
 
 import json
-import os
 import signal
 import time
 from collections.abc import Iterator
@@ -10,6 +9,7 @@ import pytest
 
 from lbctl.lab import Lab, eventually, standard
 from tests.lab.failover.gateways import ECHO, PORT, VIP, Connections, Side
+from tests.lab.signalling import signal_all
 from tests.lab.vrrp.tap import Tap
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(180)]
@@ -35,8 +35,7 @@ def pair(lab: Lab) -> Iterator[tuple[Side, Side]]:
         side.expect(role)
     yield sides
     for side in sides:
-        for pid in side.pids():
-            os.kill(pid, signal.SIGKILL)
+        signal_all(side.pids())
         eventually(lambda side=side: not side.pids())
 
 
@@ -49,8 +48,7 @@ def test_crash_return_and_hand_over_lose_no_connection(
     busy = connections.all[::2]  # the others say nothing until the end of each act
     assert connections.lost() == 0
     with Tap(lab, "lb1-front", VIP, 7) as tap:
-        for pid in one.pids():
-            os.kill(pid, signal.SIGKILL)
+        signal_all(one.pids())
         dead = time.monotonic()
         assert connections.lost(busy) == 0
         assert connections.lost() == 0
@@ -70,8 +68,7 @@ def test_crash_return_and_hand_over_lose_no_connection(
     two.expect("active")
     assert connections.lost(busy) == 0
 
-    for pid in two.pids():
-        os.kill(pid, signal.SIGSTOP)
+    signal_all(two.pids(), signal.SIGSTOP)
     one.expect("active")
     assert connections.lost() == 0
     connections.close()

@@ -2,8 +2,6 @@
 the service runs its hooks, whoever that is."""
 
 import json
-import os
-import signal
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -13,6 +11,7 @@ import pytest
 
 from lbctl.lab import Lab, eventually, standard
 from tests.lab.failover.pair import BACK, PORT, TALK, Gateway, Pair
+from tests.lab.signalling import signal_all
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(180)]
 SICK = "app1"
@@ -65,9 +64,7 @@ class Healed(Pair):
 
     def end_server(self) -> None:
         host = self.lab.host(SICK)
-        for one in host.processes():
-            if TALK.name in one.command:
-                os.kill(one.pid, signal.SIGKILL)
+        signal_all(one.pid for one in host.processes() if TALK.name in one.command)
 
 
 @pytest.fixture

@@ -162,7 +162,17 @@ def _arrival(ancillary: list[tuple[int, int, bytes]]) -> float:
     """When the kernel saw a frame, which is not when this process got round to it."""
     ((_, _, stamp),) = ancillary
     seconds, nanoseconds = struct.unpack("=qq", stamp)
-    return seconds + nanoseconds / 1e9 - time.time() + time.monotonic()
+    return monotonic(seconds + nanoseconds / 1e9)
+
+
+def monotonic(stamp: float) -> float:
+    """What the clock that never steps showed at a moment of the wall clock: by the quickest of a
+    few looks at both, since any of them may be interrupted."""
+    looks = []
+    for _ in range(4):
+        before, wall, after = time.monotonic(), time.time(), time.monotonic()
+        looks.append((after - before, before - wall))
+    return stamp + min(looks)[1]
 
 
 def _advert(frame: bytes, at: float) -> Said | None:

@@ -1,7 +1,5 @@
 """Two lbctl VRRP processes, what they say, and what can be done to them."""
 
-import os
-import signal
 import time
 from collections.abc import Callable
 from itertools import pairwise
@@ -14,6 +12,7 @@ from lbctl.lab.kernel import NETNS, SWITCH, namespace
 from lbctl.messages import AnyMessage, Ask, Standing
 from lbctl.vrrp.control import Client
 from lbctl.vrrp.netlink import Netlink, set_up
+from tests.lab.signalling import signal_all
 from tests.lab.vrrp.ear import Ear
 from tests.lab.vrrp.spaces import inside
 from tests.lab.vrrp.speakers import Lbctl, Spec
@@ -52,7 +51,7 @@ class Stand:
             self.two.start(two)
             self.expect(self.two, "backup")
 
-    def expect(self, speaker: Lbctl, role: str, name: str = "web", within: float = 10) -> Standing:
+    def expect(self, speaker: Lbctl, role: str, name: str = "web", within: float = 60) -> Standing:
         def reached() -> Standing:
             found = self.standing(speaker, name)
             assert found.role == role, f"{found.role}: {'; '.join(found.why)}"
@@ -67,15 +66,17 @@ class Stand:
 
     def ask(self, speaker: Lbctl, message: AnyMessage) -> list[AnyMessage]:
         with eventually(lambda: _connected(speaker)) as client:
-            return client.ask(message)
+            try:
+                return client.ask(message)
+            except Unreachable as error:  # its loop makes interfaces, or has not begun
+                raise AssertionError(str(error)) from None
 
     def has(self, speaker: Lbctl, routers: int) -> bool:
         """Whether it runs so many routers."""
         return sum(isinstance(one, Standing) for one in self.ask(speaker, Ask())) == routers
 
     def crash(self, speaker: Lbctl) -> None:
-        for pid in speaker.kill():
-            os.kill(pid, signal.SIGKILL)
+        signal_all(speaker.kill())
 
     def plug(self, port: str, up: bool) -> None:
         link = self._switch.link(port)

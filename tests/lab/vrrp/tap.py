@@ -2,7 +2,6 @@
 
 import socket
 import struct
-import time
 from ipaddress import ip_address
 from types import TracebackType
 from typing import Self
@@ -13,6 +12,7 @@ from scapy.packet import Packet, raw
 
 from lbctl.lab import Lab
 from lbctl.lab.kernel import NETNS, SWITCH, namespace
+from tests.lab.vrrp.ear import monotonic
 from tests.lab.vrrp.spaces import inside
 
 ASKER, ASKER_MAC = "192.0.2.77", "02:00:00:00:00:77"
@@ -66,7 +66,7 @@ class Tap:
             if kind != _OUTGOING:
                 ((_, _, stamp),) = ancillary
                 seconds, nanoseconds = struct.unpack("=qq", stamp)
-                at = seconds + nanoseconds / 1e9 - time.time() + time.monotonic()
+                at = monotonic(seconds + nanoseconds / 1e9)
                 self.frames.append((at, frame))
         return [
             Ether(frame).summary()

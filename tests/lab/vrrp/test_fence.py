@@ -13,6 +13,7 @@ from lbctl.errors import InvalidConfig
 from lbctl.lab import eventually
 from lbctl.messages import Routers, RouterSettings
 from lbctl.vrrp import run
+from tests.lab.signalling import signal_all
 from tests.lab.vrrp.speakers import Lbctl, Spec
 from tests.lab.vrrp.stand import Stand
 from tests.lab.vrrp.tap import Tap
@@ -35,13 +36,11 @@ def kill_process(speaker: Lbctl) -> None:
 
 
 def kill_all(speaker: Lbctl) -> None:
-    for pid in speaker.kill():
-        os.kill(pid, signal.SIGKILL)
+    signal_all(speaker.kill())
 
 
 def stop_all(speaker: Lbctl) -> None:
-    for pid in speaker.kill():
-        os.kill(pid, signal.SIGSTOP)
+    signal_all(speaker.kill(), signal.SIGSTOP)
 
 
 def cells() -> list[object]:
@@ -77,9 +76,8 @@ def test_it_sends_and_answers_nothing_once_its_successor_serves(
     took_over = min(s.at for s in stand.ear.said if s.source == TWO and s.at > dead)
     last = max(s.at for s in stand.ear.said if s.source == ONE)
     assert took_over - last < DOWN + 0.1, adverts
-    for pid in pids:
-        if blow is stop_all:
-            os.kill(pid, signal.SIGKILL)
+    if blow is stop_all:
+        signal_all(pids)
 
 
 def test_one_that_starts_again_is_backup_and_without_addresses(stand: Stand) -> None:
@@ -94,11 +92,9 @@ def test_one_that_starts_again_is_backup_and_without_addresses(stand: Stand) -> 
 def test_one_that_stood_still_steps_down_when_it_goes_on(stand: Stand) -> None:
     stand.start(HIGH, replace(LOW, preempt=False))
     stopped = [one.pid for one in stand.one.host.processes()]
-    for pid in stopped:
-        os.kill(pid, signal.SIGSTOP)
+    signal_all(stopped, signal.SIGSTOP)
     stand.expect(stand.two, "active")
-    for pid in stopped:
-        os.kill(pid, signal.SIGCONT)
+    signal_all(stopped, signal.SIGCONT)
     standing = stand.expect(stand.one, "active", within=20)  # it preempts, in its own time
     assert standing.counts["active_transitions"] == 2
     stand.expect(stand.two, "backup")

@@ -7,7 +7,6 @@ the end of the run (`-rP` shows it for single tests).
 
 import os
 import shutil
-import signal
 import subprocess
 import time
 from collections.abc import Iterator
@@ -21,6 +20,7 @@ import pytest
 from lbctl.lab import Lab, eventually, standard
 from lbctl.lab.kernel import NETNS, SWITCH, namespace
 from lbctl.vrrp.netlink import Netlink, set_up
+from tests.lab.signalling import signal_all
 from tests.lab.vrrp.ear import Ear
 from tests.lab.vrrp.spaces import inside
 from tests.lab.vrrp.speakers import Frr, Keepalived, Lbctl, Spec, make
@@ -125,14 +125,13 @@ class Bout:
             assert active == wanted, f"active: {active or 'nobody'}, expected {wanted}"
             return True
 
-        eventually(settled, within or 8 * self.cell.interval + 8)
+        eventually(settled, within or 8 * self.cell.interval + 60)
         return time.monotonic() - start
 
     def crash(self, one: Lbctl | Keepalived | Frr, port: str) -> None:
         pids = one.kill()
         self.plug(port, False)
-        for pid in pids:
-            os.kill(pid, signal.SIGKILL)
+        signal_all(pids)
 
     def divide(self, apart: bool) -> None:
         """Keep lb2's frames from lb1 and back, while both have carrier (bridge(8), `state`)."""

@@ -231,6 +231,8 @@ def test_the_backup_serves_as_the_active_does_and_its_view_counts_once_it_is_act
 def test_the_backup_meets_whom_the_active_knows(pair: Pair) -> None:
     one, two = pair.in_sync()
     known, met = (half.daemon.home / "kernel" / "near" for half in (one, two))
+    # Of their health the peer is told as well.
+    one.daemon.until(app1="serving", app2="serving", app3="serving")
     before = one.peer()["entries"]
     known.write_text("0 192.0.2.77\n")
     eventually(lambda: met.exists() and met.read_text() == "0 192.0.2.77\n")
@@ -340,9 +342,9 @@ def test_a_second_promotion_is_held_for_as_long_as_the_first(pair: Pair) -> None
     eventually(lambda: two.peer()["theirs"] and not two.peer()["own"])
     eventually(lambda: time.monotonic() > first + 3, timeout=10)
     _kill(one.daemon)
+    second = time.monotonic()
     two.routers.say(Role.ACTIVE)
     eventually(lambda: two.peer()["own"])
-    second = time.monotonic()
     eventually(lambda: held.read_text() == "", timeout=10)
     assert time.monotonic() > second + 3
 

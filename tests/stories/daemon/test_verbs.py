@@ -360,7 +360,7 @@ def with_refused_app3(daemon: Daemon) -> None:
     daemon.refuse(f"add {address}")
     file = daemon.home / "three.yaml"
     file.write_text(daemon.yaml(app1=1, app2=1, app3=1))
-    assert daemon.run("apply", str(file), "--wait", "--timeout", "2").code == Exit.PARTIAL
+    assert daemon.run("apply", str(file), "--wait", "--timeout", "6").code == Exit.PARTIAL
 
 
 def test_a_server_that_is_refused_is_shown_so_and_counts_for_nothing(daemon: Daemon) -> None:
@@ -545,7 +545,7 @@ def test_a_reason_is_one_line_and_no_terminals_command(daemon: Daemon) -> None:
 
 
 def test_drain_says_so_when_connections_were_given_up(daemon: Daemon) -> None:
-    daemon.file.write_text(daemon.yaml(drain="1s", app1=1, app2=1))
+    daemon.file.write_text(daemon.yaml(drain="4s", app1=1, app2=1))
     assert daemon.run("apply").code == 0
     daemon.active(app1=3)
     waited = daemon.run("drain", "web/app1", "--wait")
@@ -558,7 +558,7 @@ def test_drain_says_so_when_connections_were_given_up(daemon: Daemon) -> None:
 def test_a_server_that_goes_while_it_has_connections_was_given_up(
     daemon: Daemon, what: list[str]
 ) -> None:
-    daemon.file.write_text(daemon.yaml(drain="2s", app1=1, app2=1))
+    daemon.file.write_text(daemon.yaml(drain="4s", app1=1, app2=1))
     assert daemon.run("apply").code == 0
     daemon.active(app1=3)
     command = [*daemon.lbctl, "-j", "drain", "web/app1", "--wait"]

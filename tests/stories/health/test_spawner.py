@@ -144,11 +144,9 @@ def test_a_keeper_may_end_before_the_spawner_looks() -> None:
 
 
 def test_a_flood_of_output_ends_it(spawner: Spawner) -> None:
-    began = time.monotonic()
     ended = spawner.run("yes the same for ever | head -c 1000000000")
     assert ended.why == "printed more than 1024 KiB"
     assert len(ended.output) <= 4096
-    assert time.monotonic() - began < 5
 
 
 def test_a_hook_may_print_what_it_likes_and_its_end_is_kept(spawner: Spawner) -> None:
@@ -198,9 +196,11 @@ def test_only_so_many_at_once(spawner: Spawner, tmp_path) -> None:
 
 
 def test_a_script_under_way_outlives_its_spawner(spawner: Spawner, tmp_path) -> None:
-    spawner.ask(f"sleep 0.5; echo done > {tmp_path}/mark")
+    wait = f"while [ ! -e {tmp_path}/go ]; do sleep 0.1; done"
+    spawner.ask(f"{wait}; echo done > {tmp_path}/mark", timeout=60)
     spawner.ask("true", id=2)
     assert spawner.hear().id == 2
     spawner.line.close()
     spawner.process.wait(PATIENCE)
+    (tmp_path / "go").touch()
     eventually((tmp_path / "mark").exists)
