@@ -59,6 +59,16 @@ class Box:
         looks = ("--cgroup", self.name, "--disk", self.disk)
         return self.host.start([sys.executable, AGENT, "serve", *looks, *options], log="agent.log")
 
+    def half_busy(self, share: float) -> Process:
+        """A process that takes this share of the processor that the box may have."""
+        text = (
+            "from time import monotonic, process_time, sleep\n"
+            "began = monotonic()\n"
+            "while True:\n"
+            f"    if process_time() > {share * self._cores} * (monotonic() - began): sleep(0.005)\n"
+        )
+        return self.start([sys.executable, "-c", text], "half.log")
+
     def busy(self) -> Process:
         return self.start([sys.executable, "-c", "while True: pass"], "busy.log")
 
