@@ -23,7 +23,7 @@ from lbctl.dataplane.xdp.rings import Span
 from lbctl.dataplane.xdp.shape import Feature
 from lbctl.lab import Lab, eventually
 from lbctl.lab.lab import Process
-from tests.lab.daemons import answering
+from tests.lab.daemons import answering, states
 
 TALK = Path(__file__).with_name("talk.py")
 IN_FLIGHT = 0.05  # seconds before a change that a SYN may have left, and fail
@@ -147,7 +147,7 @@ class Chaos:
             self._start(name)
         self.gateway.config(self.file())
         self._start_daemon()
-        eventually(lambda: set(self._states().values()) == {"serving"}, timeout=60)
+        eventually(lambda: set(states(self.gateway).values()) == {"serving"}, timeout=60)
 
     def file(self) -> str:
         lines = [
@@ -181,10 +181,6 @@ class Chaos:
 
     def _start_daemon(self) -> None:
         self.daemon = answering(self.gateway)
-
-    def _states(self) -> dict[str, str]:
-        rows = json.loads(self.gateway.lbctl("get", "servers", "web", "-j").stdout)
-        return {row["name"].partition("/")[2]: row["state"] for row in rows}
 
     @contextmanager
     def traffic(self, long: int, rate: float) -> Iterator[Process]:
@@ -258,7 +254,7 @@ class Chaos:
         self.crashes.append(crash)
         process.kill(signal.SIGKILL)
         self.servers[name].process = None
-        eventually(lambda: self._states().get(name, "down") == "down", timeout=20)
+        eventually(lambda: states(self.gateway).get(name, "down") == "down", timeout=20)
         crash.out = time.monotonic()
 
     def come_back(self, name: str) -> None:

@@ -1,5 +1,7 @@
 """Daemons of the labs' gateways."""
 
+import json
+
 from lbctl.lab import eventually
 from lbctl.lab.lab import GatewayHost, Process
 
@@ -10,3 +12,9 @@ def answering(gateway: GatewayHost) -> Process:
     status = ["get", "status"]
     eventually(lambda: gateway.lbctl(*status, check=False).returncode == 0, timeout=60)
     return daemon
+
+
+def states(gateway: GatewayHost) -> dict[str, str]:
+    """Of the servers of `web`, by name."""
+    rows = json.loads(gateway.lbctl("get", "servers", "web", "-j").stdout)
+    return {row["name"].partition("/")[2]: row["state"] for row in rows}

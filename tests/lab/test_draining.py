@@ -1,19 +1,17 @@
 """`lbctl drain --wait` on a gateway with the packet program: it ends when the connections have,
 and not before."""
 
-import json
 import signal
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import partial
 
 import pytest
 
-from lbctl.lab import GatewayHost, Lab, eventually
+from lbctl.lab import Lab, eventually
 from lbctl.lab.lab import Process
-from tests.lab.daemons import answering
+from tests.lab.daemons import answering, states
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(180)]
 
@@ -69,11 +67,6 @@ def holding(lab: Lab) -> Iterator[Process]:
         client.wait(10)
 
 
-def is_draining(gateway: GatewayHost) -> bool:
-    rows = json.loads(gateway.lbctl("get", "servers", "-j").stdout)
-    return {row["name"]: row["state"] for row in rows}["web/app1"] == "draining"
-
-
 @pytest.mark.parametrize(
     ("scheduler", "asks", "told", "ended"),
     [
@@ -88,7 +81,7 @@ def test_a_drain_is_waited_for(lab: Lab, scheduler: str, asks: int, told: str, e
                 words = "drain", "web/app1", "--wait", "--timeout", "100"
                 drain = pool.submit(lab.gateway.lbctl, *words, check=False, timeout=110)
                 asked = client.output().count("asked")
-                eventually(partial(is_draining, lab.gateway), timeout=60)
+                eventually(lambda: states(lab.gateway)["app1"] == "draining", timeout=60)
                 # As long as somebody asks, even beyond `quiet`.
                 eventually(lambda: client.output().count("asked") > asked + asks, timeout=60)
                 assert not drain.done()

@@ -17,7 +17,7 @@ from lbctl.health.judge import Health
 from .test_control import FILE, Desk
 
 SPEAK = """
-import json, socket, sys, time
+import json, socket, sys
 line = socket.socket(fileno=0)
 def say(**message):
     body = json.dumps(message).encode()
@@ -25,6 +25,8 @@ def say(**message):
 def hear():
     size = int.from_bytes(line.recv(4, socket.MSG_WAITALL), "big")
     return json.loads(line.recv(size, socket.MSG_WAITALL))
+def hang():
+    while line.recv(1 << 16): pass
 whole = hear()
 """
 WELL = (
@@ -33,19 +35,19 @@ WELL = (
 say(kind="pulse", jobs=len(whole["start"]), probes=2, late_p99=0.0)
 for job in whole["start"]:
     say(kind="verdict", id=job["id"], health="down", evidence=job["endpoint"], took=0.1)
-while line.recv(1 << 16): pass
+hang()
 """
 )
 BAD = {
     "dies": ("import sys; sys.exit(3)", "ended with status 3"),
-    "says nothing": (SPEAK + "time.sleep(60)", "silent for 0.3 s"),
+    "says nothing": (SPEAK + "hang()", "silent for 0.3 s"),
     "falls silent": (
-        SPEAK + "say(kind='pulse', jobs=2, probes=0, late_p99=0.0); time.sleep(60)",
+        SPEAK + "say(kind='pulse', jobs=2, probes=0, late_p99=0.0); hang()",
         "silent for 0.2 s",
     ),
-    "talks garbage": (SPEAK + "line.sendall(b'\\xff' * 8); time.sleep(60)", "a message of"),
+    "talks garbage": (SPEAK + "line.sendall(b'\\xff' * 8); hang()", "a message of"),
     "says what is not its to say": (
-        SPEAK + "say(kind='quorum', service='web', holds=True); time.sleep(60)",
+        SPEAK + "say(kind='quorum', service='web', holds=True); hang()",
         "sent Quorum, which is not its to send",
     ),
 }
@@ -125,9 +127,9 @@ def test_a_worker_that_cannot_be_started_is_told(tmp_path: Path) -> None:
 
 def test_changes_reach_the_worker(tmp_path: Path) -> None:
     script = WELL.replace(
-        "while line.recv(1 << 16): pass",
-        'change = hear(); say(kind="verdict", id=change["start"][0]["id"], health="up", '
-        "evidence=f\"cancelled {change['cancel']}\", took=0.0)\nwhile line.recv(1 << 16): pass",
+        "\nhang()\n",
+        '\nchange = hear(); say(kind="verdict", id=change["start"][0]["id"], health="up", '
+        "evidence=f\"cancelled {change['cancel']}\", took=0.0)\nhang()\n",
     )
 
     async def work(kept: Kept) -> None:

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -14,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from lbctl.errors import LbctlError
-from lbctl.lab.waiting import NeverHappened, eventually
+from lbctl.lab.waiting import eventually
 from vagrant import __main__, cell, host, settings
 from vagrant.cell import Cell
 from vagrant.lab import VagrantLab
@@ -108,14 +107,15 @@ def ending_with(file: Path) -> Iterator[None]:
 def until_asked(look: Callable[[], object], timeout: float) -> object:
     """`eventually`, whose time is over as soon as virsh has been asked."""
 
-    while True:
+    def asked() -> object:
         try:
-            if seen := look():
-                return seen
+            return look()
         except AssertionError as error:
             if "virsh" in str(error):
-                raise NeverHappened(f"not within {timeout:g} s: {error}") from None
-        time.sleep(0.02)
+                raise LbctlError(str(error)) from None
+            raise
+
+    return eventually(asked, timeout)
 
 
 def test_it_has_namespaces_of_its_own_and_ends_with_all_in_it(
